@@ -1,0 +1,117 @@
+// out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n], over any strides.
+// A workgroup computes a 64 × 64 tile; a thread, 4 × 4 of it, in four named vectors, because an array
+// indexed by a loop variable would leave the registers.
+
+alias StoredX = f32;
+alias StoredY = f32;
+alias StoredOut = f32;
+// Which way threads walk while loading, so that neighbours read neighbours.
+const X_ALONG_K: bool = true;
+const Y_ALONG_K: bool = false;
+const TILE: u32 = 64;
+const DEPTH: u32 = 16;
+// One vector more than needed: rows then start in different banks.
+const PITCH: u32 = 17;
+
+struct Params {
+  batch_shape: vec4u,
+  batch_x: vec4u,
+  batch_y: vec4u,
+  batch_out: vec4u,
+  m: u32,
+  n: u32,
+  k: u32,
+  x_offset: u32,
+  x_m: u32,
+  x_k: u32,
+  y_offset: u32,
+  y_k: u32,
+  y_n: u32,
+  out_offset: u32,
+  out_m: u32,
+  out_n: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<StoredX>;
+@group(0) @binding(1) var<storage, read> y: array<StoredY>;
+@group(0) @binding(2) var<storage, read_write> out: array<StoredOut>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+// Tiles by depth, then by groups of four rows of x or columns of y.
+var<workgroup> tile_x: array<vec4f, DEPTH * PITCH>;
+var<workgroup> tile_y: array<vec4f, DEPTH * PITCH>;
+
+fn load_x(base: u32, row: u32, k: u32) -> f32 {
+  if (row >= params.m || k >= params.k) { return 0.0; }
+  return f32(x[base + row * params.x_m + k * params.x_k]);
+}
+
+fn load_y(base: u32, k: u32, column: u32) -> f32 {
+  if (column >= params.n || k >= params.k) { return 0.0; }
+  return f32(y[base + k * params.y_k + column * params.y_n]);
+}
+
+fn store(base: u32, row: u32, column: u32, values: vec4f) {
+  if (row >= params.m) { return; }
+  let at = base + row * params.out_m + column * params.out_n;
+  if (column < params.n) { out[at] = StoredOut(values.x); }
+  if (column + 1u < params.n) { out[at + params.out_n] = StoredOut(values.y); }
+  if (column + 2u < params.n) { out[at + 2u * params.out_n] = StoredOut(values.z); }
+  if (column + 3u < params.n) { out[at + 3u * params.out_n] = StoredOut(values.w); }
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+  let first_column = group.x * TILE;
+  let first_row = group.y * TILE;
+  var batch = vec4u(0u, 0u, 0u, group.z);
+  for (var axis = 3u; axis > 0u; axis--) {
+    batch[axis - 1u] = batch[axis] / params.batch_shape[axis];
+    batch[axis] = batch[axis] % params.batch_shape[axis];
+  }
+  let base_x = params.x_offset + dot(batch, params.batch_x);
+  let base_y = params.y_offset + dot(batch, params.batch_y);
+
+  // What this thread loads of each tile: one depth, four rows or columns.
+  let load_x_k = select(thread / 16u, thread % 16u, X_ALONG_K);
+  let load_x_row = select(thread % 16u, thread / 16u, X_ALONG_K);
+  let load_y_k = select(thread / 16u, thread % 16u, Y_ALONG_K);
+  let load_y_column = select(thread % 16u, thread / 16u, Y_ALONG_K);
+  let row = first_row + 4u * load_x_row;
+  let column = first_column + 4u * load_y_column;
+
+  // What it computes.
+  let tile_column = thread % 16u;
+  let tile_row = thread / 16u;
+  var row0 = vec4f();
+  var row1 = vec4f();
+  var row2 = vec4f();
+  var row3 = vec4f();
+
+  for (var k = 0u; k < params.k; k += DEPTH) {
+    let kx = k + load_x_k;
+    let ky = k + load_y_k;
+    tile_x[load_x_k * PITCH + load_x_row] = vec4f(
+      load_x(base_x, row, kx), load_x(base_x, row + 1u, kx), load_x(base_x, row + 2u, kx), load_x(base_x, row + 3u, kx));
+    tile_y[load_y_k * PITCH + load_y_column] = vec4f(
+      load_y(base_y, ky, column), load_y(base_y, ky, column + 1u), load_y(base_y, ky, column + 2u), load_y(base_y, ky, column + 3u));
+    workgroupBarrier();
+    for (var depth = 0u; depth < DEPTH; depth++) {
+      let a = tile_x[depth * PITCH + tile_row];
+      let b = tile_y[depth * PITCH + tile_column];
+      row0 = fma(vec4f(a.x), b, row0);
+      row1 = fma(vec4f(a.y), b, row1);
+      row2 = fma(vec4f(a.z), b, row2);
+      row3 = fma(vec4f(a.w), b, row3);
+    }
+    workgroupBarrier();
+  }
+
+  let base_out = params.out_offset + dot(batch, params.batch_out);
+  let out_row = first_row + 4u * tile_row;
+  let out_column = first_column + 4u * tile_column;
+  store(base_out, out_row, out_column, row0);
+  store(base_out, out_row + 1u, out_column, row1);
+  store(base_out, out_row + 2u, out_column, row2);
+  store(base_out, out_row + 3u, out_column, row3);
+}

@@ -1,0 +1,66 @@
+// Along rows of `length` elements: out = exp(x − m) / Σ exp(x − m), m = max x,
+// or, with LOG, out = x − m − log Σ exp(x − m). One workgroup a row.
+
+alias Stored = f32;
+const LOG: bool = false;
+const THREADS: u32 = 128;
+
+struct Params {
+  rows: u32,
+  length: u32,
+  x_offset: u32,
+  out_offset: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(1) var<storage, read_write> out: array<Stored>;
+@group(0) @binding(2) var<uniform> params: Params;
+
+var<workgroup> parts: array<f32, THREADS>;
+
+fn reduce_max(thread: u32, value: f32) -> f32 {
+  workgroupBarrier();
+  parts[thread] = value;
+  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
+    workgroupBarrier();
+    if (thread < distance) { parts[thread] = max(parts[thread], parts[thread + distance]); }
+  }
+  workgroupBarrier();
+  return parts[0];
+}
+
+fn reduce_sum(thread: u32, value: f32) -> f32 {
+  workgroupBarrier();
+  parts[thread] = value;
+  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
+    workgroupBarrier();
+    if (thread < distance) { parts[thread] += parts[thread + distance]; }
+  }
+  workgroupBarrier();
+  return parts[0];
+}
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = group.y * groups.x + group.x;
+  if (row >= params.rows) { return; }
+  let source = params.x_offset + row * params.length;
+  let destination = params.out_offset + row * params.length;
+
+  var largest = f32(x[source]);
+  for (var i = thread; i < params.length; i += THREADS) { largest = max(largest, f32(x[source + i])); }
+  largest = reduce_max(thread, largest);
+
+  var sum = 0.0;
+  for (var i = thread; i < params.length; i += THREADS) { sum += exp(f32(x[source + i]) - largest); }
+  sum = reduce_sum(thread, sum);
+
+  for (var i = thread; i < params.length; i += THREADS) {
+    let shifted = f32(x[source + i]) - largest;
+    out[destination + i] = Stored(select(exp(shifted) / sum, shifted - log(sum), LOG));
+  }
+}

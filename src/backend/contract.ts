@@ -1,0 +1,176 @@
+/**
+ * What a backend is. Everything above this file speaks only these types; nothing above knows WGSL or
+ * typed-array memory, nothing below knows tensors or gradients.
+ *
+ * A backend owns buffers and runs programs. A program is one operation written once per kind of
+ * backend: a function over typed arrays for the CPU, a list of dispatches for WebGPU.
+ *
+ * @module
+ */
+import type { DType, KernelArray } from "../dtype.ts";
+import type { Shape } from "../shape.ts";
+
+/** The kinds of backend. */
+export type BackendKind = "cpu" | "webgpu";
+
+/** Memory on a device. Only the backend that made it looks inside. */
+export interface DeviceBuffer {
+  /** Bytes usable by its owner. */
+  readonly bytes: number;
+}
+
+/** A strided window on a buffer. `strides` and `offset` count elements; strides may be 0 or negative. */
+export interface View {
+  /** Where the elements lie. */
+  readonly buffer: DeviceBuffer;
+  /** Their type. */
+  readonly dtype: DType;
+  /** Sizes of the axes, outermost first. */
+  readonly shape: Shape;
+  /** Elements from one entry of each axis to the next. */
+  readonly strides: readonly number[];
+  /** Elements from the buffer's start, or from `byteOffset`, to the first one. */
+  readonly offset: number;
+  /** Bytes from the buffer's start to where a GPU binding of it begins; set by the backend. */
+  readonly byteOffset?: number;
+}
+
+/** A view as CPU functions see it. Element (i, j) is `data[offset + i * strides[0] + j * strides[1]]`. */
+export interface CpuView {
+  /** The dtype in storage. */
+  readonly dtype: DType;
+  /** The elements: Float32Array for floating dtypes, Int32Array or Uint32Array for the others. */
+  readonly data: KernelArray;
+  /** Sizes of the axes, outermost first. */
+  readonly shape: Shape;
+  /** Elements from one entry of each axis to the next. */
+  readonly strides: readonly number[];
+  /** Elements from the start of `data` to the first one. */
+  readonly offset: number;
+}
+
+/** One dispatch of a WGSL compute shader with the entry point `main`. */
+export interface Dispatch {
+  /** The WGSL text, usually imported from a file in `shaders/`. */
+  readonly shader: string;
+  /**
+   * New values for declarations of the shader, by name: a number or boolean for `const NAME`, a type
+   * for `alias NAME`, an expression for the one `return` of `fn NAME`.
+   */
+  readonly constants?: Readonly<Record<string, number | boolean | string>>;
+  /** What `@group(0) @binding(0)`, `@binding(1)`, … hold. Default: the inputs, then the outputs. */
+  readonly bindings?: readonly View[];
+  /**
+   * The 32-bit words of the uniform block bound after the views, at most 64. Integers as they are;
+   * floats through `floatBits`.
+   */
+  readonly params?: readonly number[];
+  /** Workgroups along x, y and z. */
+  readonly workgroups: readonly [number, number?, number?];
+}
+
+/** What a GPU program may know of the device it plans for. */
+export interface GpuContext {
+  /** Bytes of `var<workgroup>` that one workgroup may hold. */
+  readonly workgroupBytes: number;
+  /** Threads that one workgroup may have. */
+  readonly workgroupThreads: number;
+  /** Workgroups along one axis of a dispatch. */
+  readonly workgroupsPerAxis: number;
+  /** Memory for `count` elements that lives until the program's last dispatch has run. */
+  scratch(count: number, dtype?: DType): View;
+}
+
+/** One operation as backends see it. */
+export interface Program<Options = unknown> {
+  /** Its name, for messages and profiles. */
+  readonly name: string;
+  /** Writes the outputs, every element of them, on the CPU. */
+  readonly cpu?: (inputs: CpuView[], outputs: CpuView[], options: Options) => void;
+  /** Plans the dispatches that write the outputs, every element of them, on WebGPU. */
+  readonly gpu?: (
+    inputs: View[],
+    outputs: View[],
+    options: Options,
+    context: GpuContext,
+  ) => Dispatch | Dispatch[];
+  /**
+   * How a call may be cut in two when a tensor is too large for one binding: each candidate names, for
+   * every input and then every output, the axis to cut, or -1 to hand that tensor to both halves.
+   */
+  readonly cuts?: (
+    inputs: readonly View[],
+    outputs: readonly View[],
+    options: Options,
+  ) => number[][];
+  /** Bytes of the largest scratch buffer that the GPU program takes: it must fit a binding too. */
+  readonly scratchBytes?: (
+    inputs: readonly View[],
+    outputs: readonly View[],
+    options: Options,
+  ) => number;
+}
+
+/** Bytes held by a backend. */
+export interface BackendMemory {
+  /** Bytes in buffers that are in use. */
+  readonly liveBytes: number;
+  /** Bytes in buffers that wait for reuse. */
+  readonly pooledBytes: number;
+}
+
+/** A place where tensors live and programs run. */
+export interface Backend {
+  /** Which of a program's two implementations it runs. */
+  readonly kind: BackendKind;
+  /** The name of the hardware or software behind it. */
+  readonly name: string;
+  /** More about it, one line a fact. */
+  readonly details: readonly string[];
+  /** Largest window of a buffer, in bytes, that one program may see at once. */
+  readonly bindingBytes: number;
+  /**
+   * Memory for `bytes` bytes that starts with `content`; the rest is undefined. Throws LimitError when
+   * it can never fit.
+   */
+  allocate(bytes: number, content?: Uint8Array): DeviceBuffer;
+  /** Gives a buffer back. Work already asked for may still use it. */
+  release(buffer: DeviceBuffer): void;
+  /** Resolves to a copy of some bytes of a buffer, as they are after all work asked for before. */
+  read(buffer: DeviceBuffer, byteOffset: number, byteLength: number): Promise<ArrayBuffer>;
+  /** Asks for a program to run. Refuses by throwing, before any of it is submitted. */
+  run<Options>(
+    program: Program<Options>,
+    inputs: View[],
+    outputs: View[],
+    options: Options,
+  ): void;
+  /** Resolves when all work asked for has been done; rejects with what went wrong in it. */
+  synchronize(): Promise<void>;
+  /** Bytes in use and waiting for reuse. */
+  memory(): BackendMemory;
+  /** Gives pooled memory back to the system. */
+  trim(): void;
+  /** Ends the backend. Pending reads reject. */
+  destroy(): void;
+}
+
+const word = new DataView(new ArrayBuffer(4));
+
+/** The bits of `value` as a float32, for a uniform block. */
+export function floatBits(value: number): number {
+  word.setFloat32(0, value);
+  return word.getUint32(0);
+}
+
+/** The lowest and highest element, from the buffer's start, that `view` touches; size > 0. */
+export function extentOf(view: View): [first: number, last: number] {
+  let first = view.offset;
+  let last = view.offset;
+  for (let i = 0; i < view.shape.length; i++) {
+    const span = (view.shape[i] - 1) * view.strides[i];
+    if (span < 0) first += span;
+    else last += span;
+  }
+  return [first, last];
+}

@@ -1,0 +1,79 @@
+/**
+ * Freed buffers, kept by size for reuse: allocation is slow on GPUs and on the CPU alike.
+ *
+ * @module
+ */
+
+/**
+ * The size a request is rounded up to: sixteen steps between powers of two, so that equal work meets
+ * equal buffers and at most 1/16 is wasted.
+ */
+export function sizeClass(bytes: number): number {
+  const step = Math.max(256, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 4));
+  return Math.max(256, Math.ceil(bytes / step) * step);
+}
+
+/** Buffers of type `B` by size class. */
+export class Pool<B> {
+  #free = new Map<number, B[]>();
+  #live = 0;
+  #pooled = 0;
+  #peak = 0;
+
+  /** `create` makes a buffer of exactly so many bytes; `destroy` unmakes it. */
+  constructor(
+    readonly create: (bytes: number) => B,
+    readonly destroy: (buffer: B) => void,
+  ) {}
+
+  /** Bytes handed out. */
+  get liveBytes(): number {
+    return this.#live;
+  }
+
+  /** Bytes waiting. */
+  get pooledBytes(): number {
+    return this.#pooled;
+  }
+
+  /** A buffer of at least `bytes` bytes: a waiting one if there is one that `fits`, else a new one. */
+  take(bytes: number, fits?: (buffer: B) => boolean): B {
+    const size = sizeClass(bytes);
+    const waiting = this.#free.get(size);
+    let buffer: B | undefined;
+    if (waiting !== undefined && waiting.length > 0) {
+      if (fits === undefined) buffer = waiting.pop();
+      else {
+        const index = waiting.findIndex(fits);
+        if (index >= 0) [buffer] = waiting.splice(index, 1);
+      }
+    }
+    if (buffer === undefined) buffer = this.create(size);
+    else this.#pooled -= size;
+    this.#live += size;
+    this.#peak = Math.max(this.#peak, this.#live);
+    return buffer;
+  }
+
+  /** Takes back a buffer that was taken for `bytes` bytes. */
+  give(buffer: B, bytes: number): void {
+    const size = sizeClass(bytes);
+    this.#live -= size;
+    // Live and waiting buffers together never hold much more than was once in use at one time.
+    if (this.#live + this.#pooled + size > Math.max(this.#peak * 1.25, 2 ** 26)) {
+      this.destroy(buffer);
+      return;
+    }
+    const waiting = this.#free.get(size);
+    if (waiting === undefined) this.#free.set(size, [buffer]);
+    else waiting.push(buffer);
+    this.#pooled += size;
+  }
+
+  /** Destroys every waiting buffer. */
+  trim(): void {
+    for (const waiting of this.#free.values()) waiting.forEach(this.destroy);
+    this.#free.clear();
+    this.#pooled = 0;
+  }
+}

@@ -1,0 +1,71 @@
+/**
+ * Finding a WebGPU adapter and opening a device with everything it can give.
+ *
+ * @module
+ */
+import { DeviceError } from "../../errors.ts";
+
+/** An adapter, or why there is none. */
+export interface FoundAdapter {
+  /** The adapter, if there is one. */
+  readonly adapter?: GPUAdapter;
+  /** Whether it runs on the CPU, as llvmpipe and SwiftShader do. */
+  readonly software: boolean;
+  /** What was found, for people. */
+  readonly reason: string;
+}
+
+/** Asks `gpu`, or else `navigator.gpu`, for its fastest adapter. */
+export async function findAdapter(gpu?: Pick<GPU, "requestAdapter">): Promise<FoundAdapter> {
+  const source = gpu ?? (globalThis as { navigator?: { gpu?: GPU } }).navigator?.gpu;
+  if (source === undefined) {
+    return { software: false, reason: "this runtime has no navigator.gpu" };
+  }
+  const adapter = await source.requestAdapter({ powerPreference: "high-performance" }) ?? undefined;
+  if (adapter === undefined) {
+    return { software: false, reason: "WebGPU found no adapter (no driver is installed)" };
+  }
+  const software = isSoftware(adapter.info);
+  const name = nameOf(adapter.info);
+  const reason = software ? `WebGPU found only ${name}, which is software` : `WebGPU found ${name}`;
+  return { adapter, software, reason };
+}
+
+/** The name that `info` gives the hardware. */
+export function nameOf(info: GPUAdapterInfo | undefined): string {
+  return info?.description || info?.device || info?.vendor || "unnamed WebGPU adapter";
+}
+
+function isSoftware(info: GPUAdapterInfo): boolean {
+  return info.isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|software/i.test(nameOf(info));
+}
+
+const LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeWorkgroupSizeY",
+  "maxComputeWorkgroupSizeZ",
+  "maxComputeWorkgroupsPerDimension",
+  "maxStorageBuffersPerShaderStage",
+] as const;
+
+/** Opens a device with the adapter's own limits and every feature that kernels can use. */
+export async function openDevice(adapter: GPUAdapter): Promise<GPUDevice> {
+  const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
+  const useful = ["shader-f16", "timestamp-query"] as const;
+  const listed: GPUFeatureName[] = useful.filter((name) => adapter.features.has(name));
+  // Deno grants "subgroups" on adapters that do not list it, so the only way to know is to ask.
+  const all = [...listed, "subgroups" as GPUFeatureName];
+  let problem: unknown;
+  for (const requiredFeatures of [all, listed]) {
+    try {
+      return await adapter.requestDevice({ requiredLimits, requiredFeatures });
+    } catch (error) {
+      problem = error;
+    }
+  }
+  throw new DeviceError(`Cannot open ${nameOf(adapter.info)}: ${problem}`, { cause: problem });
+}

@@ -1,0 +1,278 @@
+/**
+ * The WebGPU backend: programs become dispatches, recorded into one command encoder and submitted in
+ * batches. Every limit is checked here before anything is encoded, because not every implementation
+ * reports a violation (Deno's leaves zeros behind).
+ *
+ * @module
+ */
+import { bytesOf } from "../../dtype.ts";
+import { DeviceError, LimitError } from "../../errors.ts";
+import { contiguousStrides, sizeOf } from "../../shape.ts";
+import {
+  type Backend,
+  type BackendMemory,
+  type DeviceBuffer,
+  type Dispatch,
+  extentOf,
+  type GpuContext,
+  type Program,
+  type View,
+} from "../contract.ts";
+import { Pool } from "../pool.ts";
+import { nameOf } from "./adapter.ts";
+import { ErrorLog } from "./errors.ts";
+import { PARAMS_BYTES, Pipelines, type Prepared } from "./pipelines.ts";
+import { Readback } from "./readback.ts";
+
+/** A GPUBuffer and what the backend remembers of it. */
+export interface GpuMemory {
+  /** The buffer itself. */
+  readonly buffer: GPUBuffer;
+  /** Tells it from all others, for the cache of bind groups. */
+  readonly id: number;
+  /** The batch that last recorded a use of it. */
+  usedInBatch: number;
+}
+
+/** Device memory handed out by {@linkcode WebgpuBackend}. */
+export interface GpuDeviceBuffer extends DeviceBuffer {
+  /** The pooled buffer behind it. */
+  readonly memory: GpuMemory;
+}
+
+/** Dispatches recorded before a batch is submitted although nobody waits: keeps the GPU busy. */
+const DISPATCHES_PER_BATCH = 256;
+/** Where the binding of a large buffer may start: the most that the alignment limits may be. */
+const ALIGNMENT = 256;
+
+/** Programs as WGSL compute shaders. */
+export class WebgpuBackend implements Backend {
+  readonly kind = "webgpu";
+  readonly name: string;
+  readonly details: readonly string[];
+  readonly bindingBytes: number;
+  /** Resolves, never rejects, when the device is lost. */
+  readonly lost: Promise<void>;
+
+  readonly #device: GPUDevice;
+  readonly #owned: boolean;
+  readonly #errors: ErrorLog;
+  readonly #pipelines: Pipelines;
+  readonly #readback: Readback;
+  readonly #pool: Pool<GpuMemory>;
+  readonly #doomed: GPUBuffer[] = [];
+  readonly #params: Uint32Array<ArrayBuffer>;
+  readonly #uniforms: GPUBuffer;
+  #buffers = 0;
+  #batch = 0;
+  #turn: { verdict?: Promise<void> } | undefined;
+  #dispatches = 0;
+  #encoder: GPUCommandEncoder | undefined;
+  #pass: GPUComputePassEncoder | undefined;
+
+  /** Works on `device`; destroys it in the end only if it is `owned`. */
+  constructor(device: GPUDevice, { owned, info }: { owned: boolean; info?: GPUAdapterInfo }) {
+    this.#device = device;
+    this.#owned = owned;
+    this.name = nameOf(info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo);
+    this.bindingBytes = device.limits.maxStorageBufferBindingSize - ALIGNMENT;
+    this.details = describe(device);
+    this.#errors = new ErrorLog(device);
+    this.lost = this.#errors.lost;
+    this.#readback = new Readback(device, this.#errors);
+    this.#pool = new Pool(
+      (bytes) => this.#createBuffer(bytes),
+      // Recorded commands may still name it, so it can only go after they have been submitted.
+      ({ buffer }) => this.#doomed.push(buffer),
+    );
+    this.#params = new Uint32Array(DISPATCHES_PER_BATCH * PARAMS_BYTES / 4);
+    this.#uniforms = device.createBuffer({
+      label: "levin params",
+      size: this.#params.byteLength,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
+    this.#pipelines = new Pipelines(device, this.#errors, this.#uniforms);
+  }
+
+  allocate(bytes: number, content?: Uint8Array): GpuDeviceBuffer {
+    this.#errors.throwIfLost();
+    const { maxBufferSize } = this.#device.limits;
+    if (bytes > maxBufferSize) {
+      throw new LimitError(
+        `Cannot allocate ${bytes} bytes: one buffer of ${this.name} holds at most ${maxBufferSize} ` +
+          `(maxBufferSize); use several smaller tensors`,
+      );
+    }
+    if (content === undefined) return { bytes, memory: this.#pool.take(bytes) };
+    // The queue writes at once, ahead of what is only recorded: not over a buffer that waits for that.
+    const memory = this.#pool.take(bytes, ({ usedInBatch }) => usedInBatch < this.#batch);
+    this.#device.queue.writeBuffer(memory.buffer, 0, wholeWords(content));
+    return { bytes, memory };
+  }
+
+  release(buffer: DeviceBuffer): void {
+    this.#pool.give((buffer as GpuDeviceBuffer).memory, buffer.bytes);
+  }
+
+  async read(buffer: DeviceBuffer, byteOffset: number, byteLength: number): Promise<ArrayBuffer> {
+    this.#errors.throwIfLost();
+    const { memory } = buffer as GpuDeviceBuffer;
+    memory.usedInBatch = this.#batch;
+    const landing = this.#readback.record(
+      this.#commands(),
+      memory.buffer,
+      byteOffset,
+      byteLength,
+    );
+    // Reads asked for in the same turn of the event loop are submitted, waited for, and told of
+    // errors together.
+    const turn = this.#turn ??= {};
+    await Promise.resolve();
+    this.#turn = undefined;
+    this.#submit();
+    const bytes = await landing();
+    await (turn.verdict ??= this.#errors.throwIfAny());
+    return bytes;
+  }
+
+  run<Options>(
+    program: Program<Options>,
+    inputs: View[],
+    outputs: View[],
+    options: Options,
+  ): void {
+    this.#errors.throwIfLost();
+    if (program.gpu === undefined) {
+      throw new DeviceError(
+        `Cannot run ${program.name} on WebGPU: it has no kernel; give defineOp a \`gpu\`, or use ` +
+          `init({ backend: "cpu" })`,
+      );
+    }
+    const scratch: GpuDeviceBuffer[] = [];
+    const sources = inputs.map((view) => this.#bindable(view));
+    const targets = outputs.map((view) => this.#bindable(view));
+    try {
+      const dispatches = [program.gpu(sources, targets, options, this.#context(scratch))].flat();
+      const views = [...sources, ...targets];
+      const prepared = dispatches.map((d) => this.#pipelines.prepare(program.name, d, views));
+      prepared.forEach((item, i) => this.#encode(item, dispatches[i]));
+    } finally {
+      for (const buffer of scratch) this.release(buffer);
+    }
+  }
+
+  async synchronize(): Promise<void> {
+    this.#errors.throwIfLost();
+    this.#submit();
+    await this.#errors.orLost(this.#device.queue.onSubmittedWorkDone());
+    await this.#errors.throwIfAny();
+  }
+
+  memory(): BackendMemory {
+    return { liveBytes: this.#pool.liveBytes, pooledBytes: this.#pool.pooledBytes };
+  }
+
+  trim(): void {
+    this.#pool.trim();
+    this.#submit();
+  }
+
+  destroy(): void {
+    this.trim();
+    this.#uniforms.destroy();
+    this.#readback.destroy();
+    if (this.#owned) this.#device.destroy();
+  }
+
+  #createBuffer(bytes: number): GpuMemory {
+    const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
+    const size = Math.min(bytes, this.#device.limits.maxBufferSize);
+    const buffer = this.#errors.watch(
+      `allocating ${size} bytes`,
+      "out-of-memory",
+      () => this.#device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST }),
+    );
+    return { buffer, id: this.#buffers++, usedInBatch: -1 };
+  }
+
+  /** The view with a place to bind it from, if its buffer is too large to be bound whole. */
+  #bindable(view: View): View {
+    const { memory } = view.buffer as GpuDeviceBuffer;
+    if (memory.buffer.size <= this.bindingBytes || sizeOf(view.shape) === 0) return view;
+    const bytes = bytesOf(view.dtype);
+    const byteOffset = Math.floor(extentOf(view)[0] * bytes / ALIGNMENT) * ALIGNMENT;
+    return { ...view, byteOffset, offset: view.offset - byteOffset / bytes };
+  }
+
+  #context(scratch: GpuDeviceBuffer[]): GpuContext {
+    const { limits } = this.#device;
+    return {
+      workgroupBytes: limits.maxComputeWorkgroupStorageSize,
+      workgroupThreads: limits.maxComputeInvocationsPerWorkgroup,
+      workgroupsPerAxis: limits.maxComputeWorkgroupsPerDimension,
+      scratch: (count, dtype = "f32") => {
+        const buffer = this.allocate(Math.max(1, count) * bytesOf(dtype));
+        scratch.push(buffer);
+        const shape = [count];
+        return { buffer, dtype, shape, strides: contiguousStrides(shape), offset: 0 };
+      },
+    };
+  }
+
+  #commands(): GPUCommandEncoder {
+    this.#pass?.end();
+    this.#pass = undefined;
+    return this.#encoder ??= this.#beginBatch();
+  }
+
+  #beginBatch(): GPUCommandEncoder {
+    this.#errors.beginBatch();
+    return this.#device.createCommandEncoder({ label: "levin" });
+  }
+
+  #encode({ pipeline, group, memories }: Prepared, { params = [], workgroups }: Dispatch): void {
+    if (this.#dispatches === DISPATCHES_PER_BATCH) this.#submit();
+    this.#encoder ??= this.#beginBatch();
+    this.#pass ??= this.#encoder.beginComputePass();
+    for (const memory of memories) memory.usedInBatch = this.#batch;
+    const offset = this.#dispatches++ * PARAMS_BYTES;
+    this.#params.set(params, offset / 4);
+    this.#errors.noteUse(pipeline.label);
+    this.#pass.setPipeline(pipeline);
+    this.#pass.setBindGroup(0, group, params.length > 0 ? [offset] : []);
+    this.#pass.dispatchWorkgroups(...workgroups);
+  }
+
+  #submit(): void {
+    const encoder = this.#encoder;
+    if (encoder !== undefined) {
+      this.#pass?.end();
+      const { queue } = this.#device;
+      queue.writeBuffer(this.#uniforms, 0, this.#params, 0, this.#dispatches * PARAMS_BYTES / 4);
+      queue.submit([encoder.finish()]);
+      this.#errors.endBatch();
+      this.#encoder = this.#pass = undefined;
+      this.#dispatches = 0;
+      this.#batch++;
+    }
+    for (const buffer of this.#doomed.splice(0)) buffer.destroy();
+  }
+}
+
+/** `bytes`, padded with zeros to the multiple of four that the queue writes. */
+function wholeWords(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  if (bytes.byteLength % 4 === 0) return bytes as Uint8Array<ArrayBuffer>;
+  const padded = new Uint8Array(Math.ceil(bytes.byteLength / 4) * 4);
+  padded.set(bytes);
+  return padded;
+}
+
+function describe({ features, limits }: GPUDevice): string[] {
+  return [
+    `features: ${[...features].join(", ") || "none"}`,
+    `workgroup: ${limits.maxComputeInvocationsPerWorkgroup} threads, ` +
+    `${limits.maxComputeWorkgroupStorageSize} bytes`,
+    `largest buffer: ${limits.maxBufferSize} bytes, ` +
+    `largest binding: ${limits.maxStorageBufferBindingSize} bytes`,
+  ];
+}

@@ -1,0 +1,137 @@
+/**
+ * From a shader file to the shader one dispatch needs, and what the device must grant it.
+ *
+ * Files in `shaders/` are complete WGSL: their constants and aliases have values to read them by. The
+ * specialiser gives those declarations new values; nothing else of the text changes.
+ *
+ * @module
+ */
+import { LevinError } from "../../errors.ts";
+
+/** New values by name: see `Dispatch.constants`. */
+export type Constants = Readonly<Record<string, number | boolean | string>>;
+
+/**
+ * Gives declarations of `shader` new values: `const NAME = …;`, `alias NAME = …;`, or the expression
+ * that the one-line `fn NAME(…) -> T { return …; }` returns.
+ */
+export function specialise(shader: string, constants: Constants): string {
+  let text = shader;
+  let half = false;
+  for (const [name, value] of Object.entries(constants)) {
+    const declaration = new RegExp(
+      String.raw`(\b(?:const|alias)\s+${name}\b[^=;]*=\s*)[^;]*(;)` +
+        String.raw`|(\bfn\s+${name}\s*\([^)]*\)\s*->\s*\w+\s*\{\s*return\s+)[^;]*(;)`,
+    );
+    if (!declaration.test(text)) {
+      throw new LevinError(`Cannot specialise a shader: it declares no const, alias or fn ${name}`);
+    }
+    text = text.replace(declaration, (_, a, b, c, d) => `${a ?? c}${value}${b ?? d}`);
+    half ||= value === "f16";
+  }
+  return half ? `enable f16;\n${text}` : text;
+}
+
+/** What a compute shader declares. */
+export interface Reflection {
+  /** The kinds of `@group(0)` bindings, in order. */
+  readonly bindings: GPUBufferBindingType[];
+  /** Threads of a workgroup along x, y and z. */
+  readonly workgroupSize: [number, number, number];
+  /** Bytes of `var<workgroup>`. */
+  readonly workgroupBytes: number;
+}
+
+/** Reads what a specialised shader declares. Throws LevinError where it cannot tell. */
+export function reflect(shader: string): Reflection {
+  const text = shader.replace(/\/\/.*/g, "");
+  const declared = new Map<string, string>();
+  for (const [, name, value] of text.matchAll(/\b(?:const|alias)\s+(\w+)\b[^=;]*=\s*([^;]*);/g)) {
+    declared.set(name, value.trim());
+  }
+  const bindings: GPUBufferBindingType[] = [];
+  const binding = /@group\(0\)\s*@binding\((\d+)\)\s*var\s*<([^>]*)>/g;
+  for (const [, index, kind] of text.matchAll(binding)) {
+    bindings[Number(index)] = kind.includes("uniform")
+      ? "uniform"
+      : kind.includes("read_write")
+      ? "storage"
+      : "read-only-storage";
+  }
+  const size = text.match(/@workgroup_size\(([^{]*?)\)\s*(?:@\w+\s*)*fn/)?.[1];
+  if (size === undefined) throw new LevinError("A compute shader must declare @workgroup_size");
+  const sizes = size.split(",").filter((s) => s.trim() !== "").map((s) => evaluate(s, declared));
+  let workgroupBytes = 0;
+  for (const [, type] of text.matchAll(/var\s*<\s*workgroup\s*>\s*\w+\s*:\s*([^;]*);/g)) {
+    workgroupBytes += Math.ceil(byteSize(type, declared) / 16) * 16;
+  }
+  return { bindings, workgroupSize: [sizes[0], sizes[1] ?? 1, sizes[2] ?? 1], workgroupBytes };
+}
+
+const SCALARS: Record<string, number> = { f32: 4, i32: 4, u32: 4, bool: 4, f16: 2 };
+const SUFFIXES: Record<string, number> = { f: 4, i: 4, u: 4, h: 2 };
+
+/** Bytes of a value of a WGSL type made of scalars, vectors, matrices and arrays. */
+function byteSize(type: string, declared: ReadonlyMap<string, string>): number {
+  const t = type.replace(/\s+/g, "");
+  if (t in SCALARS) return SCALARS[t];
+  const alias = declared.get(t);
+  if (alias !== undefined) return byteSize(alias, declared);
+  const atomic = t.match(/^atomic<(.*)>$/);
+  if (atomic) return byteSize(atomic[1], declared);
+  const vector = t.match(/^vec([234])(?:([fiuh])|<(\w+)>)$/);
+  if (vector) {
+    const [, width, suffix, element] = vector;
+    return (width === "3" ? 4 : Number(width)) * (SUFFIXES[suffix] ?? byteSize(element, declared));
+  }
+  const matrix = t.match(/^mat([234])x([234])(?:([fh])|<(\w+)>)$/);
+  if (matrix) {
+    const [, columns, rows, suffix, element] = matrix;
+    const scalar = SUFFIXES[suffix] ?? byteSize(element, declared);
+    return Number(columns) * (rows === "3" ? 4 : Number(rows)) * scalar;
+  }
+  const array = t.match(/^array<(.*),([^,]*)>$/);
+  if (array) return byteSize(array[1], declared) * evaluate(array[2], declared);
+  throw new LevinError(
+    `Cannot tell the size of var<workgroup> type ${type}: use scalars, vectors, matrices and arrays`,
+  );
+}
+
+/** The value of a constant integer expression: + - * / % and parentheses over declared constants. */
+function evaluate(expression: string, declared: ReadonlyMap<string, string>): number {
+  const tokens = expression.match(/[A-Za-z_]\w*|\d+(?:\.\d+)?[uif]?|[-+*/%()]/g) ?? [];
+  let at = 0;
+  const factor = (): number => {
+    const token = tokens[at++];
+    if (token === "(") {
+      const value = sum();
+      at++;
+      return value;
+    }
+    if (token !== undefined && /^\d/.test(token)) return parseFloat(token);
+    const value = token === undefined ? undefined : declared.get(token);
+    if (value === undefined) {
+      throw new LevinError(`Cannot evaluate "${expression.trim()}" in a shader: use constants`);
+    }
+    return evaluate(value, declared);
+  };
+  const product = (): number => {
+    let value = factor();
+    while (["*", "/", "%"].includes(tokens[at])) {
+      const operator = tokens[at++];
+      const right = factor();
+      value = operator === "*"
+        ? value * right
+        : operator === "/"
+        ? Math.trunc(value / right)
+        : value % right;
+    }
+    return value;
+  };
+  const sum = (): number => {
+    let value = product();
+    while (["+", "-"].includes(tokens[at])) value += tokens[at++] === "+" ? product() : -product();
+    return value;
+  };
+  return sum();
+}

@@ -1,0 +1,178 @@
+/**
+ * Devices: which one computes, why it was chosen, and what it holds.
+ *
+ * @module
+ */
+import type { Backend, BackendKind } from "./backend/contract.ts";
+import { CpuBackend } from "./backend/cpu/backend.ts";
+import { findAdapter, openDevice } from "./backend/webgpu/adapter.ts";
+import { WebgpuBackend } from "./backend/webgpu/backend.ts";
+import { DeviceError } from "./errors.ts";
+
+/** What {@linkcode init} may be told. */
+export interface InitOptions {
+  /**
+   * `"webgpu"` insists on WebGPU, software adapters included; `"cpu"` insists on the CPU; `"auto"`,
+   * the default, takes a hardware WebGPU adapter if there is one, else the CPU. The environment
+   * variable `LEVIN_BACKEND`, where it may be read, overrides this.
+   */
+  backend?: "auto" | BackendKind;
+  /** Where to look for an adapter instead of `navigator.gpu`: Dawn's or a browser's GPU object. */
+  gpu?: Pick<GPU, "requestAdapter">;
+  /** A device of the caller's to use as it is. Levin never destroys it. */
+  device?: GPUDevice;
+}
+
+/** Memory held on a device. */
+export interface DeviceMemory {
+  /** Bytes in buffers that tensors and recorded gradients hold. */
+  liveBytes: number;
+  /** Bytes in freed buffers that wait for reuse. */
+  pooledBytes: number;
+  /** Tensors that have not been disposed. */
+  tensors: number;
+}
+
+/** A device on which tensors live: the CPU, or one WebGPU device. */
+export class Device {
+  /** How many tensors live here; kept by the tensors themselves. */
+  tensors = 0;
+
+  /** Made by {@linkcode init}. */
+  constructor(
+    /** What runs the programs. */
+    readonly engine: Backend,
+    /** Why this device was chosen. */
+    readonly reason: string,
+  ) {}
+
+  /** The name of the hardware or software, say `NVIDIA H200`. */
+  get name(): string {
+    return this.engine.name;
+  }
+
+  /** The kind of backend. */
+  get backend(): BackendKind {
+    return this.engine.kind;
+  }
+
+  /** In a few lines: the device, why it was chosen, and what it can do. */
+  describe(): string {
+    return [`${this.name} (${this.backend}): ${this.reason}`, ...this.engine.details].join("\n");
+  }
+
+  /** Bytes and tensors held now. */
+  memory(): DeviceMemory {
+    return { ...this.engine.memory(), tensors: this.tensors };
+  }
+
+  /** Gives pooled buffers back to the system. */
+  trim(): void {
+    this.engine.trim();
+  }
+
+  /**
+   * Resolves when everything asked of the device so far has been done.
+   *
+   * @throws {DeviceError} with what went wrong in it, or if the device was lost.
+   */
+  synchronize(): Promise<void> {
+    return this.engine.synchronize();
+  }
+
+  /** Ends the device; its tensors cannot be used any more. A caller's own GPUDevice is left alone. */
+  destroy(): void {
+    this.engine.destroy();
+    for (const [kind, device] of opened) if (device === this) opened.delete(kind);
+    if (chosen === this) chosen = undefined;
+  }
+}
+
+const opened = new Map<BackendKind, Device>();
+let chosen: Device | undefined;
+
+/**
+ * Chooses the device that new tensors are made on. Calling it again with the same wish gives the same
+ * device; tensors made before stay where they are.
+ *
+ * @example
+ * ```ts
+ * import { init } from "@levin/levin";
+ *
+ * const device = await init(); // a hardware GPU if there is one, else the CPU
+ * console.log(device.describe());
+ * ```
+ * @throws {DeviceError} if WebGPU is insisted on and there is none; the message names the remedy.
+ */
+export async function init(options: InitOptions = {}): Promise<Device> {
+  return chosen = await choose(options);
+}
+
+/** The device for tensors that name none: what `init` chose, or else the CPU. */
+export function defaultDevice(): Device {
+  return chosen ??= cpu("init() was not called, so the default is the CPU");
+}
+
+/** Makes `device` the one for tensors that name none. */
+export function setDefaultDevice(device: Device): void {
+  chosen = device;
+}
+
+function cpu(reason: string): Device {
+  const device = opened.get("cpu") ?? new Device(new CpuBackend(), reason);
+  opened.set("cpu", device);
+  return device;
+}
+
+async function choose({ backend = "auto", gpu, device }: InitOptions): Promise<Device> {
+  const override = environment("LEVIN_BACKEND");
+  const wish = override ?? backend;
+  if (wish !== "auto" && wish !== "cpu" && wish !== "webgpu") {
+    throw new DeviceError(
+      `Cannot initialise backend "${wish}"${override ? " (from LEVIN_BACKEND)" : ""}: ` +
+        `expected "auto", "webgpu" or "cpu"`,
+    );
+  }
+  const asked = override ? "LEVIN_BACKEND asks for it" : "it was asked for";
+  if (wish === "cpu") return cpu(asked);
+  if (device !== undefined) {
+    return new Device(new WebgpuBackend(device, { owned: false }), "the caller brought it");
+  }
+  const own = gpu === undefined;
+  const before = own ? opened.get("webgpu") : undefined;
+  if (before !== undefined) return before;
+
+  const found = await findAdapter(gpu);
+  if (found.adapter === undefined || (wish === "auto" && found.software)) {
+    if (wish === "auto") return cpu(`${found.reason}, so the CPU was taken`);
+    throw new DeviceError(
+      `Cannot initialise WebGPU: ${found.reason}. On Debian or Ubuntu, ` +
+        `\`apt-get install mesa-vulkan-drivers\` gives a software adapter; on Bun and Node, pass ` +
+        `init({ gpu }) with the GPU object of npm "webgpu"; or use init({ backend: "cpu" })`,
+    );
+  }
+  const reason = wish === "auto" ? "a hardware WebGPU adapter was found" : asked;
+  const opening = new WebgpuBackend(await openDevice(found.adapter), {
+    owned: true,
+    info: found.adapter.info,
+  });
+  const result = new Device(opening, reason);
+  if (own) {
+    opened.set("webgpu", result);
+    opening.lost.then(() => opened.get("webgpu") === result && opened.delete("webgpu"));
+  }
+  return result;
+}
+
+/** An environment variable, where the runtime has them and lets us read this one without asking. */
+function environment(name: string): string | undefined {
+  const { Deno, process } = globalThis as {
+    Deno?: typeof globalThis.Deno;
+    process?: { env: Record<string, string | undefined> };
+  };
+  if (Deno !== undefined) {
+    const { state } = Deno.permissions.querySync({ name: "env", variable: name });
+    return state === "granted" ? Deno.env.get(name) || undefined : undefined;
+  }
+  return process?.env?.[name] || undefined;
+}

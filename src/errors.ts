@@ -1,0 +1,32 @@
+/**
+ * Every error Levin throws on purpose. One grammar: what was done, what was expected, what was
+ * found, how to mend it.
+ *
+ * @module
+ */
+
+/** The ancestor of every error that Levin throws on purpose. */
+export class LevinError extends Error {
+  /** The class's own name, as it appears in a stack trace. */
+  override name = "LevinError";
+}
+
+/** Shapes, axes or lengths that do not fit together. */
+export class ShapeError extends LevinError {
+  override name = "ShapeError";
+}
+
+/** A dtype that an operation does not accept, or dtypes that must not be mixed. */
+export class DTypeError extends LevinError {
+  override name = "DTypeError";
+}
+
+/** A limit of the device or of the library; the message names the limit. */
+export class LimitError extends LevinError {
+  override name = "LimitError";
+}
+
+/** No device, the wrong device, a lost device, or an error that the device reported. */
+export class DeviceError extends LevinError {
+  override name = "DeviceError";
+}

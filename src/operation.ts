@@ -1,0 +1,297 @@
+/**
+ * The operation: one definition that says what comes out, how the CPU and the GPU compute it, and how
+ * gradients flow back through it. Every operation in `ops/` is made here, and a user's own are too.
+ *
+ * @module
+ */
+import { isRecording, Node, noGrad, type Rule } from "./autograd.ts";
+import { extentOf, type Program, type View } from "./backend/contract.ts";
+import type { Device } from "./device.ts";
+import { bytesOf, isFloat } from "./dtype.ts";
+import { DeviceError, LevinError, LimitError } from "./errors.ts";
+import { scope } from "./scope.ts";
+import { format, sizeOf } from "./shape.ts";
+import { type Layout, Tensor, type TensorSpec } from "./tensor.ts";
+
+/** What a gradient rule is given. */
+export interface BackwardContext<Options> {
+  /** For each output, the gradient of the loss with respect to it; undefined if none arrived. */
+  readonly grads: readonly Tensor[];
+  /** The inputs that `saves` names, at their own places. */
+  readonly inputs: readonly Tensor[];
+  /** The outputs that `saves` names, at their own places. */
+  readonly outputs: readonly Tensor[];
+  /** Shapes and dtypes of all inputs, saved or not. */
+  readonly specs: readonly TensorSpec[];
+  /** Which inputs' gradients are wanted; the others may be left undefined. */
+  readonly needs: readonly boolean[];
+  /** The options of the call. */
+  readonly options: Options;
+}
+
+/** The gradients of all inputs at once, or one rule an input, evaluated only if it is wanted. */
+export type Backward<Options> =
+  | ((context: BackwardContext<Options>) => (Tensor | null | undefined)[])
+  | readonly ((context: BackwardContext<Options>) => Tensor)[];
+
+/** A differentiable operation; see {@linkcode defineOp}. */
+export interface OpDefinition<Options, Output extends TensorSpec | TensorSpec[]>
+  extends Program<Options> {
+  /** Shapes and dtypes of the results. The place to refuse bad input, by throwing. */
+  readonly output: (inputs: readonly Tensor[], options: Options) => Output;
+  /**
+   * The gradient rules. They are made of tensor operations, so that they can be differentiated too;
+   * a definition without them throws when a gradient arrives.
+   */
+  readonly backward?: Backward<Options>;
+  /** Which inputs and outputs the rules use, by position. Default: all of them. */
+  readonly saves?: { readonly inputs?: readonly number[]; readonly outputs?: readonly number[] };
+  /**
+   * Instead of `cpu` and `gpu`: writes the outputs by other operations in place. Nothing it does is
+   * recorded; `backward` speaks for all of it.
+   */
+  readonly compose?: (inputs: readonly Tensor[], outputs: readonly Tensor[], options: Options) => void;
+  /** Whether the implementations read strides. If not, inputs are made dense first. Default false. */
+  readonly strided?: boolean;
+}
+
+/** What {@linkcode defineOp} makes: call it with the inputs and, last, the options if it has any. */
+export type Op<Options = undefined, Output = TensorSpec> = (
+  ...inputsAndOptions: undefined extends Options ? (Tensor | Options)[]
+    : [...inputs: Tensor[], options: Options]
+) => Output extends readonly unknown[] ? Tensor[] : Tensor;
+
+/**
+ * Makes a differentiable operation from a CPU function, a WGSL kernel or both, and its backward.
+ *
+ * The CPU function gets dense typed arrays (`view.data`); float16 arrives widened to float32. The
+ * kernel's bindings are the inputs, then the outputs, then a uniform block of `params`. Prove the
+ * gradient with `gradcheck`.
+ *
+ * @example
+ * ```ts
+ * import { defineOp, gradcheck, tensor } from "@levin/levin";
+ *
+ * const cube = defineOp({
+ *   name: "cube",
+ *   output: ([x]) => ({ shape: x.shape, dtype: x.dtype }),
+ *   cpu: ([x], [y]) => y.data.forEach((_, i) => y.data[i] = x.data[i] ** 3),
+ *   gpu: ([x]) => ({
+ *     shader: `
+ *       @group(0) @binding(0) var<storage, read> x: array<f32>;
+ *       @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+ *       @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
+ *         if (id.x < arrayLength(&y)) { y[id.x] = x[id.x] * x[id.x] * x[id.x]; }
+ *       }`,
+ *     workgroups: [Math.ceil(x.shape[0] / 64)],
+ *   }),
+ *   backward: ({ inputs: [x], grads: [dy] }) => [x.mul(x).mul(3).mul(dy)],
+ * });
+ * await gradcheck(cube, [tensor([1, -2, 0.5])]);
+ * ```
+ */
+export function defineOp<
+  Options = undefined,
+  const Output extends TensorSpec | TensorSpec[] = TensorSpec,
+>(definition: OpDefinition<Options, Output>): Op<Options, Output> {
+  const call = (...given: unknown[]) => {
+    const inputs = given.filter((item) => item instanceof Tensor);
+    const options = given.find((item) => item !== undefined && !(item instanceof Tensor));
+    const specs = definition.output(inputs, options as Options);
+    const outputs = apply(definition, inputs, [specs].flat(), options as Options);
+    return Array.isArray(specs) ? outputs : outputs[0];
+  };
+  Object.defineProperty(call, "name", { value: definition.name });
+  return call as unknown as Op<Options, Output>;
+}
+
+/** Runs an operation on new outputs of the given shapes and, if a gradient may ask, records it. */
+function apply<Options, Output extends TensorSpec | TensorSpec[]>(
+  definition: OpDefinition<Options, Output>,
+  inputs: readonly Tensor[],
+  specs: readonly (TensorSpec | Layout)[],
+  options: Options,
+): Tensor[] {
+  const device = commonDevice(definition.name, inputs);
+  const outputs: Tensor[] = [];
+  using region = scope();
+  const operands = definition.strided ? inputs : noGrad(() => inputs.map(dense));
+  try {
+    for (const spec of specs) outputs.push(Tensor.allocate(device, spec));
+    if (definition.compose) noGrad(() => definition.compose!(operands, outputs, options));
+    else run(device, definition, operands.map((t) => t.view), outputs.map((t) => t.view), options);
+  } catch (error) {
+    outputs.forEach((t) => t.dispose());
+    throw error;
+  }
+  const results = record(definition, inputs, outputs, options);
+  return results.map((t) => region.keep(t));
+}
+
+/** Runs a program that writes, in place, tensors that exist already: optimizers, `assign`. */
+export function runInPlace<Options>(
+  program: Program<Options>,
+  inputs: readonly Tensor[],
+  targets: readonly Tensor[],
+  options: Options,
+): void {
+  const device = commonDevice(program.name, [...inputs, ...targets]);
+  for (const target of targets) target.storage.version++;
+  run(device, program, inputs.map((t) => t.view), targets.map((t) => t.view), options);
+}
+
+/** Another tensor over the memory of `x`, with the rule that maps its gradient back. */
+export function viewOf(
+  name: string,
+  x: Tensor,
+  layout: Omit<Layout, "dtype">,
+  backward: (gradient: Tensor) => Tensor,
+): Tensor {
+  const full = { ...layout, dtype: x.dtype };
+  if (x.node === undefined || !isRecording()) return x.alias(full, null);
+  const edge = { node: x.node, index: x.outputIndex };
+  const node: Node = new Node(name, [edge], ([gradient]) => [backward(gradient!)]);
+  const result = x.alias(full, node);
+  node.release();
+  return result;
+}
+
+/** Cuts a call until every operand fits one binding, and hands the pieces to the backend. */
+function run<Options>(
+  device: Device,
+  program: Program<Options>,
+  inputs: View[],
+  outputs: View[],
+  options: Options,
+): void {
+  if (outputs.every((view) => sizeOf(view.shape) === 0)) return;
+  const limit = device.engine.bindingBytes;
+  const views = [...inputs, ...outputs];
+  const scratch = program.scratchBytes?.(inputs, outputs, options) ?? 0;
+  const bytes = Math.max(scratch, ...views.map(bytesBound));
+  if (bytes <= limit) return device.engine.run(program, inputs, outputs, options);
+
+  const lengthAlong = (cut: number[]) =>
+    Math.max(...cut.map((axis, i) => axis < 0 ? 1 : views[i].shape[axis]));
+  const cut = program.cuts?.(inputs, outputs, options).find((axes) => lengthAlong(axes) > 1);
+  if (cut === undefined) {
+    throw new LimitError(
+      `Cannot run ${program.name} on ${views.map((view) => format(view.shape)).join(", ")}: it needs ` +
+        `${bytes} bytes in one binding and the device allows ${limit} ` +
+        `(maxStorageBufferBindingSize); split the tensors into smaller ones`,
+    );
+  }
+  const middle = Math.ceil(lengthAlong(cut) / 2);
+  for (const [from, to] of [[0, middle], [middle, Infinity]]) {
+    const part = views.map((view, i) => cut[i] < 0 ? view : window(view, cut[i], from, to));
+    run(device, program, part.slice(0, inputs.length), part.slice(inputs.length), options);
+  }
+}
+
+/** Entries `from` (inclusive) to `to` (exclusive) along `axis`; a repeated entry stays whole. */
+function window(view: View, axis: number, from: number, to: number): View {
+  if (view.shape[axis] === 1) return view;
+  const shape = [...view.shape];
+  shape[axis] = Math.min(to, shape[axis]) - from;
+  return { ...view, shape, offset: view.offset + from * view.strides[axis] };
+}
+
+function bytesBound(view: View): number {
+  if (sizeOf(view.shape) === 0) return 0;
+  const [first, last] = extentOf(view);
+  return (last - first + 1) * bytesOf(view.dtype);
+}
+
+function dense(tensor: Tensor): Tensor {
+  return tensor.isContiguous ? tensor : tensor.contiguous();
+}
+
+function commonDevice(name: string, tensors: readonly Tensor[]): Device {
+  if (tensors.length === 0) throw new LevinError(`${name} was called without a tensor`);
+  const [{ device }] = tensors;
+  const stranger = tensors.find((t) => t.device !== device);
+  if (stranger !== undefined) {
+    throw new DeviceError(
+      `Cannot run ${name} on tensors of two devices, ${device.name} and ${stranger.device.name}: ` +
+        `make them with the same { device }`,
+    );
+  }
+  return device;
+}
+
+/** Puts the call on the tape, and returns its outputs as results of the new node. */
+function record<Options, Output extends TensorSpec | TensorSpec[]>(
+  definition: OpDefinition<Options, Output>,
+  inputs: readonly Tensor[],
+  outputs: Tensor[],
+  options: Options,
+): Tensor[] {
+  const differentiable = inputs.some((t) => t.node !== undefined) &&
+    outputs.some((t) => isFloat(t.dtype));
+  if (!isRecording() || !differentiable) return outputs;
+
+  const { name, backward, saves } = definition;
+  const edges = inputs.map(({ node, outputIndex: index }) => node && { node, index });
+  const specs = inputs.map(({ shape, dtype }) => ({ shape, dtype }));
+  const keeps = (list: readonly number[] | undefined, i: number) =>
+    backward !== undefined && (list === undefined ? saves === undefined : list.includes(i));
+  const savedInputs = inputs.map((t, i) => keeps(saves?.inputs, i) ? new Saved(t, t.node) : null);
+  const savedOutputs: (Saved | null)[] = [];
+  const rule: Rule = (grads, needs) => {
+    if (backward === undefined) {
+      throw new LevinError(
+        `Cannot differentiate ${name}: it has no gradient rule; give defineOp a \`backward\`, or ` +
+          `detach() its result`,
+      );
+    }
+    const context: BackwardContext<Options> = {
+      grads: grads as Tensor[],
+      inputs: savedInputs.map((s) => s?.restore(name)) as Tensor[],
+      outputs: savedOutputs.map((s, i) => s?.restore(name, node, i)) as Tensor[],
+      specs,
+      needs,
+      options,
+    };
+    if (typeof backward === "function") return backward(context);
+    return needs.map((needed, i) => needed ? backward[i](context) : undefined);
+  };
+  const node: Node = new Node(name, edges, rule, () => {
+    for (const saved of [...savedInputs, ...savedOutputs]) saved?.free();
+  });
+  const results = outputs.map((t, i) => new Tensor(t.storage.retain(), t, node.retain(), i));
+  outputs.forEach((t) => t.dispose());
+  results.forEach((t, i) => savedOutputs.push(keeps(saves?.outputs, i) ? new Saved(t) : null));
+  node.release();
+  return results;
+}
+
+/** A tensor that a node keeps for its rule: a hold on the memory and, for inputs, on the node. */
+class Saved {
+  readonly #tensor: Pick<Tensor, "storage" | "outputIndex"> & Layout;
+  readonly #version: number;
+
+  constructor(tensor: Tensor, readonly node?: Node) {
+    const { storage, shape, dtype, strides, offset, outputIndex } = tensor;
+    this.#tensor = { storage, shape, dtype, strides, offset, outputIndex };
+    this.#version = storage.version;
+    storage.retain();
+    node?.retain();
+  }
+
+  /** A handle for the rule to use; the scope that the rule runs in disposes it. */
+  restore(name: string, node: Node | undefined = this.node, index?: number): Tensor {
+    const { storage, outputIndex } = this.#tensor;
+    if (storage.version !== this.#version) {
+      throw new LevinError(
+        `Cannot differentiate ${name}: a tensor it had saved was written in place since, by an ` +
+          `optimizer step or assign(); call backward() before`,
+      );
+    }
+    return new Tensor(storage.retain(), this.#tensor, node?.retain(), index ?? outputIndex);
+  }
+
+  free(): void {
+    this.#tensor.storage.release();
+    this.node?.release();
+  }
+}

@@ -1,0 +1,229 @@
+/**
+ * Making tensors: from values, constant, counted and random.
+ *
+ * @module
+ */
+import { Node } from "../autograd.ts";
+import { type CpuView, type Dispatch, type GpuContext, type View } from "../backend/contract.ts";
+import { defaultDevice, type Device } from "../device.ts";
+import { bytesOf, checkDType, deviceArray, type DType, dtypeOfArray, isFloat } from "../dtype.ts";
+import { DTypeError, ShapeError } from "../errors.ts";
+import { runInPlace } from "../operation.ts";
+import { fillNormal, fillUniform, freshSeed, type Key, keyOf } from "../random.ts";
+import { tidy } from "../scope.ts";
+import { checkShape, format, type Shape, sizeOf } from "../shape.ts";
+import { checkDifferentiable, type NestedArray, Tensor } from "../tensor.ts";
+import shader from "../../shaders/uniform.wgsl" with { type: "text" };
+import { cast } from "./pointwise.ts";
+import { filled, grid } from "./pointwise_program.ts";
+
+/** What every way of making a tensor may be told. */
+export interface CreateOptions {
+  /** The type of the elements. Default `"f32"`, or what the values say. */
+  dtype?: DType;
+  /** Make it a leaf that accumulates a gradient. Default false. */
+  requiresGrad?: boolean;
+  /** Where it lives. Default: the device that `init` chose last. */
+  device?: Device;
+}
+
+/** Options of {@linkcode tensor}. */
+export interface TensorOptions extends CreateOptions {
+  /** The shape, when the values are flat. Default: the shape of the nesting. */
+  shape?: Shape;
+}
+
+/** Options of the random tensors. */
+export interface RandomOptions extends Omit<CreateOptions, "dtype"> {
+  /** `"f32"`, the default, or `"f16"`: the same numbers, rounded. */
+  dtype?: "f32" | "f16";
+  /** The same seed gives the same numbers on every backend. Default: another at every call. */
+  seed?: number;
+}
+
+/**
+ * A tensor of the given values.
+ *
+ * @example
+ * ```ts
+ * import { tensor } from "@levin/levin";
+ *
+ * tensor(3); // shape []
+ * tensor([[1, 2], [3, 4]]); // shape [2, 2]
+ * tensor(new Int32Array(6), { shape: [2, 3] }); // dtype i32
+ * ```
+ * @throws {ShapeError} if the nesting is ragged or does not fit `shape`.
+ * @throws {DTypeError} if the dtype cannot hold a value.
+ */
+export function tensor(values: NestedArray | ArrayBufferView, options: TensorOptions = {}): Tensor {
+  const { flat, shape: nested, dtype: natural } = ArrayBuffer.isView(values)
+    ? fromTypedArray(values)
+    : fromNested(values);
+  const { shape = nested, dtype = natural } = options;
+  checkDType(dtype);
+  checkShape(shape, "tensor");
+  if (sizeOf(shape) !== flat.length) {
+    throw new ShapeError(
+      `Cannot make a tensor of shape ${format(shape)}, which has ${sizeOf(shape)} elements, from ` +
+        `${flat.length} values`,
+    );
+  }
+  if (!isFloat(dtype) && natural === "f32") checkIntegers(flat, dtype);
+  const array = deviceArray(dtype, new ArrayBuffer(flat.length * bytesOf(dtype)));
+  if (dtype === "bool") for (let i = 0; i < flat.length; i++) array[i] = flat[i] === 0 ? 0 : 1;
+  else array.set(flat);
+  return upload({ ...options, dtype }, shape, array);
+}
+
+/** A tensor of zeros. */
+export function zeros(shape: Shape, options: CreateOptions = {}): Tensor {
+  return full(shape, 0, options);
+}
+
+/** A tensor of ones. */
+export function ones(shape: Shape, options: CreateOptions = {}): Tensor {
+  return full(shape, 1, options);
+}
+
+/** A tensor whose elements are all `value`. */
+export function full(shape: Shape, value: number, options: CreateOptions = {}): Tensor {
+  const { dtype = "f32", device = defaultDevice() } = options;
+  checkDType(dtype);
+  checkShape(shape, "full");
+  if (!isFloat(dtype)) checkIntegers([value], dtype);
+  return finish(filled(device, { shape: [...shape], dtype }, value), options);
+}
+
+/**
+ * The numbers from `start` up to, and without, `end` in steps of `step`; with one argument, from 0 up
+ * to it. On every backend they are start + i · step, computed in float64.
+ */
+export function arange(
+  start: number,
+  options?: CreateOptions & { end?: number; step?: number },
+): Tensor {
+  const { end, step = 1, dtype = "f32" } = options ?? {};
+  const [from, to] = end === undefined ? [0, start] : [start, end];
+  if (!Number.isFinite(from) || !Number.isFinite(to) || !Number.isFinite(step) || step === 0) {
+    throw new ShapeError(`Cannot count from ${from} to ${to} in steps of ${step}`);
+  }
+  checkDType(dtype);
+  const length = Math.max(0, Math.ceil((to - from) / step));
+  const array = deviceArray(dtype, new ArrayBuffer(length * bytesOf(dtype)));
+  for (let i = 0; i < length; i++) array[i] = from + i * step;
+  return upload({ ...options, dtype }, [length], array);
+}
+
+/**
+ * Numbers from the standard normal distribution. They are computed on the host, in float64, so that
+ * logarithm and cosine are the same everywhere.
+ */
+export function randn(shape: Shape, options: RandomOptions = {}): Tensor {
+  checkShape(shape, "randn");
+  const { seed = freshSeed(), dtype = "f32" } = options;
+  const numbers = new Float32Array(sizeOf(shape));
+  fillNormal(keyOf(seed), numbers);
+  const array = dtype === "f32" ? numbers : new Float16Array(numbers);
+  return upload({ ...options, dtype }, [...shape], array);
+}
+
+/** Numbers spread evenly over [low, high), by default [0, 1). They are computed on the device. */
+export function uniform(
+  shape: Shape,
+  options: RandomOptions & { low?: number; high?: number } = {},
+): Tensor {
+  checkShape(shape, "uniform");
+  const { seed = freshSeed(), low = 0, high = 1, dtype = "f32", device = defaultDevice() } = options;
+  const numbers = tidy(() => {
+    const size = sizeOf(shape);
+    const flat = Tensor.allocate(device, { shape: [size], dtype: "f32" });
+    // Pieces that fit a binding; an even start, because numbers come in pairs.
+    const piece = 2 ** 24;
+    for (let start = 0; start < size; start += piece) {
+      const part = flat.slice([start, start + piece]);
+      runInPlace(uniformProgram, [], [part], { key: keyOf(seed), block: start / 2 });
+    }
+    const scaled = low === 0 && high === 1 ? flat : flat.mul(high - low).add(low);
+    return cast(scaled, dtype).reshape(shape);
+  });
+  return finish(numbers, options);
+}
+
+const uniformProgram = {
+  name: "uniform",
+  cpu: (_: CpuView[], [out]: CpuView[], { key, block }: { key: Key; block: number }) =>
+    fillUniform(key, out.data as Float32Array, block),
+  gpu: (_: View[], [out]: View[], { key, block }: { key: Key; block: number }, context: GpuContext): Dispatch => ({
+    shader,
+    params: [key.low, key.high, out.shape[0], out.offset, block],
+    workgroups: grid(Math.ceil(out.shape[0] / 512), context),
+  }),
+};
+
+function fromTypedArray(array: ArrayBufferView) {
+  const dtype = dtypeOfArray(array);
+  if (dtype === undefined) {
+    throw new DTypeError(
+      `Cannot make a tensor from ${array.constructor.name}: expected an array of 8-, 16- or 32-bit ` +
+        `integers or of floats`,
+    );
+  }
+  const flat = array as unknown as ArrayLike<number>;
+  return { flat, shape: [flat.length], dtype };
+}
+
+function fromNested(values: NestedArray) {
+  const shape: number[] = [];
+  for (let level = values; Array.isArray(level); level = level[0]) shape.push(level.length);
+  const flat: number[] = [];
+  let booleans = 0;
+  const visit = (item: NestedArray, depth: number) => {
+    const fits = Array.isArray(item)
+      ? depth < shape.length && item.length === shape[depth]
+      : depth === shape.length;
+    if (!fits) {
+      throw new ShapeError(
+        `Cannot make a tensor from ragged arrays: expected shape ${format(shape)} throughout`,
+      );
+    }
+    if (Array.isArray(item)) return item.forEach((inner) => visit(inner, depth + 1));
+    if (typeof item === "boolean") booleans++;
+    else if (typeof item !== "number") {
+      throw new DTypeError(`Cannot make a tensor from ${typeof item}: expected numbers or booleans`);
+    }
+    flat.push(Number(item));
+  };
+  visit(values, 0);
+  const dtype: DType = booleans > 0 && booleans === flat.length ? "bool" : "f32";
+  return { flat, shape, dtype };
+}
+
+function checkIntegers(values: ArrayLike<number>, dtype: DType): void {
+  const [low, high] = { i32: [-(2 ** 31), 2 ** 31 - 1], u32: [0, 2 ** 32 - 1], bool: [0, 1] }[
+    dtype as "i32" | "u32" | "bool"
+  ];
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i];
+    if (!Number.isInteger(value) || value < low || value > high) {
+      throw new DTypeError(`Cannot hold ${value} in dtype ${dtype}: expected ${low} to ${high}`);
+    }
+  }
+}
+
+function upload(options: CreateOptions, shape: Shape, array: ArrayBufferView<ArrayBuffer>): Tensor {
+  const { dtype = "f32", requiresGrad, device = defaultDevice() } = options;
+  if (requiresGrad) checkDifferentiable(dtype);
+  const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+  return Tensor.fromBytes(device, { shape: [...shape], dtype }, bytes, requiresGrad);
+}
+
+/** `made` itself, or a leaf in its place. */
+function finish(made: Tensor, { requiresGrad }: CreateOptions): Tensor {
+  if (!requiresGrad) return made;
+  checkDifferentiable(made.dtype);
+  const node = Node.leaf();
+  const leaf = made.alias(made, node);
+  node.release();
+  made.dispose();
+  return leaf;
+}

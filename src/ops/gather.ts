@@ -1,0 +1,127 @@
+/**
+ * Gathering entries along one axis, as an embedding does, and its transpose, scattering with addition.
+ *
+ *     out[o, j, i] = x[o, indices[j], i]
+ *     dx[o, e, i] = Σ { g[o, j, i] : indices[j] = e }
+ *
+ * Saves the indices. Scattering walks the indices in order for every entry, so that its sums are the
+ * same from run to run; WGSL has no atomic addition of floats that would be.
+ *
+ * @module
+ */
+import type { CpuView, View } from "../backend/contract.ts";
+import { type DType, isFloat } from "../dtype.ts";
+import { DTypeError } from "../errors.ts";
+import { defineOp, type Op } from "../operation.ts";
+import { tidy } from "../scope.ts";
+import { resolveAxis, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+import gatherShader from "../../shaders/gather.wgsl" with { type: "text" };
+import scatterShader from "../../shaders/scatter_add.wgsl" with { type: "text" };
+import { grid } from "./pointwise_program.ts";
+
+/** x [outer, length, inner], indices [count] → [outer, count, inner]. */
+const gatherOp: Op = defineOp({
+  name: "gather",
+  strided: true,
+  output: ([x, indices]) => ({
+    shape: [x.shape[0], indices.shape[0], x.shape[2]],
+    dtype: x.dtype,
+  }),
+  cpu: ([x, indices], [out]) => {
+    const missing = isFloat(x.dtype) ? NaN : 0;
+    forEachRow(out, indices, (to, index, o) => {
+      const found = index >= 0 && index < x.shape[1];
+      const from = x.offset + o * x.strides[0] + index * x.strides[1];
+      for (let i = 0; i < out.shape[2]; i++) {
+        out.data[to + i * out.strides[2]] = found ? x.data[from + i * x.strides[2]] : missing;
+      }
+    });
+  },
+  gpu: ([x, indices], [out], _, context) => ({
+    shader: gatherShader,
+    constants: { Stored: storedAs(x.dtype), FLOAT: isFloat(x.dtype) },
+    params: [...extents(out, x.shape[1]), ...places(x, out, indices)],
+    workgroups: grid(Math.ceil(sizeOf(out.shape) / 256), context),
+  }),
+  cuts: () => [[0, -1, 0], [2, -1, 2], [-1, 0, 1]],
+  saves: { inputs: [1] },
+  backward: ({ grads: [g], inputs: [, indices], specs: [x] }) => [
+    scatterOp(g, indices, { length: x.shape[1] }),
+    null,
+  ],
+});
+
+/** g [outer, count, inner], indices [count] → [outer, length, inner]. */
+const scatterOp: Op<{ length: number }> = defineOp<{ length: number }>({
+  name: "scatterAdd",
+  strided: true,
+  output: ([g], { length }) => ({ shape: [g.shape[0], length, g.shape[2]], dtype: g.dtype }),
+  cpu: ([g, indices], [out], { length }) => {
+    out.data.fill(0);
+    forEachRow(g, indices, (from, index, o) => {
+      if (index < 0 || index >= length) return;
+      const to = out.offset + o * out.strides[0] + index * out.strides[1];
+      for (let i = 0; i < g.shape[2]; i++) {
+        out.data[to + i * out.strides[2]] += g.data[from + i * g.strides[2]];
+      }
+    });
+  },
+  gpu: ([g, indices], [out], { length }, context) => ({
+    shader: scatterShader,
+    constants: { Stored: g.dtype },
+    params: [...extents(g, length), ...places(g, out, indices)],
+    workgroups: grid(out.shape[0] * length * Math.ceil(out.shape[2] / 64), context),
+  }),
+  cuts: () => [[0, -1, 0], [2, -1, 2]],
+  saves: { inputs: [1] },
+  backward: ({ grads: [gg], inputs: [, indices] }) => [gatherOp(gg, indices), null],
+});
+
+/** Visits every row of `rows` [outer, count, inner] with the place of its first element. */
+function forEachRow(
+  rows: CpuView,
+  indices: CpuView,
+  visit: (place: number, index: number, o: number) => void,
+): void {
+  const [outer, count] = rows.shape;
+  for (let o = 0; o < outer; o++) {
+    for (let j = 0; j < count; j++) {
+      const index = indices.data[indices.offset + j * indices.strides[0]];
+      visit(rows.offset + o * rows.strides[0] + j * rows.strides[1], index, o);
+    }
+  }
+}
+
+/** The head of both shaders' parameters: [outer, count, inner] and the length of the gathered axis. */
+function extents(rows: View, length: number): number[] {
+  return [...rows.shape, length];
+}
+
+/** Strides and offsets of source, target and indices. */
+function places(source: View, target: View, indices: View): number[] {
+  return [
+    ...[...source.strides, source.offset],
+    ...[...target.strides, target.offset],
+    ...[...indices.strides, indices.offset],
+  ];
+}
+
+function storedAs(dtype: DType): string {
+  return dtype === "bool" ? "u32" : dtype;
+}
+
+/** The entries of `x` along `axis` that `indices` names; its shape takes the axis's place. */
+export function gather(x: Tensor, indices: Tensor, axis = 0): Tensor {
+  if (indices.dtype !== "i32" && indices.dtype !== "u32") {
+    throw new DTypeError(
+      `gather: expected indices of dtype i32 or u32, found ${indices.dtype}; convert with to("i32")`,
+    );
+  }
+  const at = resolveAxis(axis, x.rank, "gather");
+  const [before, after] = [x.shape.slice(0, at), x.shape.slice(at + 1)];
+  return tidy(() =>
+    gatherOp(x.reshape([sizeOf(before), x.shape[at], sizeOf(after)]), indices.reshape([-1]))
+      .reshape([...before, ...indices.shape, ...after])
+  );
+}

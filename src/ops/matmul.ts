@@ -1,0 +1,135 @@
+/**
+ * The matrix product over the last two axes, batched over the others:
+ *
+ *     out[b, i, j] = Σ_k x[b, i, k] · y[b, k, j]        [.., m, k] · [.., k, n] → [.., m, n]
+ *     dx = g · yᵀ        dy = xᵀ · g
+ *
+ * Saves x and y. Transposes are strides, never copies. The CPU accumulates in float64, the GPU in
+ * float32.
+ *
+ * @module
+ */
+import type { CpuView, Dispatch, View } from "../backend/contract.ts";
+import { isFloat } from "../dtype.ts";
+import { DTypeError, LimitError, ShapeError } from "../errors.ts";
+import { defineOp, type Op } from "../operation.ts";
+import { tidy } from "../scope.ts";
+import { broadcastShapes, collapse, format, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+import shader from "../../shaders/matmul.wgsl" with { type: "text" };
+import { multiply } from "./matmul_cpu.ts";
+
+const batched: Op = defineOp({
+  name: "matmul",
+  strided: true,
+  output: ([x, y]) => ({ shape: [...x.shape.slice(0, -1), y.shape.at(-1)!], dtype: x.dtype }),
+  cpu: ([x, y], [out]) => {
+    const { batch, sizes, steps } = geometry(x, y, out);
+    for (let b = 0, count = sizeOf(batch); b < count; b++) {
+      const [xo, yo, oo] = [x, y, out].map((v, i) => v.offset + offsetOf(b, batch, steps[i]));
+      multiply(
+        sizes,
+        { data: x.data, offset: xo, row: x.strides.at(-2)!, column: x.strides.at(-1)! },
+        { data: y.data, offset: yo, row: y.strides.at(-2)!, column: y.strides.at(-1)! },
+        { data: out.data, offset: oo, row: out.strides.at(-2)!, column: out.strides.at(-1)! },
+      );
+    }
+  },
+  gpu: ([x, y], [out]) => plan(x, y, out),
+  cuts: ([x], [out]) => {
+    const rank = out.shape.length;
+    const leading = out.shape.slice(0, -2).map((_, axis) => [axis, axis, axis]);
+    return [...leading, [x.shape.length - 2, -1, rank - 2], [-1, rank - 1, rank - 1]];
+  },
+  backward: [
+    ({ grads: [g], inputs: [, y] }) => batched(g, y.transpose()),
+    ({ grads: [g], inputs: [x] }) => batched(x.transpose(), g),
+  ],
+});
+
+/** The matrix product, with NumPy's rules for one-dimensional operands and for broadcasting. */
+export function matmul(x: Tensor, y: Tensor): Tensor {
+  check(x, y);
+  return tidy(() => {
+    if (x.rank === 1) return matmul(x.unsqueeze(0), y).squeeze(-2);
+    if (y.rank === 1) return matmul(x, y.unsqueeze(1)).squeeze(-1);
+    const [m, k] = x.shape.slice(-2);
+    const n = y.shape[y.rank - 1];
+    if (y.rank === 2 && x.rank > 2) {
+      // One matrix for the whole batch: one tall product, and one product for its gradient.
+      return batched(x.reshape([-1, k]), y).reshape([...x.shape.slice(0, -1), n]);
+    }
+    const batch = broadcastShapes([x.shape.slice(0, -2), y.shape.slice(0, -2)], "batch in matmul");
+    return batched(x.expand([...batch, m, k]), y.expand([...batch, k, n]));
+  });
+}
+
+function check(x: Tensor, y: Tensor): void {
+  const shapes = `${format(x.shape)} by ${format(y.shape)}`;
+  if (x.rank === 0 || y.rank === 0) {
+    throw new ShapeError(`Cannot multiply ${shapes}: matmul needs axes; use mul for scalars`);
+  }
+  const [inner, rows] = [x.shape[x.rank - 1], y.shape[Math.max(0, y.rank - 2)]];
+  if (inner !== rows) {
+    throw new ShapeError(`Cannot multiply ${shapes}: inner sizes ${inner} and ${rows} differ`);
+  }
+  if (x.dtype !== y.dtype || !isFloat(x.dtype)) {
+    throw new DTypeError(
+      `Cannot multiply ${x.dtype} by ${y.dtype}: expected both f32 or both f16; convert with to()`,
+    );
+  }
+}
+
+type Matrices = Pick<CpuView, "shape" | "strides">;
+
+/** The batch axes, merged as far as all three operands allow, and the sizes [m, n, k]. */
+function geometry(x: Matrices, y: Matrices, out: Matrices) {
+  const operands = [x, y, out].map((v) => v.strides.slice(0, -2));
+  const { shape: batch, strides: steps } = collapse(out.shape.slice(0, -2), operands);
+  const [m, n] = out.shape.slice(-2);
+  return { batch, steps, sizes: [m, n, x.shape.at(-1)!] as const };
+}
+
+function offsetOf(entry: number, shape: readonly number[], strides: readonly number[]): number {
+  let offset = 0;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    offset += entry % shape[axis] * strides[axis];
+    entry = Math.floor(entry / shape[axis]);
+  }
+  return offset;
+}
+
+const TILE = 64;
+
+function plan(x: View, y: View, out: View): Dispatch {
+  const { batch, steps, sizes: [m, n, k] } = geometry(x, y, out);
+  if (batch.length > 4) {
+    throw new LimitError(
+      `Cannot multiply ${format(x.shape)} by ${format(y.shape)} on the GPU: more than 4 batch axes ` +
+        `cannot be merged; make the operands contiguous() first`,
+    );
+  }
+  const four = (list: readonly number[], rest: number) => [
+    ...Array<number>(4 - list.length).fill(rest),
+    ...list,
+  ];
+  return {
+    shader,
+    constants: {
+      StoredX: x.dtype,
+      StoredY: y.dtype,
+      StoredOut: out.dtype,
+      X_ALONG_K: x.strides.at(-1) === 1,
+      Y_ALONG_K: y.strides.at(-1) !== 1,
+    },
+    params: [
+      ...four(batch, 1),
+      ...steps.flatMap((list) => four(list, 0)),
+      m,
+      n,
+      k,
+      ...[x, y, out].flatMap((v) => [v.offset, ...v.strides.slice(-2)]),
+    ],
+    workgroups: [Math.ceil(n / TILE), Math.ceil(m / TILE), sizeOf(batch)],
+  };
+}

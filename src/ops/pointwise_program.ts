@@ -1,0 +1,198 @@
+/**
+ * The program behind every pointwise operation: one loop nest for the CPU, one shader for the GPU, both
+ * over strided operands of one shape.
+ *
+ * @module
+ */
+import {
+  type CpuView,
+  type Dispatch,
+  floatBits,
+  type GpuContext,
+  type Program,
+  type View,
+} from "../backend/contract.ts";
+import type { Device } from "../device.ts";
+import { isFloat, type KernelArray } from "../dtype.ts";
+import { LimitError } from "../errors.ts";
+import { runInPlace } from "../operation.ts";
+import { collapse, format, sizeOf } from "../shape.ts";
+import { Tensor, type TensorSpec } from "../tensor.ts";
+import shader from "../../shaders/pointwise.wgsl" with { type: "text" };
+
+/** How a pointwise operation computes one element from up to three. */
+export interface PointwiseRule {
+  /** In TypeScript. */
+  readonly cpu: (x: number, y: number, z: number) => number;
+  /** In WGSL, over `x`, `y` and `z`. */
+  readonly wgsl: string;
+  /** In TypeScript for integers, where that is another function. */
+  readonly integers?: (x: number, y: number, z: number) => number;
+}
+
+/** A number in place of the first or the second operand. */
+export interface ScalarOperand {
+  /** Which operand it replaces. */
+  readonly at: 0 | 1;
+  /** Its value. */
+  readonly value: number;
+}
+
+/** Axes that the shader's parameter block has room for. */
+const MOST_AXES = 8;
+
+/** The program that applies `rule` to every element. */
+export function pointwiseProgram(
+  name: string,
+  rule: PointwiseRule,
+): Program<unknown> & { readonly strided: true } {
+  return {
+    name,
+    strided: true,
+    cpu: (inputs, [out], options) => {
+      const [x] = inputs;
+      const integers = x !== undefined && !(x.data instanceof Float32Array);
+      loop(integers && rule.integers ? rule.integers : rule.cpu, inputs, out, scalarOf(options));
+    },
+    gpu: (inputs, [out], options, context) => plan(rule, inputs, out, scalarOf(options), context),
+    cuts: (inputs, [out]) => out.shape.map((_, axis) => [...inputs.map(() => axis), axis]),
+  };
+}
+
+function scalarOf(options: unknown): ScalarOperand | undefined {
+  return options !== undefined && "at" in (options as ScalarOperand)
+    ? options as ScalarOperand
+    : undefined;
+}
+
+/** A new tensor whose elements are all `value`. */
+export function filled(device: Device, spec: TensorSpec, value: number): Tensor {
+  const result = Tensor.allocate(device, spec);
+  fill(result, value);
+  return result;
+}
+
+const fillProgram = pointwiseProgram("fill", { cpu: (x) => x, wgsl: "Out(x)" });
+
+/** Writes `value` into every element of `target`. */
+export function fill(target: Tensor, value: number): void {
+  runInPlace(fillProgram, [], [target], { at: 0, value });
+}
+
+/** The CPU: an inner loop along the last axis for each entry of the axes before it. */
+function loop(
+  rule: PointwiseRule["cpu"],
+  inputs: CpuView[],
+  out: CpuView,
+  scalar: ScalarOperand | undefined,
+): void {
+  const f = scalar === undefined
+    ? rule
+    : scalar.at === 0
+    ? (y: number, z: number) => rule(scalar.value, y, z)
+    : (x: number, z: number) => rule(x, scalar.value, z);
+  const operands = [out, ...inputs];
+  const { shape, strides } = collapse(out.shape, operands.map((v) => v.strides));
+  const length = shape.pop() ?? 1;
+  const steps = strides.map((s) => s.pop() ?? 0);
+  for (let row = 0, rows = sizeOf(shape); row < rows; row++) {
+    const at = operands.map((v) => v.offset);
+    for (let axis = shape.length - 1, rest = row; axis >= 0; axis--) {
+      const entry = rest % shape[axis];
+      rest = (rest - entry) / shape[axis];
+      strides.forEach((s, i) => at[i] += entry * s[axis]);
+    }
+    INNER[inputs.length](f, length, at, steps, ...operands.map((v) => v.data));
+  }
+}
+
+type InnerLoop = (
+  f: PointwiseRule["cpu"],
+  length: number,
+  at: readonly number[],
+  steps: readonly number[],
+  ...data: KernelArray[]
+) => void;
+
+/** The inner loop by the number of operands. */
+const INNER: readonly InnerLoop[] = [
+  (f, length, [o], [os], out) => {
+    for (let i = 0; i < length; i++) out[o + i * os] = f(0, 0, 0);
+  },
+  (f, length, [o, a], [os, as], out, x) => {
+    for (let i = 0; i < length; i++) out[o + i * os] = f(x[a + i * as], 0, 0);
+  },
+  (f, length, [o, a, b], [os, as, bs], out, x, y) => {
+    for (let i = 0; i < length; i++) out[o + i * os] = f(x[a + i * as], y[b + i * bs], 0);
+  },
+  (f, length, [o, a, b, c], [os, as, bs, cs], out, x, y, z) => {
+    for (let i = 0; i < length; i++) {
+      out[o + i * os] = f(x[a + i * as], y[b + i * bs], z[c + i * cs]);
+    }
+  },
+];
+
+const STORED = { f32: "f32", f16: "f16", i32: "i32", u32: "u32", bool: "u32" };
+const VALUE = { f32: "f32", f16: "f32", i32: "i32", u32: "u32", bool: "bool" };
+
+/** The GPU: one thread an element. */
+function plan(
+  rule: PointwiseRule,
+  inputs: View[],
+  out: View,
+  scalar: ScalarOperand | undefined,
+  context: GpuContext,
+): Dispatch {
+  const slots = [...inputs];
+  if (scalar !== undefined) {
+    // The shader declares three inputs; a slot that nobody reads still needs something to hold.
+    slots.splice(scalar.at, 0, inputs[0] ?? scalarSlot(out, context));
+  }
+  const [x, y = x, z = x] = slots;
+  const { shape, strides } = collapse(out.shape, [x, y, z, out].map((v) => v.strides));
+  if (shape.length > MOST_AXES) {
+    throw new LimitError(
+      `Cannot walk ${format(out.shape)} on the GPU: ${shape.length} axes cannot be merged and its ` +
+        `kernels take ${MOST_AXES}; make the operands contiguous() first`,
+    );
+  }
+  const size = sizeOf(out.shape);
+  const type = scalar?.at === 0 ? (inputs[0] ?? out).dtype : x.dtype;
+  const padded = (list: readonly number[]) => [...list, ...Array(MOST_AXES - list.length).fill(0)];
+  return {
+    shader,
+    constants: {
+      StoredX: STORED[x.dtype],
+      StoredY: STORED[y.dtype],
+      StoredZ: STORED[z.dtype],
+      StoredOut: STORED[out.dtype],
+      X: VALUE[x.dtype],
+      Y: VALUE[y.dtype],
+      Z: VALUE[z.dtype],
+      Out: VALUE[out.dtype],
+      Scalar: STORED[type] === "f16" ? "f32" : STORED[type],
+      SCALAR: scalar === undefined ? 0 : scalar.at + 1,
+      RANK: shape.length,
+      rule: rule.wgsl,
+    },
+    bindings: [x, y, z, out],
+    params: [
+      ...padded(shape),
+      ...strides.flatMap(padded),
+      ...[x, y, z, out].map((v) => v.offset),
+      size,
+      scalar === undefined ? 0 : isFloat(type) ? floatBits(scalar.value) : scalar.value,
+    ],
+    workgroups: grid(Math.ceil(size / 256), context),
+  };
+}
+
+function scalarSlot(like: View, { scratch }: GpuContext): View {
+  return { ...scratch(1, like.dtype), shape: like.shape, strides: like.shape.map(() => 0) };
+}
+
+/** `count` workgroups as a rectangle, for a shader that numbers them row by row. */
+export function grid(count: number, { workgroupsPerAxis }: GpuContext): [number, number] {
+  const rows = Math.ceil(count / workgroupsPerAxis);
+  return [Math.ceil(count / Math.max(rows, 1)), rows];
+}

@@ -1,0 +1,53 @@
+/**
+ * The slopes of decay: how fast each head of linear attention forgets.
+ *
+ * @module
+ */
+import { ShapeError } from "../errors.ts";
+
+/** Which layer of how many the slopes are for. */
+export interface SlopeOptions {
+  /** The layer, counted from 0. */
+  layer?: number;
+  /** How many layers there are. */
+  layers?: number;
+}
+
+/**
+ * One slope s per head, from fast to slow decay e^(−s): ALiBi's geometric series s_h = 2^(−8(h+1)/H) for
+ * H a power of two; otherwise that of the largest power of two P below H, then every second entry of
+ * that of 2P. With `layer` l of `layers` L they are multiplied by 1 − l/(L−1) + 1e-5, as in the released
+ * TransNormerLLM: later layers remember longer.
+ *
+ * @example
+ * ```ts
+ * import { decaySlopes } from "@levin/levin";
+ *
+ * console.log(decaySlopes(4)); // [0.25, 0.0625, 0.015625, 0.00390625]
+ * ```
+ * @throws {ShapeError} if a count is not a positive integer or the layer is not one of the layers.
+ */
+export function decaySlopes(heads: number, { layer, layers }: SlopeOptions = {}): number[] {
+  if (!Number.isInteger(heads) || heads < 1) {
+    throw new ShapeError(`decaySlopes: expected a positive number of heads, found ${heads}`);
+  }
+  const slopes = geometric(heads);
+  if (layer === undefined && layers === undefined) return slopes;
+  const known = Number.isInteger(layer) && Number.isInteger(layers);
+  if (!known || layer! < 0 || layer! >= layers!) {
+    throw new ShapeError(
+      `decaySlopes: expected a layer from 0 up to the number of layers, found layer ${layer} of ` +
+        `${layers}`,
+    );
+  }
+  const share = layers === 1 ? 0 : layer! / (layers! - 1);
+  return slopes.map((slope) => slope * (1 - share + 1e-5));
+}
+
+function geometric(heads: number): number[] {
+  const power = 2 ** Math.floor(Math.log2(heads));
+  const slopes = Array.from({ length: power }, (_, h) => 2 ** (-8 * (h + 1) / power));
+  if (power === heads) return slopes;
+  const between = geometric(2 * power).filter((_, h) => h % 2 === 0);
+  return [...slopes, ...between.slice(0, heads - power)];
+}

@@ -1,0 +1,37 @@
+/**
+ * Reference-counted device memory: what several tensors that look at the same elements share.
+ *
+ * @module
+ */
+import type { DeviceBuffer } from "./backend/contract.ts";
+import type { Device } from "./device.ts";
+
+/** A device buffer that is given back when its last holder lets go. */
+export class Storage {
+  /** Where the bytes lie. */
+  readonly buffer: DeviceBuffer;
+  /** Rises with every write in place, so that a gradient rule can tell that what it saved is gone. */
+  version = 0;
+  #holders = 1;
+
+  /** Allocates `bytes` bytes, held once. Throws LimitError when they can never fit. */
+  constructor(
+    /** Where the buffer lives. */
+    readonly device: Device,
+    bytes: number,
+    content?: Uint8Array,
+  ) {
+    this.buffer = device.engine.allocate(bytes, content);
+  }
+
+  /** Adds a holder. */
+  retain(): this {
+    this.#holders++;
+    return this;
+  }
+
+  /** Removes a holder; the last one frees the buffer. */
+  release(): void {
+    if (--this.#holders === 0) this.device.engine.release(this.buffer);
+  }
+}
