@@ -27,3 +27,11 @@ export {
 export { decaySlopes, type SlopeOptions } from "./src/ops/slopes.ts";
 export { grad, type ScalarFunction, type Tree, valueAndGrad } from "./src/grad.ts";
 export { gradcheck, type GradcheckOptions, type GradcheckReport } from "./src/gradcheck.ts";
+/** Layers: linear, embedding, norm, and the blocks of TransNormerLLM. */
+export * as nn from "./src/nn/mod.ts";
+/** Optimization: AdamW, gradient clipping and a learning-rate schedule. */
+export * as optim from "./src/optim/mod.ts";
+/** Losses. */
+export * as loss from "./src/loss.ts";
+/** Files: tensors in the safetensors format. */
+export * as io from "./src/io.ts";

@@ -90,6 +90,11 @@ export class Node {
 
 /** How to walk back. */
 export interface BackwardOptions {
+  /**
+   * The gradient of some final scalar with respect to the tensor to start from, of its shape. May be
+   * left out when that tensor has one element: then it is 1.
+   */
+  gradient?: Tensor;
   /** Record the gradient's own computation, so that it can be differentiated too. Default false. */
   createGraph?: boolean;
   /**

@@ -30,3 +30,8 @@ export class LimitError extends LevinError {
 export class DeviceError extends LevinError {
   override name = "DeviceError";
 }
+
+/** A file that is not what it should be; the message says where it goes wrong. */
+export class FormatError extends LevinError {
+  override name = "FormatError";
+}

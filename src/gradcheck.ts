@@ -53,7 +53,7 @@ export async function gradcheck(
   if (wrong !== undefined) {
     throw new DTypeError(`gradcheck: expected inputs of dtype f32, found ${wrong.dtype}`);
   }
-  const values = await Promise.all(inputs.map((t) => t.data() as Promise<Float32Array>));
+  const values = await Promise.all(inputs.map((t) => t.data()));
   const { weights, gradients } = await analytic(fn, inputs, seed);
 
   const report = { checked: 0, worst: 0 };
@@ -149,7 +149,7 @@ async function differences(
 async function take(tensors: readonly Tensor[]): Promise<Float32Array[]> {
   tensors.forEach(adopt);
   try {
-    return await Promise.all(tensors.map((t) => t.data() as Promise<Float32Array>));
+    return await Promise.all(tensors.map((t) => t.data()));
   } finally {
     tensors.forEach((t) => t.dispose());
   }

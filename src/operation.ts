@@ -140,6 +140,27 @@ export function runInPlace<Options>(
   run(device, program, inputs.map((t) => t.view), targets.map((t) => t.view), options);
 }
 
+/** Several tensors over the memory of `x`, with the rule that maps their gradients back to its own. */
+export function viewsOf(
+  name: string,
+  x: Tensor,
+  layouts: readonly Omit<Layout, "dtype">[],
+  backward: (gradients: readonly (Tensor | undefined)[]) => Tensor,
+): Tensor[] {
+  const full = layouts.map((layout) => ({ ...layout, dtype: x.dtype }));
+  if (x.node === undefined || !isRecording()) return full.map((layout) => x.alias(layout, null));
+  const edge = { node: x.node, index: x.outputIndex };
+  const count = layouts.length;
+  const node = new Node(name, [edge], (grads) => [
+    backward(Array.from({ length: count }, (_, i) => grads[i])),
+  ]);
+  const results = full.map((layout, i) =>
+    new Tensor(x.storage.retain(), layout, node.retain(), i)
+  );
+  node.release();
+  return results;
+}
+
 /** Another tensor over the memory of `x`, with the rule that maps its gradient back. */
 export function viewOf(
   name: string,
@@ -147,13 +168,7 @@ export function viewOf(
   layout: Omit<Layout, "dtype">,
   backward: (gradient: Tensor) => Tensor,
 ): Tensor {
-  const full = { ...layout, dtype: x.dtype };
-  if (x.node === undefined || !isRecording()) return x.alias(full, null);
-  const edge = { node: x.node, index: x.outputIndex };
-  const node: Node = new Node(name, [edge], ([gradient]) => [backward(gradient!)]);
-  const result = x.alias(full, node);
-  node.release();
-  return result;
+  return viewsOf(name, x, [layout], ([gradient]) => backward(gradient!))[0];
 }
 
 /** Cuts a call until every operand fits one binding, and hands the pieces to the backend. */

@@ -156,17 +156,16 @@ export class Tensor implements Layout, Disposable {
    * Adds, to the `grad` of every leaf that this tensor was computed from, the gradient of this tensor
    * with respect to it.
    *
-   * @param gradient The gradient of some final scalar with respect to this tensor. May be left out
-   * when this tensor has one element: then it is 1.
-   * @throws {ShapeError} if there is no `gradient` and more than one element.
+   * @throws {ShapeError} if no `gradient` is given and there is more than one element.
    * @throws {LevinError} if nothing it was computed from requires a gradient.
    */
-  backward(gradient?: Tensor, options?: BackwardOptions): void {
+  backward(options: BackwardOptions = {}): void {
     this.#checkAlive();
+    const { gradient } = options;
     if (gradient === undefined && this.size !== 1) {
       throw new ShapeError(
         `Cannot start backward() from a tensor of shape ${format(this.shape)}: ` +
-          `reduce it to one element, say with sum(), or pass the gradient of each element`,
+          `reduce it to one element, say with sum(), or pass { gradient }, one number for each`,
       );
     }
     const seed = gradient?.alias() ?? Tensor.one(this);
@@ -188,11 +187,14 @@ export class Tensor implements Layout, Disposable {
    * Resolves to a copy of the elements in row-major order. Reads asked for together, say with
    * `Promise.all`, wait for the device once.
    *
+   * The array's type follows the dtype at run time; to the compiler it is a Float32Array unless another
+   * is named, as in `await mask.data<Uint8Array>()`.
+   *
    * @throws {DeviceError} if the device reported an error or was lost.
    */
-  async data(): Promise<TypedArray> {
+  async data<Data extends TypedArray = Float32Array<ArrayBuffer>>(): Promise<Data> {
     this.#checkAlive();
-    if (this.size === 0) return userArray(this.dtype, new ArrayBuffer(0));
+    if (this.size === 0) return userArray(this.dtype, new ArrayBuffer(0)) as Data;
     const packed = this.isContiguous ? this.alias() : this.contiguous();
     adopt(packed);
     try {
@@ -202,7 +204,7 @@ export class Tensor implements Layout, Disposable {
         packed.offset * bytes,
         packed.size * bytes,
       );
-      return userArray(this.dtype, await read);
+      return userArray(this.dtype, await read) as Data;
     } finally {
       packed.dispose();
     }

@@ -219,7 +219,11 @@ function upload(options: CreateOptions, shape: Shape, array: ArrayBufferView<Arr
 
 /** `made` itself, or a leaf in its place. */
 function finish(made: Tensor, { requiresGrad }: CreateOptions): Tensor {
-  if (!requiresGrad) return made;
+  return requiresGrad ? asLeaf(made) : made;
+}
+
+/** A leaf with the elements of `made`, which it replaces. */
+export function asLeaf(made: Tensor): Tensor {
   checkDifferentiable(made.dtype);
   const node = Node.leaf();
   const leaf = made.alias(made, node);

@@ -55,7 +55,10 @@ export interface LightningAttentionOptions {
   scale?: number;
   /** The state before the first token, float32 [batch, heads, d, e]. Default: zeros. */
   initialState?: Tensor;
-  /** Tokens of a block, an integer from 1; the result depends on it only by rounding. Default 64. */
+  /**
+   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, or
+   * 32 on the CPU.
+   */
   blockSize?: number;
 }
 
@@ -123,9 +126,10 @@ export function lightningAttentionWithState(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { slopes, scale = 1, initialState, blockSize = 64 }: LightningAttentionOptions = {},
+    { slopes, scale = 1, initialState, ...rest }: LightningAttentionOptions = {},
 ): OutputAndState {
   checkInputs(q, k, v, initialState);
+  const { blockSize = q.device.backend === "cpu" ? 32 : 64 } = rest;
   if (!Number.isInteger(blockSize) || blockSize < 1) {
     throw new ShapeError(
       `lightningAttention: expected blockSize to be an integer from 1, found ${blockSize}`,

@@ -51,8 +51,8 @@ const batched: Op = defineOp({
 export function matmul(x: Tensor, y: Tensor): Tensor {
   check(x, y);
   return tidy(() => {
-    if (x.rank === 1) return matmul(x.unsqueeze(0), y).squeeze(-2);
     if (y.rank === 1) return matmul(x, y.unsqueeze(1)).squeeze(-1);
+    if (x.rank === 1) return matmul(x.unsqueeze(0), y).squeeze(-2);
     const [m, k] = x.shape.slice(-2);
     const n = y.shape[y.rank - 1];
     if (y.rank === 2 && x.rank > 2) {

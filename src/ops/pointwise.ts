@@ -17,12 +17,12 @@ import { defineOp, type Op, runInPlace } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { broadcastShapes, sameShape, type Shape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { filled, pointwiseProgram, type ScalarOperand } from "./pointwise_program.ts";
+import { filled, pointwiseProgram, type PointwiseRule, type ScalarOperand } from "./pointwise_program.ts";
 
 /** The dtypes an operation is defined on. */
 type Domain = "float" | "signed" | "number" | "any";
 
-interface UnaryRule {
+interface UnaryRule extends Pick<PointwiseRule, "loop"> {
   readonly cpu: (x: number) => number;
   readonly wgsl: string;
   /** dx from g and x, which is then what is saved … */
@@ -39,7 +39,7 @@ interface BinaryGradient {
   readonly out: Tensor;
 }
 
-interface BinaryRule {
+interface BinaryRule extends Pick<PointwiseRule, "loop"> {
   readonly cpu: (x: number, y: number) => number;
   readonly wgsl: string;
   /** The same for integers, where that is another function. */
@@ -70,7 +70,10 @@ const UNARY = {
   tanh:       { cpu: Math.tanh, wgsl: "bounded_tanh(x)", fromOut: (g, out) => g.mul(out.square().neg().add(1)) },
   erf:        { cpu: erf, wgsl: "erf(x)", fromX: (g, x) => g.mul(x.square().neg().exp()).mul(TWO_OVER_ROOT_PI) },
   sigmoid:    { cpu: sigmoid, wgsl: "1.0 / (1.0 + exp(-x))", fromOut: (g, out) => g.mul(out.mul(out.neg().add(1))) },
-  silu:       { cpu: (x) => x * sigmoid(x), wgsl: "x / (1.0 + exp(-x))", fromX: (g, x) => siluGradient(g, x) },
+  silu:       { cpu: (x) => x * sigmoid(x), wgsl: "x / (1.0 + exp(-x))", fromX: (g, x) => siluGradient(g, x),
+                loop: (n, [o, a], [os, as], [out, x]) => {
+                  for (let i = 0; i < n; i++) out[o + i * os] = x[a + i * as] / (1 + Math.exp(-x[a + i * as]));
+                } },
   relu:       { cpu: (x) => x > 0 ? x : 0, wgsl: "max(x, 0.0)", fromOut: (g, out) => g.mul(out.greater(0).to(g.dtype)) },
   gelu:       { cpu: (x) => x / 2 * (1 + erf(x * Math.SQRT1_2)), wgsl: "0.5 * x * (1.0 + erf(x * 0.707106781))",
                 fromX: (g, x) => g.mul(normalCdf(x).add(x.mul(normalDensity(x)))) },
@@ -78,18 +81,24 @@ const UNARY = {
 
 // deno-fmt-ignore
 const BINARY = {
-  add: { cpu: (x, y) => x + y, wgsl: "x + y", dx: ({ g }) => g, dy: ({ g }) => g },
+  add: { cpu: (x, y) => x + y, wgsl: "x + y", dx: ({ g }) => g, dy: ({ g }) => g,
+         loop: (n, [o, a, b], [os, as, bs], [out, x, y]) => {
+           for (let i = 0; i < n; i++) out[o + i * os] = x[a + i * as] + y[b + i * bs];
+         } },
   sub: { cpu: (x, y) => x - y, wgsl: "x - y", dx: ({ g }) => g, dy: ({ g }) => g.neg() },
   mul: { cpu: (x, y) => x * y, wgsl: "x * y", integers: Math.imul, saves: "xy",
-         dx: ({ g, y }) => g.mul(y), dy: ({ g, x }) => g.mul(x) },
+         dx: ({ g, y }) => g.mul(y), dy: ({ g, x }) => g.mul(x),
+         loop: (n, [o, a, b], [os, as, bs], [out, x, y]) => {
+           for (let i = 0; i < n; i++) out[o + i * os] = x[a + i * as] * y[b + i * bs];
+         } },
   div: { cpu: (x, y) => x / y, wgsl: "x / y", integers: (x, y) => Math.trunc(x / y), saves: "yo",
          dx: ({ g, y }) => g.div(y), dy: ({ g, y, out }) => g.mul(out).div(y).neg() },
   pow: { cpu: Math.pow, wgsl: "power(x, y)", saves: "xyo", on: "float",
          dx: ({ g, x, y }) => g.mul(y).mul(pow(x, typeof y === "number" ? y - 1 : y.sub(1))),
          dy: ({ g, x, out }) => g.mul(out).mul(typeof x === "number" ? Math.log(x) : x.log()) },
-  maximum: { cpu: Math.max, wgsl: "max(x, y)", saves: "xy",
+  maximum: { cpu: (x, y) => Math.max(x, y), wgsl: "max(x, y)", saves: "xy",
          dx: ({ g, x, y }) => g.mul(winning(x, y)), dy: ({ g, x, y }) => g.mul(winning(y, x)) },
-  minimum: { cpu: Math.min, wgsl: "min(x, y)", saves: "xy",
+  minimum: { cpu: (x, y) => Math.min(x, y), wgsl: "min(x, y)", saves: "xy",
          dx: ({ g, x, y }) => g.mul(winning(y, x)), dy: ({ g, x, y }) => g.mul(winning(x, y)) },
   equal:        { cpu: (x, y) => +(x === y), wgsl: "x == y", result: "bool", on: "any" },
   notEqual:     { cpu: (x, y) => +(x !== y), wgsl: "x != y", result: "bool", on: "any" },
@@ -269,15 +278,17 @@ export function where(mask: Tensor, yes: Operand, no: Operand): Tensor {
   });
 }
 
-/** Integers truncate toward zero and stop at the ends of their range; NaN becomes 0. */
+/**
+ * Integers truncate toward zero and, as in WGSL, stop at the last float32 of their range; NaN becomes 0.
+ */
 const truncating = (low: number, high: number) => (x: number) =>
   Math.trunc(Math.min(Math.max(x, low), high)) || 0;
 
 const CASTS: Record<DType, (x: number) => number> = {
   f32: (x) => x,
   f16: (x) => x,
-  i32: truncating(-(2 ** 31), 2 ** 31 - 1),
-  u32: truncating(0, 2 ** 32 - 1),
+  i32: truncating(-(2 ** 31), 2 ** 31 - 128),
+  u32: truncating(0, 2 ** 32 - 256),
   bool: (x) => +(x !== 0),
 };
 
@@ -294,7 +305,13 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   return x.dtype === dtype ? x.alias() : castOps[dtype](x);
 }
 
-const copyProgram = pointwiseProgram("copy", { cpu: (x) => x, wgsl: "x" });
+const copyProgram = pointwiseProgram("copy", {
+  cpu: (x) => x,
+  wgsl: "x",
+  loop: (length, [o, a], [os, as], [out, x]) => {
+    for (let i = 0; i < length; i++) out[o + i * os] = x[a + i * as];
+  },
+});
 
 const copyOp = defineOp({
   ...copyProgram,

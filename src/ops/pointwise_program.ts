@@ -28,6 +28,11 @@ export interface PointwiseRule {
   readonly wgsl: string;
   /** In TypeScript for integers, where that is another function. */
   readonly integers?: (x: number, y: number, z: number) => number;
+  /**
+   * The inner loop written out for floats: ten times faster than calling `cpu` for every element, and
+   * worth a row's second line where training spends its time.
+   */
+  readonly loop?: InnerLoop;
 }
 
 /** A number in place of the first or the second operand. */
@@ -49,11 +54,7 @@ export function pointwiseProgram(
   return {
     name,
     strided: true,
-    cpu: (inputs, [out], options) => {
-      const [x] = inputs;
-      const integers = x !== undefined && !(x.data instanceof Float32Array);
-      loop(integers && rule.integers ? rule.integers : rule.cpu, inputs, out, scalarOf(options));
-    },
+    cpu: (inputs, [out], options) => walk(rule, inputs, out, scalarOf(options)),
     gpu: (inputs, [out], options, context) => plan(rule, inputs, out, scalarOf(options), context),
     cuts: (inputs, [out]) => out.shape.map((_, axis) => [...inputs.map(() => axis), axis]),
   };
@@ -80,52 +81,64 @@ export function fill(target: Tensor, value: number): void {
 }
 
 /** The CPU: an inner loop along the last axis for each entry of the axes before it. */
-function loop(
-  rule: PointwiseRule["cpu"],
-  inputs: CpuView[],
+function walk(
+  rule: PointwiseRule,
+  inputs: readonly CpuView[],
   out: CpuView,
   scalar: ScalarOperand | undefined,
 ): void {
-  const f = scalar === undefined
-    ? rule
-    : scalar.at === 0
-    ? (y: number, z: number) => rule(scalar.value, y, z)
-    : (x: number, z: number) => rule(x, scalar.value, z);
   const operands = [out, ...inputs];
+  if (scalar !== undefined) operands.splice(scalar.at + 1, 0, constant(scalar.value, out, inputs[0]));
   const { shape, strides } = collapse(out.shape, operands.map((v) => v.strides));
   const length = shape.pop() ?? 1;
   const steps = strides.map((s) => s.pop() ?? 0);
+  const at = operands.map((v) => v.offset);
+  const data = operands.map((v) => v.data);
+  const entries = shape.map(() => 0);
+  const integers = !(data[1] instanceof Float32Array);
+  const f = integers && rule.integers ? rule.integers : rule.cpu;
+  const inner = (!integers && rule.loop) || LOOPS[operands.length - 2];
   for (let row = 0, rows = sizeOf(shape); row < rows; row++) {
-    const at = operands.map((v) => v.offset);
-    for (let axis = shape.length - 1, rest = row; axis >= 0; axis--) {
-      const entry = rest % shape[axis];
-      rest = (rest - entry) / shape[axis];
-      strides.forEach((s, i) => at[i] += entry * s[axis]);
+    inner(length, at, steps, data, f);
+    // The next row: like an odometer, the last axis first.
+    for (let axis = shape.length - 1; axis >= 0; axis--) {
+      const turn = ++entries[axis] === shape[axis];
+      if (turn) entries[axis] = 0;
+      const count = turn ? 1 - shape[axis] : 1;
+      for (let i = 0; i < at.length; i++) at[i] += count * strides[i][axis];
+      if (!turn) break;
     }
-    INNER[inputs.length](f, length, at, steps, ...operands.map((v) => v.data));
   }
 }
 
-type InnerLoop = (
-  f: PointwiseRule["cpu"],
+/** One element, repeated, in an array of the type that the other operand has. */
+function constant(value: number, out: CpuView, other: CpuView | undefined): CpuView {
+  const data = other?.data ?? out.data;
+  const repeated = data.slice(0, 1).fill(value);
+  return { ...out, data: repeated, strides: out.shape.map(() => 0), offset: 0 };
+}
+
+/**
+ * An inner loop: `length` elements of each operand, the output first, where element i of operand o is
+ * `data[o][at[o] + i * steps[o]]`.
+ */
+export type InnerLoop = (
   length: number,
   at: readonly number[],
   steps: readonly number[],
-  ...data: KernelArray[]
+  data: readonly KernelArray[],
+  f: PointwiseRule["cpu"],
 ) => void;
 
-/** The inner loop by the number of operands. */
-const INNER: readonly InnerLoop[] = [
-  (f, length, [o], [os], out) => {
-    for (let i = 0; i < length; i++) out[o + i * os] = f(0, 0, 0);
-  },
-  (f, length, [o, a], [os, as], out, x) => {
+/** The inner loops that call a rule, by the number of operands. */
+const LOOPS: readonly InnerLoop[] = [
+  (length, [o, a], [os, as], [out, x], f) => {
     for (let i = 0; i < length; i++) out[o + i * os] = f(x[a + i * as], 0, 0);
   },
-  (f, length, [o, a, b], [os, as, bs], out, x, y) => {
+  (length, [o, a, b], [os, as, bs], [out, x, y], f) => {
     for (let i = 0; i < length; i++) out[o + i * os] = f(x[a + i * as], y[b + i * bs], 0);
   },
-  (f, length, [o, a, b, c], [os, as, bs, cs], out, x, y, z) => {
+  (length, [o, a, b, c], [os, as, bs, cs], [out, x, y, z], f) => {
     for (let i = 0; i < length; i++) {
       out[o + i * os] = f(x[a + i * as], y[b + i * bs], z[c + i * cs]);
     }

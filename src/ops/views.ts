@@ -6,7 +6,7 @@
  */
 import { DTypeError, ShapeError } from "../errors.ts";
 import type { Range } from "../methods.ts";
-import { defineOp, viewOf } from "../operation.ts";
+import { defineOp, viewOf, viewsOf } from "../operation.ts";
 import {
   type Axes,
   broadcastShapes,
@@ -24,7 +24,7 @@ import {
 import { tidy } from "../scope.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import { copyInto } from "./pointwise.ts";
-import { fill } from "./pointwise_program.ts";
+import { fill, filled } from "./pointwise_program.ts";
 
 /** `x` under another shape with equally many elements; dx = reshape(dy, shape of x). */
 export function reshape(x: Tensor, wanted: Shape): Tensor {
@@ -217,6 +217,29 @@ const concatAlong = defineOp<{ axis: number }>({
   backward: ({ grads: [g], specs, needs, options: { axis } }) =>
     spans(specs, axis).map((place, i) => needs[i] ? slice(g, place) : null),
 });
+
+/**
+ * `count` equal parts along `axis`, as views; the gradient is their concatenation, so that the parts'
+ * gradients are copied once instead of being added up in zeros.
+ */
+export function split(x: Tensor, count: number, axis = 0): Tensor[] {
+  const at = resolveAxis(axis, x.rank, "split");
+  const length = x.shape[at] / count;
+  if (!Number.isInteger(length)) {
+    throw new ShapeError(`Cannot split axis ${at} of ${format(x.shape)} into ${count} equal parts`);
+  }
+  const shape = x.shape.with(at, length);
+  const layouts = Array.from({ length: count }, (_, i) => ({
+    shape,
+    strides: x.strides,
+    offset: x.offset + i * length * x.strides[at],
+  }));
+  return viewsOf("split", x, layouts, (grads) => {
+    const { dtype, device } = grads.find((g) => g !== undefined)!;
+    const parts = grads.map((g) => g ?? filled(device, { shape, dtype }, 0));
+    return concat(parts, at);
+  });
+}
 
 /** Where each of several tensors lies in their concatenation, as arguments of `slice`. */
 function spans(tensors: readonly TensorSpec[], axis: number): Range[][] {

@@ -36,8 +36,9 @@ export function nameOf(info: GPUAdapterInfo | undefined): string {
   return info?.description || info?.device || info?.vendor || "unnamed WebGPU adapter";
 }
 
-function isSoftware(info: GPUAdapterInfo): boolean {
-  return info.isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|software/i.test(nameOf(info));
+/** Whether the adapter runs on the CPU. */
+export function isSoftware(info: GPUAdapterInfo | undefined): boolean {
+  return info?.isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|software/i.test(nameOf(info));
 }
 
 const LIMITS = [

@@ -19,7 +19,7 @@ import {
   type View,
 } from "../contract.ts";
 import { Pool } from "../pool.ts";
-import { nameOf } from "./adapter.ts";
+import { isSoftware, nameOf } from "./adapter.ts";
 import { ErrorLog } from "./errors.ts";
 import { PARAMS_BYTES, Pipelines, type Prepared } from "./pipelines.ts";
 import { Readback } from "./readback.ts";
@@ -74,7 +74,8 @@ export class WebgpuBackend implements Backend {
   constructor(device: GPUDevice, { owned, info }: { owned: boolean; info?: GPUAdapterInfo }) {
     this.#device = device;
     this.#owned = owned;
-    this.name = nameOf(info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo);
+    const adapter = info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
+    this.name = nameOf(adapter);
     this.bindingBytes = device.limits.maxStorageBufferBindingSize - ALIGNMENT;
     this.details = describe(device);
     this.#errors = new ErrorLog(device);
@@ -89,9 +90,9 @@ export class WebgpuBackend implements Backend {
     this.#uniforms = device.createBuffer({
       label: "levin params",
       size: this.#params.byteLength,
-      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
     });
-    this.#pipelines = new Pipelines(device, this.#errors, this.#uniforms);
+    this.#pipelines = new Pipelines(device, this.#errors, this.#uniforms, isSoftware(adapter));
   }
 
   allocate(bytes: number, content?: Uint8Array): GpuDeviceBuffer {

@@ -43,6 +43,11 @@ export class Pipelines {
     readonly device: GPUDevice,
     readonly errors: ErrorLog,
     readonly uniforms: GPUBuffer,
+    /**
+     * Bind params as storage. Mesa's software driver compiles a shader anew for every value of a
+     * uniform that bounds a loop, half a second each time; it leaves storage alone.
+     */
+    readonly paramsInStorage: boolean,
   ) {}
 
   /**
@@ -60,7 +65,7 @@ export class Pipelines {
     return { pipeline, group, memories: bindings.map(memoryOf) };
   }
 
-  #compile(name: string, { shader, constants = {} }: Dispatch): Compiled {
+  #compile(name: string, { shader, constants = {}, params = [] }: Dispatch): Compiled {
     let variants = this.#compiled.get(shader);
     if (variants === undefined) this.#compiled.set(shader, variants = new Map());
     let key = name;
@@ -68,10 +73,13 @@ export class Pipelines {
     const known = variants.get(key);
     if (known !== undefined) return known;
 
-    const code = specialise(shader, constants);
+    const specialised = specialise(shader, constants);
+    const code = this.paramsInStorage
+      ? specialised.replace("var<uniform>", "var<storage, read>")
+      : specialised;
     const reflection = reflect(code);
     this.#checkShader(name, reflection);
-    const layout = this.#layout(reflection.bindings);
+    const layout = this.#layout(reflection.bindings, params.length > 0);
     const pipeline = this.errors.watch(name, "validation", () =>
       this.device.createComputePipeline({
         label: name,
@@ -83,15 +91,15 @@ export class Pipelines {
     return compiled;
   }
 
-  #layout(bindings: readonly GPUBufferBindingType[]): GPUBindGroupLayout {
-    const key = bindings.join();
+  #layout(bindings: readonly GPUBufferBindingType[], withParams: boolean): GPUBindGroupLayout {
+    const key = `${bindings} ${withParams}`;
     let layout = this.#layouts.get(key);
     if (layout === undefined) {
       layout = this.device.createBindGroupLayout({
         entries: bindings.map((type, binding) => ({
           binding,
           visibility: GPUShaderStage.COMPUTE,
-          buffer: { type, hasDynamicOffset: type === "uniform" },
+          buffer: { type, hasDynamicOffset: withParams && binding === bindings.length - 1 },
         })),
       });
       this.#layouts.set(key, layout);

@@ -1,0 +1,56 @@
+// Rows of logits x [length] with an integer target each, one workgroup a row, in one pass:
+//   z = log Σ exp x,  loss = z − x[target];  a target out of range gives NaN.
+
+alias Stored = f32;
+const THREADS: u32 = 128;
+
+struct Params {
+  rows: u32,
+  length: u32,
+  x_offset: u32,
+  targets_offset: u32,
+  losses_offset: u32,
+  z_offset: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(1) var<storage, read> targets: array<u32>;
+@group(0) @binding(2) var<storage, read_write> losses: array<f32>;
+@group(0) @binding(3) var<storage, read_write> z: array<f32>;
+@group(0) @binding(4) var<uniform> params: Params;
+
+// A maximum m and Σ exp(x − m) of what has been seen.
+var<workgroup> parts: array<vec2f, THREADS>;
+
+fn merge(a: vec2f, b: vec2f) -> vec2f {
+  let m = max(a.x, b.x);
+  return vec2f(m, a.y * exp(a.x - m) + b.y * exp(b.x - m));
+}
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = group.y * groups.x + group.x;
+  if (row >= params.rows) { return; }
+  let first = params.x_offset + row * params.length;
+  var seen = vec2f(-3.0e38, 0.0);
+  for (var i = thread; i < params.length; i += THREADS) {
+    seen = merge(seen, vec2f(f32(x[first + i]), 1.0));
+  }
+  parts[thread] = seen;
+  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
+    workgroupBarrier();
+    if (thread < distance) { parts[thread] = merge(parts[thread], parts[thread + distance]); }
+  }
+  if (thread > 0u) { return; }
+
+  let total = parts[0].x + log(parts[0].y);
+  let wanted = targets[params.targets_offset + row];
+  z[params.z_offset + row] = total;
+  var loss = bitcast<f32>(params.length | 0x7fc00000u);
+  if (wanted < params.length) { loss = total - f32(x[first + wanted]); }
+  losses[params.losses_offset + row] = loss;
+}

@@ -1,0 +1,61 @@
+// Rows of `length` elements, one workgroup each:  out = x · r, r = 1 / √(mean x² + ε),
+// or, with GRADIENT, the gradient of that:          out = r · (g − y · mean(g · y)), y = x · r.
+
+alias Stored = f32;
+const GRADIENT: bool = false;
+const THREADS: u32 = 128;
+
+struct Params {
+  rows: u32,
+  length: u32,
+  x_offset: u32,
+  g_offset: u32,
+  out_offset: u32,
+  epsilon: f32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<Stored>;
+@group(0) @binding(1) var<storage, read> g: array<Stored>;
+@group(0) @binding(2) var<storage, read_write> out: array<Stored>;
+@group(0) @binding(3) var<uniform> params: Params;
+
+var<workgroup> parts: array<vec2f, THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = group.y * groups.x + group.x;
+  if (row >= params.rows) { return; }
+  let first_x = params.x_offset + row * params.length;
+  let first_g = params.g_offset + row * params.length;
+  let first_out = params.out_offset + row * params.length;
+
+  // Σ x² and Σ g · x in one pass.
+  var sums = vec2f();
+  for (var i = thread; i < params.length; i += THREADS) {
+    let value = f32(x[first_x + i]);
+    sums.x += value * value;
+    if (GRADIENT) { sums.y += value * f32(g[first_g + i]); }
+  }
+  parts[thread] = sums;
+  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
+    workgroupBarrier();
+    if (thread < distance) { parts[thread] += parts[thread + distance]; }
+  }
+  workgroupBarrier();
+  let means = parts[0] / f32(params.length);
+  let r = 1.0 / sqrt(means.x + params.epsilon);
+
+  for (var i = thread; i < params.length; i += THREADS) {
+    let value = f32(x[first_x + i]);
+    if (GRADIENT) {
+      // mean(g · y) = r · mean(g · x).
+      out[first_out + i] = Stored(r * (f32(g[first_g + i]) - value * r * r * means.y));
+    } else {
+      out[first_out + i] = Stored(value * r);
+    }
+  }
+}

@@ -1,0 +1,121 @@
+/**
+ * Writing with a language model, token by token, in constant memory.
+ *
+ * @module
+ */
+import { noGrad } from "../autograd.ts";
+import { ShapeError } from "../errors.ts";
+import { tensor } from "../ops/create.ts";
+import { keyOf, threefry } from "../random.ts";
+import { adopt, tidy } from "../scope.ts";
+import type { Tensor } from "../tensor.ts";
+import type { TransNormerLLM, TransNormerState } from "./transnormer.ts";
+
+/** How tokens are chosen. */
+export interface GenerateOptions {
+  /** Tokens to write. Default: no end. */
+  maxTokens?: number;
+  /** Divides the logits; 0 takes the likeliest token always. Default 1. */
+  temperature?: number;
+  /** Choose among so many likeliest tokens. Default: all. */
+  topK?: number;
+  /** Choose among the likeliest tokens that together have this probability. Default 1. */
+  topP?: number;
+  /** The seed of the choices. Default 0. */
+  seed?: number;
+}
+
+/**
+ * Continues `prompt`, yielding one token at a time. The model's state has the same size from the first
+ * token to the last.
+ *
+ * @example
+ * ```ts
+ * import { generate, TransNormerLLM } from "@levin/levin/models";
+ *
+ * const model = new TransNormerLLM({ vocabulary: 256, size: 32, layers: 2, heads: 4, inner: 64 });
+ * for await (const token of generate(model, [72, 105], { maxTokens: 3, seed: 1 })) {
+ *   console.log(token);
+ * }
+ * ```
+ * @throws {ShapeError} if the prompt is empty or an option makes no sense.
+ */
+export async function* generate(
+  model: TransNormerLLM,
+  prompt: readonly number[],
+  { maxTokens = Infinity, temperature = 1, topK, topP = 1, seed = 0 }: GenerateOptions = {},
+): AsyncGenerator<number, void, void> {
+  if (prompt.length === 0) throw new ShapeError("generate: expected a prompt of one token or more");
+  if (!(temperature >= 0) || !(topP > 0 && topP <= 1) || (topK !== undefined && !(topK >= 1))) {
+    throw new ShapeError(
+      `generate: expected temperature ≥ 0, topK ≥ 1 and topP in (0, 1], found ${temperature}, ` +
+        `${topK} and ${topP}`,
+    );
+  }
+  let state: TransNormerState | undefined;
+  let input = prompt;
+  try {
+    for (let count = 0; count < maxTokens; count++) {
+      const step = advance(model, input, state);
+      state?.[Symbol.dispose]();
+      state = step.state;
+      const logits = await step.logits.data();
+      step.logits.dispose();
+      const token = sample(logits, { temperature, topK, topP, random: randomAt(seed, count) });
+      yield token;
+      input = [token];
+    }
+  } finally {
+    state?.[Symbol.dispose]();
+  }
+}
+
+/** The logits after the last of some more tokens, and the state; neither belongs to a scope. */
+function advance(
+  model: TransNormerLLM,
+  input: readonly number[],
+  before: TransNormerState | undefined,
+): { logits: Tensor; state: TransNormerState } {
+  const { device } = model.lm_head.weight;
+  return tidy(() =>
+    noGrad(() => {
+      const ids = tensor([[...input]], { dtype: "i32", device });
+      const { logits, state } = model.forwardWithState(ids, before);
+      state.layers.forEach(adopt);
+      return { logits: adopt(logits.slice(0, -1).to("f32").contiguous()), state };
+    })
+  );
+}
+
+function randomAt(seed: number, count: number): number {
+  const words = new Uint32Array(2);
+  threefry(keyOf(seed), count, words, 0);
+  return words[0] / 2 ** 32;
+}
+
+/** Draws a token with the probabilities softmax(logits / temperature), cut to top k and top p. */
+export function sample(
+  logits: ArrayLike<number>,
+  { temperature, topK = Infinity, topP, random }: {
+    temperature: number;
+    topK?: number;
+    topP: number;
+    random: number;
+  },
+): number {
+  const order = Array.from({ length: logits.length }, (_, i) => i)
+    .sort((a, b) => logits[b] - logits[a]);
+  if (temperature === 0) return order[0];
+  const kept = order.slice(0, Math.min(topK, order.length));
+  const weights = kept.map((i) => Math.exp((logits[i] - logits[order[0]]) / temperature));
+  const total = weights.reduce((a, b) => a + b);
+  let mass = 0;
+  let count = 0;
+  while (count < kept.length && mass < topP * total) mass += weights[count++];
+  let left = random * mass;
+  for (let i = 0; i < count; i++) {
+    left -= weights[i];
+    if (left < 0) return kept[i];
+  }
+  return kept[count - 1];
+}

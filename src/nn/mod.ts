@@ -1,0 +1,15 @@
+/**
+ * Layers: linear, embedding, norm, and the blocks of TransNormerLLM.
+ *
+ * @module
+ */
+export { Embedding, type EmbeddingOptions, type LayerOptions } from "./linear.ts";
+export { Linear, type LinearOptions } from "./linear.ts";
+export { Module } from "./module.ts";
+export { SRMSNorm } from "./norm.ts";
+export {
+  GatedLinearAttention,
+  type GatedLinearAttentionOptions,
+  LRPE,
+  SGLU,
+} from "./transnormer.ts";

@@ -1,0 +1,93 @@
+/**
+ * The module: parameters by name.
+ *
+ * @module
+ */
+import { noGrad } from "../autograd.ts";
+import { LevinError } from "../errors.ts";
+import { copyInto } from "../ops/pointwise.ts";
+import { cast } from "../ops/pointwise.ts";
+import { adopt, tidy } from "../scope.ts";
+import { format, sameShape } from "../shape.ts";
+import { Tensor } from "../tensor.ts";
+
+/**
+ * Something with parameters. A module's parameters are those of its fields that are tensors with
+ * `requiresGrad`, and the parameters of the fields that are modules or arrays of modules. Names are the
+ * fields' names joined by dots, as in checkpoints: `layers.0.channel_mixer.l1.weight`.
+ *
+ * @example
+ * ```ts
+ * import { nn, randn, type Tensor } from "@levin/levin";
+ *
+ * class Perceptron extends nn.Module {
+ *   hidden = new nn.Linear(4, 16, { seed: 1 });
+ *   output = new nn.Linear(16, 2, { seed: 2 });
+ *   forward(x: Tensor): Tensor {
+ *     return this.output.forward(this.hidden.forward(x).silu());
+ *   }
+ * }
+ * const perceptron = new Perceptron();
+ * console.log(Object.keys(perceptron.parameters())); // ["hidden.weight", "output.weight"]
+ * console.log(perceptron.forward(randn([8, 4])).shape); // [8, 2]
+ * ```
+ */
+export abstract class Module implements Disposable {
+  /** All parameters by name, in the order of the fields. */
+  parameters(): Record<string, Tensor> {
+    return Object.fromEntries([...tensorsOf(this, "")].filter(([, t]) => t.requiresGrad));
+  }
+
+  /** The number of elements of all parameters. */
+  parameterCount(): number {
+    return Object.values(this.parameters()).reduce((sum, { size }) => sum + size, 0);
+  }
+
+  /**
+   * Copies values into the parameters, converting dtypes.
+   *
+   * @throws {LevinError} listing by name all tensors that are missing, extra or of another shape; then
+   * no parameter has been changed.
+   */
+  load(values: Readonly<Record<string, Tensor>>): void {
+    const own = this.parameters();
+    const problems = [
+      ...Object.keys(own).filter((name) => !(name in values)).map((name) => `${name} is missing`),
+      ...Object.keys(values).filter((name) => !(name in own)).map((name) => `${name} is unknown`),
+      ...Object.entries(own).flatMap(([name, { shape }]) =>
+        values[name] === undefined || sameShape(values[name].shape, shape)
+          ? []
+          : [`${name} has shape ${format(values[name].shape)}, expected ${format(shape)}`]
+      ),
+    ];
+    if (problems.length > 0) {
+      throw new LevinError(`Cannot load parameters: ${problems.join("; ")}`);
+    }
+    tidy(() =>
+      noGrad(() => {
+        for (const [name, target] of Object.entries(own)) {
+          copyInto(cast(values[name], target.dtype), target);
+        }
+      })
+    );
+  }
+
+  /** Frees every tensor of the module. */
+  [Symbol.dispose](): void {
+    for (const [, t] of tensorsOf(this, "")) t.dispose();
+  }
+}
+
+/** A tensor that belongs to a module: no scope disposes it. */
+export function owned(t: Tensor): Tensor {
+  return adopt(t);
+}
+
+function* tensorsOf(value: unknown, name: string): Generator<[string, Tensor]> {
+  if (value instanceof Tensor) yield [name, value];
+  else if (value instanceof Module || Array.isArray(value)) {
+    for (const [key, item] of Object.entries(value)) {
+      yield* tensorsOf(item, name === "" ? key : `${name}.${key}`);
+    }
+  }
+}

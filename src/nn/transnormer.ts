@@ -1,0 +1,153 @@
+/**
+ * The blocks of TransNormerLLM (Qin et al., arXiv 2307.14995): gated linear attention with LRPE-d, and
+ * the simple gated linear unit.
+ *
+ * @module
+ */
+import type { Device } from "../device.ts";
+import { ShapeError } from "../errors.ts";
+import { arange } from "../ops/create.ts";
+import { lightningAttentionWithState, type OutputAndState } from "../ops/lightning_attention.ts";
+import { concat, split } from "../ops/views.ts";
+import { Seeds } from "../random.ts";
+import { tidy } from "../scope.ts";
+import { tensor } from "../ops/create.ts";
+import type { Tensor } from "../tensor.ts";
+import { Linear } from "./linear.ts";
+import { Module, owned } from "./module.ts";
+import { SRMSNorm } from "./norm.ts";
+
+/**
+ * LRPE-d, the learnable positions of TransNormerLLM's first layer: x at position t becomes
+ * concat(x cos θt, x sin θt), so that q_i · k_j = Σ q k cos θ(i−j) knows how far apart they are.
+ */
+export class LRPE extends Module {
+  /** θ [heads, 1, size], initially 10000^(−2j/(heads · size)) for j counted over all heads. */
+  readonly theta: Tensor;
+
+  /** For `heads` heads of `size` elements. */
+  constructor(heads: number, size: number, device?: Device) {
+    super();
+    const all = heads * size;
+    const angles = Float32Array.from({ length: all }, (_, j) => 10000 ** (-2 * j / all));
+    this.theta = owned(tensor(angles, { shape: [heads, 1, size], requiresGrad: true, device }));
+  }
+
+  /** x [b, heads, n, size] from position `start` on → [b, heads, n, 2 · size]. */
+  forward(x: Tensor, start = 0): Tensor {
+    return tidy(() => {
+      const n = x.shape[2];
+      const t = arange(start, { end: start + n, device: x.device }).reshape([n, 1]);
+      const angle = this.theta.mul(t);
+      return concat([x.mul(angle.cos().to(x.dtype)), x.mul(angle.sin().to(x.dtype))], -1);
+    });
+  }
+}
+
+/** Options of {@linkcode GatedLinearAttention}. */
+export interface GatedLinearAttentionOptions {
+  /** Heads; they divide the size. */
+  heads: number;
+  /** The slope of each head's decay. */
+  slopes: readonly number[];
+  /** Give q and k positions by {@linkcode LRPE}. Default false. */
+  positions?: boolean;
+  /** Tokens of a block of the attention. Default: what suits the device. */
+  blockSize?: number;
+  /** The standard deviation of normal weights. Default 0.02. */
+  std?: number;
+  /** The seed of the random weights. */
+  seed: number;
+  /** Where the parameters live. */
+  device?: Device;
+}
+
+/**
+ * GLA: q, k, v, u = x W; o = LightningAttention2(silu q, silu k, v); out = (u ⊙ SRMSNorm(o)) W_o.
+ * Field names are those of released checkpoints.
+ */
+export class GatedLinearAttention extends Module {
+  /** W, for q, k, v and u at once. */
+  readonly qkvu_proj: Linear;
+  /** W_o. */
+  readonly out_proj: Linear;
+  /** Positions, in the first layer. */
+  readonly lrpe: LRPE | undefined;
+  readonly #norm = new SRMSNorm();
+  readonly #heads: number;
+  readonly #slopes: readonly number[];
+  readonly #blockSize: number | undefined;
+
+  /** For vectors of `size` elements. */
+  constructor(size: number, options: GatedLinearAttentionOptions) {
+    super();
+    const { heads, slopes, positions, blockSize, std = 0.02, seed, device } = options;
+    if (size % heads !== 0) {
+      throw new ShapeError(`GatedLinearAttention: ${heads} heads do not divide a size of ${size}`);
+    }
+    const seeds = new Seeds(seed);
+    this.qkvu_proj = new Linear(size, 4 * size, { std, seed: seeds.next(), device });
+    this.out_proj = new Linear(size, size, { std, seed: seeds.next(), device });
+    this.lrpe = positions ? new LRPE(heads, size / heads, device) : undefined;
+    this.#heads = heads;
+    this.#slopes = slopes;
+    this.#blockSize = blockSize;
+  }
+
+  /** The size of a state's rows: positions double it. */
+  get keySize(): number {
+    const size = this.out_proj.weight.shape[0] / this.#heads;
+    return this.lrpe === undefined ? size : 2 * size;
+  }
+
+  /**
+   * x [b, n, size], whose first token stands at position `start` and comes after `state`
+   * [b, heads, d, e] → the output [b, n, size] and the state after it.
+   */
+  forward(x: Tensor, state?: Tensor, start = 0): OutputAndState {
+    return tidy(() => {
+      const [b, n, size] = x.shape;
+      const [q, k, v, u] = split(this.qkvu_proj.forward(x), 4, -1);
+      const byHead = (t: Tensor) =>
+        t.reshape([b, n, this.#heads, size / this.#heads]).permute([0, 2, 1, 3]);
+      const place = (t: Tensor) => this.lrpe === undefined ? t : this.lrpe.forward(t, start);
+      const attended = lightningAttentionWithState(
+        place(byHead(q.silu())),
+        place(byHead(k.silu())),
+        byHead(v),
+        { slopes: this.#slopes, initialState: state, blockSize: this.#blockSize },
+      );
+      const o = attended.output.permute([0, 2, 1, 3]).reshape([b, n, size]);
+      const output = this.out_proj.forward(u.mul(this.#norm.forward(o)));
+      return { output, state: attended.state };
+    });
+  }
+}
+
+/** SGLU: ((x W₁) ⊙ (x W₂)) W₃, without an activation. */
+export class SGLU extends Module {
+  /** W₁. */
+  readonly l1: Linear;
+  /** W₂. */
+  readonly l2: Linear;
+  /** W₃. */
+  readonly l3: Linear;
+
+  /** For vectors of `size` elements, through `inner`. */
+  constructor(
+    size: number,
+    inner: number,
+    { seed, std = 0.02, device }: { seed: number; std?: number; device?: Device },
+  ) {
+    super();
+    const seeds = new Seeds(seed);
+    this.l1 = new Linear(size, inner, { std, seed: seeds.next(), device });
+    this.l2 = new Linear(size, inner, { std, seed: seeds.next(), device });
+    this.l3 = new Linear(inner, size, { std, seed: seeds.next(), device });
+  }
+
+  /** x [.., size] → the same shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => this.l3.forward(this.l1.forward(x).mul(this.l2.forward(x))));
+  }
+}

@@ -1,0 +1,177 @@
+/**
+ * AdamW (Loshchilov and Hutter, arXiv 1711.05101): Adam with weight decay apart from the gradient.
+ *
+ *     m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
+ *     p ← p − η · (m̂ / (√v̂ + ε) + λ p),   m̂ = m / (1 − β₁ᵗ),   v̂ = v / (1 − β₂ᵗ)
+ *
+ * @module
+ */
+import { noGrad } from "../autograd.ts";
+import { floatBits, type Program } from "../backend/contract.ts";
+import { DTypeError, LevinError, ShapeError } from "../errors.ts";
+import { runInPlace } from "../operation.ts";
+import { zeros } from "../ops/create.ts";
+import { copyInto } from "../ops/pointwise.ts";
+import { grid } from "../ops/pointwise_program.ts";
+import { adopt, tidy } from "../scope.ts";
+import { sameShape, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+import shader from "../../shaders/adamw.wgsl" with { type: "text" };
+
+/** Options of {@linkcode AdamW}. */
+export interface AdamWOptions {
+  /** η, the learning rate. Default 1e-3. */
+  learningRate?: number;
+  /** β₁ and β₂, how slowly the averages move. Default [0.9, 0.95]. */
+  betas?: readonly [number, number];
+  /** ε, what keeps the quotient finite. Default 1e-8. */
+  epsilon?: number;
+  /** λ, how fast weights shrink. Default 0.1. */
+  weightDecay?: number;
+  /** Which parameters shrink. Default: those with two axes or more, so biases and gains do not. */
+  decays?: (name: string, parameter: Tensor) => boolean;
+}
+
+interface Moments {
+  readonly m: Tensor;
+  readonly v: Tensor;
+}
+
+interface StepOptions {
+  readonly rate: number;
+  readonly betas: readonly [number, number];
+  readonly epsilon: number;
+  readonly decay: number;
+  /** t, the number of this step, from 1. */
+  readonly step: number;
+}
+
+/**
+ * Steps parameters along their gradients, in place.
+ *
+ * @example
+ * ```ts
+ * import { optim, tensor } from "@levin/levin";
+ *
+ * const w = tensor([1, 2], { requiresGrad: true });
+ * const adamw = new optim.AdamW({ w }, { learningRate: 0.1, weightDecay: 0 });
+ * w.square().sum().backward();
+ * adamw.step();
+ * adamw.zeroGrad();
+ * console.log(await w.data()); // Float32Array [0.9, 1.9]
+ * ```
+ */
+export class AdamW implements Disposable {
+  /** η of the next step; schedules set it. */
+  learningRate: number;
+  /** Steps taken so far. */
+  steps = 0;
+  readonly #parameters: ReadonlyMap<string, Tensor>;
+  readonly #moments: ReadonlyMap<string, Moments>;
+  readonly #options: Required<AdamWOptions>;
+
+  /** Optimizes `parameters`, by name: float32 leaves. */
+  constructor(parameters: Readonly<Record<string, Tensor>>, options: AdamWOptions = {}) {
+    this.#options = {
+      learningRate: 1e-3,
+      betas: [0.9, 0.95],
+      epsilon: 1e-8,
+      weightDecay: 0.1,
+      decays: (_, parameter) => parameter.rank >= 2,
+      ...options,
+    };
+    this.learningRate = this.#options.learningRate;
+    this.#parameters = new Map(Object.entries(parameters));
+    for (const [name, { dtype, isContiguous }] of this.#parameters) {
+      if (dtype !== "f32" || !isContiguous) {
+        throw new DTypeError(`AdamW: expected "${name}" to be a dense f32 tensor, found ${dtype}`);
+      }
+    }
+    const moment = ({ shape, device }: Tensor) => adopt(zeros(shape, { device }));
+    this.#moments = new Map(
+      [...this.#parameters].map(([name, p]) => [name, { m: moment(p), v: moment(p) }]),
+    );
+  }
+
+  /** One step for every parameter that has a gradient. */
+  step(): void {
+    const { betas, epsilon, weightDecay, decays } = this.#options;
+    this.steps++;
+    for (const [name, parameter] of this.#parameters) {
+      const { grad } = parameter;
+      if (grad === null) continue;
+      const { m, v } = this.#moments.get(name)!;
+      const options: StepOptions = {
+        rate: this.learningRate,
+        betas,
+        epsilon,
+        decay: decays(name, parameter) ? weightDecay : 0,
+        step: this.steps,
+      };
+      tidy(() => noGrad(() => runInPlace(program, [grad.contiguous()], [parameter, m, v], options)));
+    }
+  }
+
+  /** Drops the gradients of all parameters. */
+  zeroGrad(): void {
+    for (const parameter of this.#parameters.values()) parameter.grad = null;
+  }
+
+  /** The averages m and v by parameter name and ".m" or ".v", to be saved beside the parameters. */
+  state(): Record<string, Tensor> {
+    return Object.fromEntries(
+      [...this.#moments].flatMap(([name, { m, v }]) => [[`${name}.m`, m], [`${name}.v`, v]]),
+    );
+  }
+
+  /**
+   * Goes on from a saved {@linkcode state} and number of steps.
+   *
+   * @throws {LevinError} naming a tensor that is missing.
+   * @throws {ShapeError} naming a tensor of another shape.
+   */
+  load(state: Readonly<Record<string, Tensor>>, steps: number): void {
+    const own = Object.entries(this.state());
+    for (const [name, { shape }] of own) {
+      if (state[name] === undefined) throw new LevinError(`AdamW: the state lacks "${name}"`);
+      if (!sameShape(state[name].shape, shape)) {
+        throw new ShapeError(
+          `AdamW: "${name}" has shape [${state[name].shape}], expected [${shape}]`,
+        );
+      }
+    }
+    for (const [name, target] of own) copyInto(state[name], target);
+    this.steps = steps;
+  }
+
+  /** Frees the averages. */
+  [Symbol.dispose](): void {
+    for (const { m, v } of this.#moments.values()) [m, v].forEach((t) => t.dispose());
+  }
+}
+
+/** g, in place of p, m and v. */
+const program: Program<StepOptions> = {
+  name: "adamw",
+  cpu: ([g], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay, step }) => {
+    const correction1 = 1 / (1 - beta1 ** step);
+    const correction2 = 1 / (1 - beta2 ** step);
+    for (let i = 0; i < p.data.length; i++) {
+      const gradient = g.data[i];
+      m.data[i] = beta1 * m.data[i] + (1 - beta1) * gradient;
+      v.data[i] = beta2 * v.data[i] + (1 - beta2) * gradient * gradient;
+      const stepped = m.data[i] * correction1 / (Math.sqrt(v.data[i] * correction2) + epsilon);
+      p.data[i] -= rate * (stepped + decay * p.data[i]);
+    }
+  },
+  gpu: ([g], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay, step }, context) => ({
+    shader,
+    params: [
+      ...[sizeOf(p.shape), g.offset, p.offset, m.offset, v.offset],
+      ...[rate, beta1, beta2, epsilon, decay, 1 / (1 - beta1 ** step), 1 / (1 - beta2 ** step)]
+        .map(floatBits),
+    ],
+    workgroups: grid(Math.ceil(sizeOf(p.shape) / 256), context),
+  }),
+  cuts: () => [[0, 0, 0, 0]],
+};

@@ -1,0 +1,116 @@
+/**
+ * What tests share: running on every backend that is there, comparing with a float64 reference, and the
+ * rule that every test leaves memory as it found it.
+ */
+import { assert, assertEquals } from "@std/assert";
+import { type Device, DeviceError, init, scope, setDefaultDevice, type Tensor } from "../mod.ts";
+
+const { Deno: deno } = globalThis as { Deno?: typeof Deno };
+const REMEDY = "apt-get install mesa-vulkan-drivers";
+
+interface Runner {
+  (name: string, fn: () => void | Promise<void>, ignore?: boolean): void;
+}
+
+/** Registers a test with Deno or with Bun. */
+export const test: Runner = await chooseRunner();
+
+async function chooseRunner(): Promise<Runner> {
+  if (deno !== undefined) {
+    return (name, fn, ignore = false) => {
+      deno.test({ name, fn, ignore, sanitizeOps: false, sanitizeResources: false });
+    };
+  }
+  const specifier = "bun:test";
+  const bun = await import(specifier);
+  return (name, fn, ignore = false) => (ignore ? bun.test.skip : bun.test)(name, fn, 120_000);
+}
+
+function environment(name: string): string | undefined {
+  return deno?.env.get(name) ??
+    (globalThis as { process?: { env: Record<string, string> } }).process?.env[name];
+}
+
+// Tests choose their backends themselves.
+deno?.env.delete("LEVIN_BACKEND");
+
+/** The CPU. */
+export const cpu: Device = await init({ backend: "cpu" });
+
+/** The WebGPU device, where there is one. */
+export const webgpu: Device | undefined = await init({ backend: "webgpu" }).catch((error) => {
+  if (error instanceof DeviceError) return undefined;
+  throw error;
+});
+
+const required = environment("LEVIN_REQUIRE_WEBGPU") === "1";
+
+/** Registers a test on every backend; without WebGPU its GPU half is skipped, or fails if required. */
+export function testOnBackends(name: string, fn: (device: Device) => void | Promise<void>): void {
+  test(`${name} (cpu)`, () => leavingNoTrace(cpu, fn));
+  testOnWebgpu(name, fn);
+}
+
+/** Registers a test that needs WebGPU. */
+export function testOnWebgpu(name: string, fn: (device: Device) => void | Promise<void>): void {
+  if (webgpu !== undefined) test(`${name} (webgpu)`, () => leavingNoTrace(webgpu!, fn));
+  else if (required) {
+    test(`${name} (webgpu)`, () => {
+      throw new Error(`LEVIN_REQUIRE_WEBGPU is set and there is no WebGPU adapter: ${REMEDY}`);
+    });
+  } else test(`${name} (webgpu; skipped, to enable it run: ${REMEDY})`, () => {}, true);
+}
+
+/** Registers a test on the CPU. */
+export function testOnCpu(name: string, fn: (device: Device) => void | Promise<void>): void {
+  test(name, () => leavingNoTrace(cpu, fn));
+}
+
+async function leavingNoTrace(
+  device: Device,
+  fn: (device: Device) => void | Promise<void>,
+): Promise<void> {
+  setDefaultDevice(device);
+  const before = device.memory();
+  {
+    using _ = scope();
+    await fn(device);
+  }
+  const after = device.memory();
+  assertEquals(after.liveBytes, before.liveBytes, "the test left live bytes behind");
+  assertEquals(after.tensors, before.tensors, "the test left tensors behind");
+}
+
+/** rms(found − expected) / rms(expected). NaN if anything is, and Infinity against all zeros. */
+export function relativeError(found: ArrayLike<number>, expected: ArrayLike<number>): number {
+  assertEquals(found.length, expected.length);
+  let difference = 0;
+  let size = 0;
+  for (let i = 0; i < expected.length; i++) {
+    difference += (found[i] - expected[i]) ** 2;
+    size += expected[i] ** 2;
+  }
+  if (size === 0) return difference === 0 ? 0 : Infinity;
+  return Math.sqrt(difference / size);
+}
+
+/** Asserts that a tensor is as near to a float64 reference as `tolerance`, relative RMS. */
+export async function assertNear(
+  found: Tensor,
+  expected: ArrayLike<number>,
+  tolerance: number,
+  what = "result",
+): Promise<void> {
+  const error = relativeError(await found.data(), expected);
+  // NaN must fail, so the comparison asks for success.
+  assert(error <= tolerance, `${what}: relative RMS error ${error} exceeds ${tolerance}`);
+}
+
+/** Small whole numbers from a seed, for reproducible shapes and values outside of fast-check. */
+export function counter(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
