@@ -9,12 +9,24 @@ import "./src/ops/mod.ts";
 export * from "./src/errors.ts";
 export type { DType, TypedArray } from "./src/dtype.ts";
 export type { Axes, Shape } from "./src/shape.ts";
-export { Device, type DeviceMemory, init, type InitOptions, setDefaultDevice } from "./src/device.ts";
+export {
+  Device,
+  type DeviceMemory,
+  init,
+  type InitOptions,
+  setDefaultDevice,
+} from "./src/device.ts";
 export { type NestedArray, Tensor, type TensorSpec } from "./src/tensor.ts";
 export type { Operand, Range, ReduceOptions, TensorMethods } from "./src/methods.ts";
 export { Scope, scope, tidy } from "./src/scope.ts";
 export { type BackwardOptions, noGrad } from "./src/autograd.ts";
-export { type BackwardContext, defineOp, type OpDefinition } from "./src/operation.ts";
+export {
+  type Backward,
+  type BackwardContext,
+  defineOp,
+  type Op,
+  type OpDefinition,
+} from "./src/operation.ts";
 export { arange, full, ones, randn, tensor, uniform, zeros } from "./src/ops/create.ts";
 export { where } from "./src/ops/pointwise.ts";
 export { concat } from "./src/ops/views.ts";

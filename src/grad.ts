@@ -3,14 +3,7 @@
  *
  * @module
  */
-import {
-  dependsBeyond,
-  differentiate,
-  isRecording,
-  Node,
-  noGrad,
-  recording,
-} from "./autograd.ts";
+import { dependsBeyond, differentiate, isRecording, Node, noGrad, recording } from "./autograd.ts";
 import { ShapeError } from "./errors.ts";
 import { tidy } from "./scope.ts";
 import { format } from "./shape.ts";
@@ -72,7 +65,9 @@ export function valueAndGrad<T extends Tree, Rest extends unknown[]>(
       const value = recording(() => fn(inner, ...rest));
       if (value.size !== 1) {
         throw new ShapeError(
-          `Cannot differentiate a function that returns ${format(value.shape)}: expected one element; ` +
+          `Cannot differentiate a function that returns ${
+            format(value.shape)
+          }: expected one element; ` +
             `reduce it, say with sum()`,
         );
       }
@@ -96,7 +91,9 @@ export function valueAndGrad<T extends Tree, Rest extends unknown[]>(
 function variableOf(t: Tensor): Tensor {
   checkDifferentiable(t.dtype);
   const edge = isRecording() && t.node && { node: t.node, index: t.outputIndex };
-  const node = edge ? new Node("variable", [edge], ([g]) => [g]) : new Node("variable", [], undefined);
+  const node = edge
+    ? new Node("variable", [edge], ([g]) => [g])
+    : new Node("variable", [], undefined);
   const variable = t.alias(t, node);
   node.release();
   return variable;

@@ -66,7 +66,9 @@ export async function gradcheck(
       // NaN must fail, so the comparison asks for success.
       if (!(error <= tolerance * size + numeric.noise)) {
         throw new LevinError(
-          `gradcheck: input ${i} ${format(inputs[i].shape)}, element ${at}: the gradient rule says ` +
+          `gradcheck: input ${i} ${
+            format(inputs[i].shape)
+          }, element ${at}: the gradient rule says ` +
             `${exact[at]}, finite differences say ${difference} (± ${numeric.noise})`,
         );
       }

@@ -50,7 +50,11 @@ export interface OpDefinition<Options, Output extends TensorSpec | TensorSpec[]>
    * Instead of `cpu` and `gpu`: writes the outputs by other operations in place. Nothing it does is
    * recorded; `backward` speaks for all of it.
    */
-  readonly compose?: (inputs: readonly Tensor[], outputs: readonly Tensor[], options: Options) => void;
+  readonly compose?: (
+    inputs: readonly Tensor[],
+    outputs: readonly Tensor[],
+    options: Options,
+  ) => void;
   /** Whether the implementations read strides. If not, inputs are made dense first. Default false. */
   readonly strided?: boolean;
 }
@@ -154,9 +158,7 @@ export function viewsOf(
   const node = new Node(name, [edge], (grads) => [
     backward(Array.from({ length: count }, (_, i) => grads[i])),
   ]);
-  const results = full.map((layout, i) =>
-    new Tensor(x.storage.retain(), layout, node.retain(), i)
-  );
+  const results = full.map((layout, i) => new Tensor(x.storage.retain(), layout, node.retain(), i));
   node.release();
   return results;
 }
@@ -191,7 +193,9 @@ function run<Options>(
   const cut = program.cuts?.(inputs, outputs, options).find((axes) => lengthAlong(axes) > 1);
   if (cut === undefined) {
     throw new LimitError(
-      `Cannot run ${program.name} on ${views.map((view) => format(view.shape)).join(", ")}: it needs ` +
+      `Cannot run ${program.name} on ${
+        views.map((view) => format(view.shape)).join(", ")
+      }: it needs ` +
         `${bytes} bytes in one binding and the device allows ${limit} ` +
         `(maxStorageBufferBindingSize); split the tensors into smaller ones`,
     );

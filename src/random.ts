@@ -6,7 +6,7 @@
  * @module
  */
 
-/** Where random numbers start. */
+/** Two 32-bit words: a key that random numbers start from, or a counter. */
 export interface Key {
   /** The lower 32 bits. */
   readonly low: number;
@@ -29,18 +29,13 @@ export function freshSeed(): number {
 
 const ROTATIONS = [13, 15, 26, 6, 17, 29, 16, 24];
 
-/** The two 32-bit words of block `counter`, into `out[at]` and `out[at + 1]`. */
-export function threefry(
-  { low, high }: Key,
-  counter: number,
-  out: Uint32Array,
-  at: number,
-): void {
-  const k0 = low | 0;
-  const k1 = high | 0;
+/** The two 32-bit words of a key's block number `low` + 2³² `high`, into `out`. */
+export function threefry(key: Key, low: number, high: number, out: Uint32Array): void {
+  const k0 = key.low | 0;
+  const k1 = key.high | 0;
   const k2 = k0 ^ k1 ^ 0x1bd11bda;
-  let x = (counter + k0) | 0;
-  let y = (Math.floor(counter / 2 ** 32) + k1) | 0;
+  let x = (low + k0) | 0;
+  let y = (high + k1) | 0;
   for (let step = 0; step < 5; step++) {
     const first = (step & 1) * 4;
     for (let r = first; r < first + 4; r++) {
@@ -52,15 +47,15 @@ export function threefry(
     x = (x + (step % 3 === 0 ? k1 : step % 3 === 1 ? k2 : k0)) | 0;
     y = (y + (step % 3 === 0 ? k2 : step % 3 === 1 ? k0 : k1) + step + 1) | 0;
   }
-  out[at] = x >>> 0;
-  out[at + 1] = y >>> 0;
+  out[0] = x >>> 0;
+  out[1] = y >>> 0;
 }
 
 /** Fills `out` with numbers from [0, 1), 24 random bits each, from block `first` on. */
 export function fillUniform(key: Key, out: Float32Array, first = 0): void {
   const words = new Uint32Array(2);
   for (let i = 0; i < out.length; i += 2) {
-    threefry(key, first + i / 2, words, 0);
+    threefry(key, first + i / 2, 0, words);
     out[i] = (words[0] >>> 8) * 2 ** -24;
     if (i + 1 < out.length) out[i + 1] = (words[1] >>> 8) * 2 ** -24;
   }
@@ -70,7 +65,7 @@ export function fillUniform(key: Key, out: Float32Array, first = 0): void {
 export function fillNormal(key: Key, out: Float32Array): void {
   const words = new Uint32Array(2);
   for (let i = 0; i < out.length; i += 2) {
-    threefry(key, i / 2, words, 0);
+    threefry(key, i / 2, 0, words);
     const radius = Math.sqrt(-2 * Math.log((words[0] + 0.5) * 2 ** -32));
     const angle = 2 * Math.PI * (words[1] * 2 ** -32);
     out[i] = radius * Math.cos(angle);
@@ -91,7 +86,7 @@ export class Seeds {
   /** The next seed. */
   next(): number {
     const words = new Uint32Array(2);
-    threefry(this.#key, this.#drawn++, words, 0);
+    threefry(this.#key, this.#drawn++, 0, words);
     return words[0] + (words[1] & 0xfffff) * 2 ** 32;
   }
 }

@@ -83,7 +83,7 @@ export function adopt<T extends Tensor>(tensor: T): T {
 function forEachTensor(value: unknown, visit: (tensor: Tensor) => void): void {
   if (value === null || typeof value !== "object") return;
   if ("storage" in value && "strides" in value) visit(value as Tensor);
-  else if (Array.isArray(value)) for (const item of value) forEachTensor(item, visit);
+  else if (Array.isArray(value)) { for (const item of value) forEachTensor(item, visit); }
   else if (Object.getPrototypeOf(value) === Object.prototype) {
     for (const item of Object.values(value)) forEachTensor(item, visit);
   }

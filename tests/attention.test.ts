@@ -16,7 +16,13 @@ import {
   zeros,
 } from "../mod.ts";
 import { assertNear, relativeError, testOnBackends, testOnCpu } from "./harness.ts";
-import { attend, attendGradients, type Head, type HeadGradients, type HeadResult } from "./oracle.ts";
+import {
+  attend,
+  attendGradients,
+  type Head,
+  type HeadGradients,
+  type HeadResult,
+} from "./oracle.ts";
 
 interface Problem {
   b: number;
@@ -184,39 +190,42 @@ testOnBackends("the block size changes only rounding", async () => {
   }
 });
 
-testOnBackends("splitting anywhere and carrying the state equals the whole, gradients too", async () => {
-  const split = fc.record({ n: fc.integer({ min: 1, max: 200 }), at: fc.nat(), seed: fc.nat() });
-  await fc.assert(
-    fc.asyncProperty(split, async ({ n, at, seed }) => {
-      const cut = at % (n + 1);
-      const leaves = () =>
-        [0, 1, 2].map((i) => randn([1, 2, n, 6], { seed: seed + i, requiresGrad: true }));
-      const weights = randn([1, 2, n, 6], { seed: seed + 7 });
-      const options = { slopes: [0.2, 1e-6], blockSize: 32 };
-      const whole = leaves();
-      const all = lightningAttentionWithState(whole[0], whole[1], whole[2], options);
-      all.output.mul(weights).sum().backward();
+testOnBackends(
+  "splitting anywhere and carrying the state equals the whole, gradients too",
+  async () => {
+    const split = fc.record({ n: fc.integer({ min: 1, max: 200 }), at: fc.nat(), seed: fc.nat() });
+    await fc.assert(
+      fc.asyncProperty(split, async ({ n, at, seed }) => {
+        const cut = at % (n + 1);
+        const leaves = () =>
+          [0, 1, 2].map((i) => randn([1, 2, n, 6], { seed: seed + i, requiresGrad: true }));
+        const weights = randn([1, 2, n, 6], { seed: seed + 7 });
+        const options = { slopes: [0.2, 1e-6], blockSize: 32 };
+        const whole = leaves();
+        const all = lightningAttentionWithState(whole[0], whole[1], whole[2], options);
+        all.output.mul(weights).sum().backward();
 
-      const parts = leaves();
-      const part = (from: number, to: number, initialState?: Tensor) => {
-        const [q, k, v] = parts.map((t) => t.slice(null, null, [from, to]));
-        return lightningAttentionWithState(q, k, v, { ...options, initialState });
-      };
-      const first = part(0, cut);
-      const rest = part(cut, n, first.state);
-      const output = first.output.concat(rest.output, 2);
-      output.mul(weights).sum().backward();
+        const parts = leaves();
+        const part = (from: number, to: number, initialState?: Tensor) => {
+          const [q, k, v] = parts.map((t) => t.slice(null, null, [from, to]));
+          return lightningAttentionWithState(q, k, v, { ...options, initialState });
+        };
+        const first = part(0, cut);
+        const rest = part(cut, n, first.state);
+        const output = first.output.concat(rest.output, 2);
+        output.mul(weights).sum().backward();
 
-      await assertNear(output, await all.output.data(), 1e-5, "output");
-      await assertNear(rest.state, await all.state.data(), 1e-5, "state");
-      for (const i of [0, 1, 2]) {
-        await assertNear(parts[i].grad!, await whole[i].grad!.data(), 1e-5, `gradient ${i}`);
-      }
-      for (const t of [...whole, ...parts]) t.grad = null;
-    }),
-    { numRuns: 20 },
-  );
-});
+        await assertNear(output, await all.output.data(), 1e-5, "output");
+        await assertNear(rest.state, await all.state.data(), 1e-5, "state");
+        for (const i of [0, 1, 2]) {
+          await assertNear(parts[i].grad!, await whole[i].grad!.data(), 1e-5, `gradient ${i}`);
+        }
+        for (const t of [...whole, ...parts]) t.grad = null;
+      }),
+      { numRuns: 20 },
+    );
+  },
+);
 
 testOnBackends("finite differences agree, to the second order", async () => {
   const inputs = [
@@ -283,11 +292,17 @@ testOnCpu("slopes follow ALiBi for any number of heads, and fade with the layer"
   assertEquals(decaySlopes(8), [1, 2, 3, 4, 5, 6, 7, 8].map((i) => 2 ** -i));
   const twelve = [0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625];
   const between = [2 ** -0.5, 2 ** -1.5, 2 ** -2.5, 2 ** -3.5];
-  assertEquals(decaySlopes(12).map((s) => s.toFixed(12)), [...twelve, ...between].map((s) => s.toFixed(12)));
+  assertEquals(
+    decaySlopes(12).map((s) => s.toFixed(12)),
+    [...twelve, ...between].map((s) => s.toFixed(12)),
+  );
   assertEquals(decaySlopes(1), [2 ** -8]);
-  assertEquals(decaySlopes(2, { layer: 3, layers: 4 }), [2 ** -4 * 1e-5, 2 ** -8 * 1e-5].map((s) => {
-    return s * (1 - 1 + 1e-5) / 1e-5;
-  }));
+  assertEquals(
+    decaySlopes(2, { layer: 3, layers: 4 }),
+    [2 ** -4 * 1e-5, 2 ** -8 * 1e-5].map((s) => {
+      return s * (1 - 1 + 1e-5) / 1e-5;
+    }),
+  );
   assertThrows(() => decaySlopes(0), ShapeError, "positive number of heads");
   assertThrows(() => decaySlopes(2, { layer: 4, layers: 4 }), ShapeError, "layer 4 of 4");
 });

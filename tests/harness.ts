@@ -81,6 +81,14 @@ async function leavingNoTrace(
   assertEquals(after.tensors, before.tensors, "the test left tensors behind");
 }
 
+/** A full collection; `deno task test` passes the flag that allows it. */
+export function collectGarbage(): void {
+  const { gc, Bun } = globalThis as { gc?: () => void; Bun?: { gc(force: boolean): void } };
+  if (Bun !== undefined) return Bun.gc(true);
+  if (gc === undefined) throw new Error("run the tests with --v8-flags=--expose-gc");
+  gc();
+}
+
 /** rms(found − expected) / rms(expected). NaN if anything is, and Infinity against all zeros. */
 export function relativeError(found: ArrayLike<number>, expected: ArrayLike<number>): number {
   assertEquals(found.length, expected.length);

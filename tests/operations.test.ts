@@ -89,33 +89,37 @@ testOnBackends("a negative base has powers only for integral exponents", async (
   assert(Number.isNaN(powers[2]));
 });
 
-const BINARY: Record<string, [(x: Tensor, y: Tensor) => Tensor, (x: number, y: number) => number]> = {
-  add: [(x, y) => x.add(y), (x, y) => x + y],
-  sub: [(x, y) => x.sub(y), (x, y) => x - y],
-  mul: [(x, y) => x.mul(y), (x, y) => x * y],
-  div: [(x, y) => x.div(y), (x, y) => x / y],
-  pow: [(x, y) => x.pow(y), (x, y) => x ** y],
-  maximum: [(x, y) => x.maximum(y), (x, y) => Math.max(x, y)],
-  minimum: [(x, y) => x.minimum(y), (x, y) => Math.min(x, y)],
-};
+const BINARY: Record<string, [(x: Tensor, y: Tensor) => Tensor, (x: number, y: number) => number]> =
+  {
+    add: [(x, y) => x.add(y), (x, y) => x + y],
+    sub: [(x, y) => x.sub(y), (x, y) => x - y],
+    mul: [(x, y) => x.mul(y), (x, y) => x * y],
+    div: [(x, y) => x.div(y), (x, y) => x / y],
+    pow: [(x, y) => x.pow(y), (x, y) => x ** y],
+    maximum: [(x, y) => x.maximum(y), (x, y) => Math.max(x, y)],
+    minimum: [(x, y) => x.minimum(y), (x, y) => Math.min(x, y)],
+  };
 
 for (const [name, [f, reference]] of Object.entries(BINARY)) {
-  testOnBackends(`${name} broadcasts, and gradients are summed over what was repeated`, async () => {
-    // Far enough from each other for the differences not to step over a kink.
-    const x = tensor([0.5, 0.9, 1.3, 1.7, 0.7, 1.1], { shape: [2, 1, 3] });
-    const y = tensor([0.6, 1.0, 1.4, 1.8], { shape: [4, 1] });
-    const [xs, ys] = [await x.data(), await y.data()];
-    const expected: number[] = [];
-    for (let i = 0; i < 2; i++) {
-      for (let j = 0; j < 4; j++) {
-        for (let k = 0; k < 3; k++) expected.push(reference(xs[3 * i + k], ys[j]));
+  testOnBackends(
+    `${name} broadcasts, and gradients are summed over what was repeated`,
+    async () => {
+      // Far enough from each other for the differences not to step over a kink.
+      const x = tensor([0.5, 0.9, 1.3, 1.7, 0.7, 1.1], { shape: [2, 1, 3] });
+      const y = tensor([0.6, 1.0, 1.4, 1.8], { shape: [4, 1] });
+      const [xs, ys] = [await x.data(), await y.data()];
+      const expected: number[] = [];
+      for (let i = 0; i < 2; i++) {
+        for (let j = 0; j < 4; j++) {
+          for (let k = 0; k < 3; k++) expected.push(reference(xs[3 * i + k], ys[j]));
+        }
       }
-    }
-    const result = f(x, y);
-    assertEquals(result.shape, [2, 4, 3]);
-    await assertNear(result, expected, 1e-6);
-    await gradcheck(f, [x, y]);
-  });
+      const result = f(x, y);
+      assertEquals(result.shape, [2, 4, 3]);
+      await assertNear(result, expected, 1e-6);
+      await gradcheck(f, [x, y]);
+    },
+  );
 
   testOnBackends(`${name} takes a number, also against negative elements`, async () => {
     const x = tensor([-2, -0.5, 0.25, 3]);
@@ -137,7 +141,14 @@ testOnBackends("integer arithmetic wraps and truncates", async () => {
 testOnBackends("comparisons give bool, and where chooses by it", async () => {
   const x = tensor([1, 2, 3]);
   const y = tensor([3, 2, 1]);
-  const all = [x.less(y), x.lessEqual(y), x.equal(y), x.notEqual(y), x.greaterEqual(y), x.greater(y)];
+  const all = [
+    x.less(y),
+    x.lessEqual(y),
+    x.equal(y),
+    x.notEqual(y),
+    x.greaterEqual(y),
+    x.greater(y),
+  ];
   assertEquals(all.map((t) => t.dtype), Array(6).fill("bool"));
   const read = await Promise.all(all.map((t) => t.array()));
   assertEquals(read, [
@@ -151,7 +162,10 @@ testOnBackends("comparisons give bool, and where chooses by it", async () => {
   assertEquals(await where(x.less(2.5), x.mul(10), -1).array(), [10, 20, -1]);
   assertEquals(await x.greater(1).where(1, 0).array(), [0, 1, 1]);
   const mask = x.less(2.5);
-  await gradcheck((a, b) => where(mask, a, b), [randn([2, 3], { seed: 1 }), randn([3], { seed: 2 })]);
+  await gradcheck((a, b) => where(mask, a, b), [
+    randn([2, 3], { seed: 1 }),
+    randn([3], { seed: 2 }),
+  ]);
 });
 
 testOnBackends("conversions round, truncate and saturate", async () => {
@@ -190,13 +204,21 @@ function multiply(x: ArrayLike<number>, y: ArrayLike<number>, [m, k, n]: number[
 testOnBackends("matmul agrees with float64 for all sizes and transposes", async () => {
   const size = fc.integer({ min: 1, max: 90 });
   await fc.assert(
-    fc.asyncProperty(size, size, size, fc.boolean(), fc.boolean(), fc.nat(), async (m, k, n, tx, ty, seed) => {
-      const x = randn(tx ? [k, m] : [m, k], { seed });
-      const y = randn(ty ? [n, k] : [k, n], { seed: seed + 1 });
-      const [a, b] = [tx ? x.transpose() : x, ty ? y.transpose() : y];
-      const expected = multiply(await a.data(), await b.data(), [m, k, n]);
-      await assertNear(a.matmul(b), expected, 1e-6);
-    }),
+    fc.asyncProperty(
+      size,
+      size,
+      size,
+      fc.boolean(),
+      fc.boolean(),
+      fc.nat(),
+      async (m, k, n, tx, ty, seed) => {
+        const x = randn(tx ? [k, m] : [m, k], { seed });
+        const y = randn(ty ? [n, k] : [k, n], { seed: seed + 1 });
+        const [a, b] = [tx ? x.transpose() : x, ty ? y.transpose() : y];
+        const expected = multiply(await a.data(), await b.data(), [m, k, n]);
+        await assertNear(a.matmul(b), expected, 1e-6);
+      },
+    ),
     { numRuns: 25 },
   );
 });
@@ -219,38 +241,47 @@ testOnBackends("matmul batches, broadcasts and takes vectors as NumPy does", asy
   assertEquals(randn([0, 4]).matmul(randn([4, 3])).shape, [0, 3]);
   assertEquals(await randn([2, 0]).matmul(randn([0, 1])).array(), [[0], [0]]);
   await gradcheck((a, b) => a.matmul(b), [x, y]);
-  await gradcheck((a, b) => a.matmul(b), [randn([2, 3, 4], { seed: 3 }), randn([4, 2], { seed: 4 })]);
+  await gradcheck((a, b) => a.matmul(b), [
+    randn([2, 3, 4], { seed: 3 }),
+    randn([4, 2], { seed: 4 }),
+  ]);
   await gradcheck((a, b) => a.matmul(b), [randn([3], { seed: 3 }), randn([3], { seed: 4 })]);
 });
 
 testOnBackends("reductions agree with float64 over any axes of any strides", async () => {
   const shape = fc.array(fc.integer({ min: 1, max: 9 }), { minLength: 1, maxLength: 4 });
   await fc.assert(
-    fc.asyncProperty(shape, fc.nat(), fc.boolean(), fc.boolean(), async (shape, seed, keepDims, flip) => {
-      const axes = shape.map((_, i) => i).filter((i) => (seed >> i) % 2 === 0);
-      let x = randn(shape, { seed });
-      if (flip) x = x.flip().transpose(0, -1);
-      const values = await x.data();
-      const [sums, maxima] = [new Map<string, number>(), new Map<string, number>()];
-      values.forEach((value, at) => {
-        const entry: number[] = [];
-        for (let axis = x.rank - 1, rest = at; axis >= 0; axis--) {
-          entry.unshift(axes.includes(axis) ? 0 : rest % x.shape[axis]);
-          rest = Math.floor(rest / x.shape[axis]);
-        }
-        const key = entry.join();
-        sums.set(key, (sums.get(key) ?? 0) + value);
-        maxima.set(key, Math.max(maxima.get(key) ?? -Infinity, value));
-      });
-      const kept = x.shape.map((n, i) => axes.includes(i) ? 1 : n);
-      const wanted = keepDims ? kept : x.shape.filter((_, i) => !axes.includes(i));
-      const sum = x.sum(axes, { keepDims });
-      assertEquals(sum.shape, wanted);
-      // A sum may cancel, so the tolerance is on the scale of its terms.
-      const error = (await sum.data()).map((s, i) => s - [...sums.values()][i]);
-      assert(error.every((e) => Math.abs(e) < 1e-4));
-      await assertNear(x.max(axes, { keepDims }), [...maxima.values()], 0);
-    }),
+    fc.asyncProperty(
+      shape,
+      fc.nat(),
+      fc.boolean(),
+      fc.boolean(),
+      async (shape, seed, keepDims, flip) => {
+        const axes = shape.map((_, i) => i).filter((i) => (seed >> i) % 2 === 0);
+        let x = randn(shape, { seed });
+        if (flip) x = x.flip().transpose(0, -1);
+        const values = await x.data();
+        const [sums, maxima] = [new Map<string, number>(), new Map<string, number>()];
+        values.forEach((value, at) => {
+          const entry: number[] = [];
+          for (let axis = x.rank - 1, rest = at; axis >= 0; axis--) {
+            entry.unshift(axes.includes(axis) ? 0 : rest % x.shape[axis]);
+            rest = Math.floor(rest / x.shape[axis]);
+          }
+          const key = entry.join();
+          sums.set(key, (sums.get(key) ?? 0) + value);
+          maxima.set(key, Math.max(maxima.get(key) ?? -Infinity, value));
+        });
+        const kept = x.shape.map((n, i) => axes.includes(i) ? 1 : n);
+        const wanted = keepDims ? kept : x.shape.filter((_, i) => !axes.includes(i));
+        const sum = x.sum(axes, { keepDims });
+        assertEquals(sum.shape, wanted);
+        // A sum may cancel, so the tolerance is on the scale of its terms.
+        const error = (await sum.data()).map((s, i) => s - [...sums.values()][i]);
+        assert(error.every((e) => Math.abs(e) < 1e-4));
+        await assertNear(x.max(axes, { keepDims }), [...maxima.values()], 0);
+      },
+    ),
     { numRuns: 40 },
   );
 });
@@ -264,7 +295,11 @@ testOnBackends("long sums are split over workgroups and stay exact", async () =>
   await assertNear(x.sum(), [sums[0] + sums[1] + sums[2]], 1e-6);
   await assertNear(x.transpose().sum(0), sums, 1e-6);
   await assertNear(x.mean(-1), sums.map((s) => s / 100_003), 1e-6);
-  await assertNear(x.min(1), rows.map((row) => row.reduce((a: number, b: number) => Math.min(a, b))), 0);
+  await assertNear(
+    x.min(1),
+    rows.map((row) => row.reduce((a: number, b: number) => Math.min(a, b))),
+    0,
+  );
 });
 
 testOnBackends("reductions have gradients, shared between equal maxima", async () => {
@@ -306,21 +341,24 @@ testOnBackends("softmax and its logarithm agree with float64 along any axis", as
   await gradcheck((t) => t.logSoftmax(0), [small]);
 });
 
-testOnBackends("gather looks up, scatters its gradient, and marks what is out of range", async () => {
-  const table = randn([5, 3], { seed: 1 });
-  const rows = await table.array() as number[][];
-  const ids = tensor([[4, 0], [0, 2]], { dtype: "i32" });
-  assertEquals(await table.gather(ids).array(), [[rows[4], rows[0]], [rows[0], rows[2]]]);
-  assertEquals(table.gather(ids, 1 - 2).shape, [5, 2, 2]);
-  await gradcheck((t) => t.gather(ids), [table]);
-  await gradcheck((t) => t.gather(tensor([2, 2, 0], { dtype: "u32" }), 1), [table]);
-  const outside = await table.gather(tensor([-1, 5], { dtype: "i32" })).data();
-  assert(outside.every(Number.isNaN));
-  assertEquals(
-    await tensor([7, 8], { dtype: "i32" }).gather(tensor([1, 9], { dtype: "i32" })).array(),
-    [8, 0],
-  );
-});
+testOnBackends(
+  "gather looks up, scatters its gradient, and marks what is out of range",
+  async () => {
+    const table = randn([5, 3], { seed: 1 });
+    const rows = await table.array() as number[][];
+    const ids = tensor([[4, 0], [0, 2]], { dtype: "i32" });
+    assertEquals(await table.gather(ids).array(), [[rows[4], rows[0]], [rows[0], rows[2]]]);
+    assertEquals(table.gather(ids, 1 - 2).shape, [5, 2, 2]);
+    await gradcheck((t) => t.gather(ids), [table]);
+    await gradcheck((t) => t.gather(tensor([2, 2, 0], { dtype: "u32" }), 1), [table]);
+    const outside = await table.gather(tensor([-1, 5], { dtype: "i32" })).data();
+    assert(outside.every(Number.isNaN));
+    assertEquals(
+      await tensor([7, 8], { dtype: "i32" }).gather(tensor([1, 9], { dtype: "i32" })).array(),
+      [8, 0],
+    );
+  },
+);
 
 testOnBackends("views and concatenation have gradients", async () => {
   const x = randn([2, 3, 4], { seed: 1 });

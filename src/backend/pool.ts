@@ -36,18 +36,10 @@ export class Pool<B> {
     return this.#pooled;
   }
 
-  /** A buffer of at least `bytes` bytes: a waiting one if there is one that `fits`, else a new one. */
-  take(bytes: number, fits?: (buffer: B) => boolean): B {
+  /** A buffer of at least `bytes` bytes: the one that was given back last, else a new one. */
+  take(bytes: number): B {
     const size = sizeClass(bytes);
-    const waiting = this.#free.get(size);
-    let buffer: B | undefined;
-    if (waiting !== undefined && waiting.length > 0) {
-      if (fits === undefined) buffer = waiting.pop();
-      else {
-        const index = waiting.findIndex(fits);
-        if (index >= 0) [buffer] = waiting.splice(index, 1);
-      }
-    }
+    let buffer = this.#free.get(size)?.pop();
     if (buffer === undefined) buffer = this.create(size);
     else this.#pooled -= size;
     this.#live += size;

@@ -25,10 +25,19 @@ interface Entry {
   data_offsets: [number, number];
 }
 
-const WRITTEN: Record<DType, string> = { f32: "F32", f16: "F16", i32: "I32", u32: "U32", bool: "BOOL" };
+const WRITTEN: Record<DType, string> = {
+  f32: "F32",
+  f16: "F16",
+  i32: "I32",
+  u32: "U32",
+  bool: "BOOL",
+};
 
 /** How each stored dtype is read: its bytes, the dtype it becomes, and the conversion. */
-const READ: Record<string, { bytes: number; dtype: DType; values: (b: ArrayBuffer) => ArrayLike<number> }> = {
+const READ: Record<
+  string,
+  { bytes: number; dtype: DType; values: (b: ArrayBuffer) => ArrayLike<number> }
+> = {
   F64: { bytes: 8, dtype: "f32", values: (b) => new Float64Array(b) },
   F32: { bytes: 4, dtype: "f32", values: (b) => new Float32Array(b) },
   F16: { bytes: 2, dtype: "f16", values: (b) => new Float16Array(b) },
@@ -118,7 +127,9 @@ function readHeader(file: Uint8Array): { header: Record<string, unknown>; start:
   const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
   if (length > LONGEST_HEADER || length > file.length - 8) {
     throw new FormatError(
-      `safetensors: the header should have ${length} bytes, but ${file.length - 8} follow; the file ` +
+      `safetensors: the header should have ${length} bytes, but ${
+        file.length - 8
+      } follow; the file ` +
         `is cut short or of another format`,
     );
   }
@@ -170,7 +181,9 @@ function checkEntry(name: string, entry: unknown): CheckedEntry {
 /** The tensors must fill the rest of the file, without gaps and overlaps. */
 function checkCoverage(entries: readonly CheckedEntry[], available: number): void {
   let at = 0;
-  for (const { name, begin, end } of entries.toSorted((a, b) => a.begin - b.begin || a.end - b.end)) {
+  for (
+    const { name, begin, end } of entries.toSorted((a, b) => a.begin - b.begin || a.end - b.end)
+  ) {
     if (begin !== at) {
       throw new FormatError(`safetensors: "${name}" starts at byte ${begin}, expected ${at}`);
     }

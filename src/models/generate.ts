@@ -89,7 +89,7 @@ function advance(
 
 function randomAt(seed: number, count: number): number {
   const words = new Uint32Array(2);
-  threefry(keyOf(seed), count, words, 0);
+  threefry(keyOf(seed), count, 0, words);
   return words[0] / 2 ** 32;
 }
 

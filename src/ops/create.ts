@@ -70,7 +70,7 @@ export function tensor(values: NestedArray | ArrayBufferView, options: TensorOpt
   }
   if (!isFloat(dtype) && natural === "f32") checkIntegers(flat, dtype);
   const array = deviceArray(dtype, new ArrayBuffer(flat.length * bytesOf(dtype)));
-  if (dtype === "bool") for (let i = 0; i < flat.length; i++) array[i] = flat[i] === 0 ? 0 : 1;
+  if (dtype === "bool") { for (let i = 0; i < flat.length; i++) array[i] = flat[i] === 0 ? 0 : 1; }
   else array.set(flat);
   return upload({ ...options, dtype }, shape, array);
 }
@@ -133,7 +133,8 @@ export function uniform(
   options: RandomOptions & { low?: number; high?: number } = {},
 ): Tensor {
   checkShape(shape, "uniform");
-  const { seed = freshSeed(), low = 0, high = 1, dtype = "f32", device = defaultDevice() } = options;
+  const { seed = freshSeed(), low = 0, high = 1, dtype = "f32", device = defaultDevice() } =
+    options;
   const numbers = tidy(() => {
     const size = sizeOf(shape);
     const flat = Tensor.allocate(device, { shape: [size], dtype: "f32" });
@@ -153,7 +154,12 @@ const uniformProgram = {
   name: "uniform",
   cpu: (_: CpuView[], [out]: CpuView[], { key, block }: { key: Key; block: number }) =>
     fillUniform(key, out.data as Float32Array, block),
-  gpu: (_: View[], [out]: View[], { key, block }: { key: Key; block: number }, context: GpuContext): Dispatch => ({
+  gpu: (
+    _: View[],
+    [out]: View[],
+    { key, block }: { key: Key; block: number },
+    context: GpuContext,
+  ): Dispatch => ({
     shader,
     params: [key.low, key.high, out.shape[0], out.offset, block],
     workgroups: grid(Math.ceil(out.shape[0] / 512), context),
@@ -189,7 +195,9 @@ function fromNested(values: NestedArray) {
     if (Array.isArray(item)) return item.forEach((inner) => visit(inner, depth + 1));
     if (typeof item === "boolean") booleans++;
     else if (typeof item !== "number") {
-      throw new DTypeError(`Cannot make a tensor from ${typeof item}: expected numbers or booleans`);
+      throw new DTypeError(
+        `Cannot make a tensor from ${typeof item}: expected numbers or booleans`,
+      );
     }
     flat.push(Number(item));
   };

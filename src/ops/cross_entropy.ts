@@ -93,7 +93,9 @@ const gradientOp: Op = defineOp({
 export function crossEntropyRows(logits: Tensor, targets: Tensor): Tensor {
   if (logits.rank === 0 || !sameShape(logits.shape.slice(0, -1), targets.shape)) {
     throw new ShapeError(
-      `crossEntropy: expected logits [.., classes] and targets [..], found ${format(logits.shape)} ` +
+      `crossEntropy: expected logits [.., classes] and targets [..], found ${
+        format(logits.shape)
+      } ` +
         `and ${format(targets.shape)}`,
     );
   }

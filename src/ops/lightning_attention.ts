@@ -126,7 +126,7 @@ export function lightningAttentionWithState(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-    { slopes, scale = 1, initialState, ...rest }: LightningAttentionOptions = {},
+  { slopes, scale = 1, initialState, ...rest }: LightningAttentionOptions = {},
 ): OutputAndState {
   checkInputs(q, k, v, initialState);
   const { blockSize = q.device.backend === "cpu" ? 32 : 64 } = rest;
@@ -185,7 +185,9 @@ const core: Op<CoreOptions, TensorSpec[]> = defineOp<CoreOptions, TensorSpec[]>(
     return 4 * b * h * Math.ceil(n / blockSize) * d * v.shape[3];
   },
   saves: { inputs: [0, 1, 2, 3, 4] },
-  backward: ({ grads: [outputG, lastG], inputs: [q, k, v, slopes, initial], needs, options, specs }) => {
+  backward: (
+    { grads: [outputG, lastG], inputs: [q, k, v, slopes, initial], needs, options, specs },
+  ) => {
     const [b, h, n] = specs[0].shape;
     const e = specs[2].shape[3];
     const g = outputG ?? zeros([b, h, n, e], { dtype: q.dtype, device: q.device });
@@ -376,7 +378,9 @@ function checkInputs(q: Tensor, k: Tensor, v: Tensor, initialState: Tensor | und
   const dtypes = new Set([q.dtype, k.dtype, v.dtype]);
   if (dtypes.size > 1 || !(dtypes.has("f32") || dtypes.has("f16"))) {
     throw new DTypeError(
-      `lightningAttention: expected q, k and v all f32 or all f16, found ${[...dtypes].join(", ")}; ` +
+      `lightningAttention: expected q, k and v all f32 or all f16, found ${
+        [...dtypes].join(", ")
+      }; ` +
         `convert with to()`,
     );
   }
@@ -384,7 +388,9 @@ function checkInputs(q: Tensor, k: Tensor, v: Tensor, initialState: Tensor | und
   const wanted = [...k.shape.slice(0, 2), k.shape[3], v.shape[3]];
   if (!sameShape(initialState.shape, wanted)) {
     throw new ShapeError(
-      `lightningAttention: expected initialState of shape [batch, heads, d, e] = ${format(wanted)}, ` +
+      `lightningAttention: expected initialState of shape [batch, heads, d, e] = ${
+        format(wanted)
+      }, ` +
         `found ${format(initialState.shape)}`,
     );
   }
@@ -400,7 +406,9 @@ function slopesTensor(slopes: number | readonly number[] | Tensor, q: Tensor): T
   const heads = q.shape[1];
   if (slopes instanceof Tensor) {
     if (slopes.dtype !== "f32") {
-      throw new DTypeError(`lightningAttention: expected slopes of dtype f32, found ${slopes.dtype}`);
+      throw new DTypeError(
+        `lightningAttention: expected slopes of dtype f32, found ${slopes.dtype}`,
+      );
     }
     if (!sameShape(slopes.shape, [heads])) {
       throw new ShapeError(

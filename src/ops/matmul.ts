@@ -105,7 +105,9 @@ function plan(x: View, y: View, out: View): Dispatch {
   const { batch, steps, sizes: [m, n, k] } = geometry(x, y, out);
   if (batch.length > 4) {
     throw new LimitError(
-      `Cannot multiply ${format(x.shape)} by ${format(y.shape)} on the GPU: more than 4 batch axes ` +
+      `Cannot multiply ${format(x.shape)} by ${
+        format(y.shape)
+      } on the GPU: more than 4 batch axes ` +
         `cannot be merged; make the operands contiguous() first`,
     );
   }

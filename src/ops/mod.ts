@@ -39,8 +39,7 @@ function method<Args extends unknown[]>(fn: (x: Tensor, ...args: Args) => Tensor
 }
 
 const unaryMethod = (name: UnaryName) => method((x) => unary(name, x));
-const binaryMethod = (name: BinaryName) =>
-  method((x, y: Tensor | number) => binary(name, x, y));
+const binaryMethod = (name: BinaryName) => method((x, y: Tensor | number) => binary(name, x, y));
 
 const methods: MethodTable = {
   reshape: method(reshape),

@@ -17,7 +17,12 @@ import { defineOp, type Op, runInPlace } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { broadcastShapes, sameShape, type Shape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { filled, pointwiseProgram, type PointwiseRule, type ScalarOperand } from "./pointwise_program.ts";
+import {
+  filled,
+  pointwiseProgram,
+  type PointwiseRule,
+  type ScalarOperand,
+} from "./pointwise_program.ts";
 
 /** The dtypes an operation is defined on. */
 type Domain = "float" | "signed" | "number" | "any";
@@ -202,7 +207,8 @@ const unaryOps = mapTable(UNARY, (name, rule: UnaryRule) =>
   }));
 
 const binaryOps = mapTable(BINARY, (name, rule: BinaryRule) => {
-  const saved = (letters: string) => [...letters].flatMap((c, i) => rule.saves?.includes(c) ? [i] : []);
+  const saved = (letters: string) =>
+    [...letters].flatMap((c, i) => rule.saves?.includes(c) ? [i] : []);
   return defineOp<ScalarOperand | undefined>({
     ...pointwiseProgram(name, rule),
     output: (inputs) => ({ shape: inputs[0].shape, dtype: rule.result ?? inputs[0].dtype }),
@@ -336,7 +342,9 @@ function stretch(x: Tensor, shape: Shape): Tensor {
 
 function scalarOperand(name: string, at: 0 | 1, value: number, dtype: DType): ScalarOperand {
   if (!isFloat(dtype) && !Number.isInteger(value)) {
-    throw new DTypeError(`Cannot ${name} ${value} and a tensor of dtype ${dtype}: convert it first`);
+    throw new DTypeError(
+      `Cannot ${name} ${value} and a tensor of dtype ${dtype}: convert it first`,
+    );
   }
   return { at, value };
 }
@@ -353,6 +361,8 @@ function mapTable<Name extends string, Rule>(
   table: Record<Name, Rule>,
   make: (name: Name, rule: Rule) => Op<ScalarOperand | undefined, { shape: Shape; dtype: DType }>,
 ): Record<Name, Op<ScalarOperand | undefined, { shape: Shape; dtype: DType }>> {
-  const entries = Object.entries<Rule>(table).map(([name, rule]) => [name, make(name as Name, rule)]);
+  const entries = Object.entries<Rule>(table).map((
+    [name, rule],
+  ) => [name, make(name as Name, rule)]);
   return Object.fromEntries(entries);
 }

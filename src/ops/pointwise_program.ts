@@ -88,7 +88,9 @@ function walk(
   scalar: ScalarOperand | undefined,
 ): void {
   const operands = [out, ...inputs];
-  if (scalar !== undefined) operands.splice(scalar.at + 1, 0, constant(scalar.value, out, inputs[0]));
+  if (scalar !== undefined) {
+    operands.splice(scalar.at + 1, 0, constant(scalar.value, out, inputs[0]));
+  }
   const { shape, strides } = collapse(out.shape, operands.map((v) => v.strides));
   const length = shape.pop() ?? 1;
   const steps = strides.map((s) => s.pop() ?? 0);
@@ -165,7 +167,9 @@ function plan(
   const { shape, strides } = collapse(out.shape, [x, y, z, out].map((v) => v.strides));
   if (shape.length > MOST_AXES) {
     throw new LimitError(
-      `Cannot walk ${format(out.shape)} on the GPU: ${shape.length} axes cannot be merged and its ` +
+      `Cannot walk ${
+        format(out.shape)
+      } on the GPU: ${shape.length} axes cannot be merged and its ` +
         `kernels take ${MOST_AXES}; make the operands contiguous() first`,
     );
   }

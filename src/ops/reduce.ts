@@ -75,8 +75,10 @@ function reduction(name: string, rule: ReduceRule) {
 const sumOp = defineOp<ReduceAxes>({
   ...reduction("sum", SUM),
   saves: {},
-  backward: [({ grads: [g], specs: [{ shape }], options: { axes } }) =>
-    restoreAxes(g, shape, axes).expand(shape)],
+  backward: [
+    ({ grads: [g], specs: [{ shape }], options: { axes } }) =>
+      restoreAxes(g, shape, axes).expand(shape),
+  ],
 });
 
 const maxOp = defineOp<ReduceAxes>({
@@ -188,7 +190,7 @@ function reduceOnCpu(
     let total = identity;
     for (const run of runs) {
       const start = x.offset + base + run;
-      if (combine === SUM.cpu) for (let i = 0; i < length; i++) total += data[start + i * step];
+      if (combine === SUM.cpu) { for (let i = 0; i < length; i++) total += data[start + i * step]; }
       else for (let i = 0; i < length; i++) total = combine(total, data[start + i * step]);
     }
     out.data[out.offset + row] = total;
@@ -237,8 +239,13 @@ function plan(
   const lanes = Math.min(THREADS, dense ? wanted : Math.ceil(wanted / LONG));
   // A second pass when there are few rows and each is long.
   const busy = Math.ceil(rows * lanes / THREADS);
-  const segments = Math.max(1, Math.min(Math.floor(length / (lanes * LONG)), Math.floor(512 / busy)));
-  const target = segments === 1 ? out : context.scratch(rows * segments, x.dtype === "f16" ? "f32" : x.dtype);
+  const segments = Math.max(
+    1,
+    Math.min(Math.floor(length / (lanes * LONG)), Math.floor(512 / busy)),
+  );
+  const target = segments === 1
+    ? out
+    : context.scratch(rows * segments, x.dtype === "f16" ? "f32" : x.dtype);
   const padded = (list: readonly number[]) => [...list, ...Array(8 - list.length).fill(0)];
   const { identity } = rule;
   const first: Dispatch = {

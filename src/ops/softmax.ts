@@ -24,7 +24,9 @@ function program(name: string, logarithm: boolean) {
     saves: { outputs: [0] },
     output: ([{ shape, dtype }]: readonly Tensor[]) => {
       if (!isFloat(dtype)) {
-        throw new DTypeError(`${name}: expected dtype f32 or f16, found ${dtype}; convert with to()`);
+        throw new DTypeError(
+          `${name}: expected dtype f32 or f16, found ${dtype}; convert with to()`,
+        );
       }
       return { shape, dtype };
     },
@@ -42,14 +44,12 @@ function program(name: string, logarithm: boolean) {
 
 const softmaxOp = defineOp({
   ...program("softmax", false),
-  backward: [({ grads: [g], outputs: [p] }) =>
-    p.mul(g.sub(g.mul(p).sum(-1, { keepDims: true })))],
+  backward: [({ grads: [g], outputs: [p] }) => p.mul(g.sub(g.mul(p).sum(-1, { keepDims: true })))],
 });
 
 const logSoftmaxOp = defineOp({
   ...program("logSoftmax", true),
-  backward: [({ grads: [g], outputs: [l] }) =>
-    g.sub(l.exp().mul(g.sum(-1, { keepDims: true })))],
+  backward: [({ grads: [g], outputs: [l] }) => g.sub(l.exp().mul(g.sum(-1, { keepDims: true })))],
 });
 
 /** exp(x) / Σ exp(x) along `axis`. */
@@ -78,7 +78,7 @@ function normaliseRows(x: CpuView, out: CpuView, logarithm: boolean): void {
     let sum = 0;
     for (let i = start; i < end; i++) sum += Math.exp(from[i] - largest);
     const shift = largest + Math.log(sum);
-    if (logarithm) for (let i = start; i < end; i++) to[i] = from[i] - shift;
+    if (logarithm) { for (let i = start; i < end; i++) to[i] = from[i] - shift; }
     else for (let i = start; i < end; i++) to[i] = Math.exp(from[i] - largest) / sum;
   }
 }

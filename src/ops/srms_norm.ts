@@ -81,7 +81,10 @@ function inverseRms({ data }: CpuView, start: number, length: number, epsilon: n
   return 1 / Math.sqrt(sum / length + epsilon);
 }
 
-function forEachRow({ data, shape }: CpuView, visit: (start: number, length: number) => void): void {
+function forEachRow(
+  { data, shape }: CpuView,
+  visit: (start: number, length: number) => void,
+): void {
   const length = shape.at(-1)!;
   for (let start = 0; start < data.length; start += length) visit(start, length);
 }

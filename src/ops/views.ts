@@ -44,7 +44,9 @@ function inferShape(x: Tensor, wanted: Shape): number[] {
   if (free >= 0 && known > 0) shape[free] = x.size / known;
   if (shape.some((n) => !Number.isInteger(n) || n < 0) || sizeOf(shape) !== x.size) {
     throw new ShapeError(
-      `Cannot reshape ${format(x.shape)} to ${format(wanted)}: it has ${x.size} elements, and they ` +
+      `Cannot reshape ${format(x.shape)} to ${
+        format(wanted)
+      }: it has ${x.size} elements, and they ` +
         `must be as many after as before`,
     );
   }
@@ -186,7 +188,9 @@ export function unsqueeze(x: Tensor, axis: number): Tensor {
 
 /** Tensors one after the other along `axis`; each gradient is the slice that it became. */
 export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
-  if (tensors.length === 0) throw new ShapeError("concat: expected at least one tensor, found none");
+  if (tensors.length === 0) {
+    throw new ShapeError("concat: expected at least one tensor, found none");
+  }
   return concatAlong(...tensors, { axis: resolveAxis(axis, tensors[0].rank, "concat") });
 }
 

@@ -108,7 +108,9 @@ export class AdamW implements Disposable {
         decay: decays(name, parameter) ? weightDecay : 0,
         step: this.steps,
       };
-      tidy(() => noGrad(() => runInPlace(program, [grad.contiguous()], [parameter, m, v], options)));
+      tidy(() =>
+        noGrad(() => runInPlace(program, [grad.contiguous()], [parameter, m, v], options))
+      );
     }
   }
 

@@ -40,6 +40,16 @@ export interface GpuDeviceBuffer extends DeviceBuffer {
   readonly memory: GpuMemory;
 }
 
+/** How a backend works on a device. */
+export interface WebgpuBackendOptions {
+  /** Whether to destroy the device in the end. */
+  readonly owned: boolean;
+  /** What is known of the adapter, if the device does not tell. */
+  readonly info?: GPUAdapterInfo;
+  /** Bind at most so many bytes at once. Default: what the device allows. */
+  readonly bindingBytes?: number;
+}
+
 /** Dispatches recorded before a batch is submitted although nobody waits: keeps the GPU busy. */
 const DISPATCHES_PER_BATCH = 256;
 /** Where the binding of a large buffer may start: the most that the alignment limits may be. */
@@ -70,13 +80,14 @@ export class WebgpuBackend implements Backend {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
 
-  /** Works on `device`; destroys it in the end only if it is `owned`. */
-  constructor(device: GPUDevice, { owned, info }: { owned: boolean; info?: GPUAdapterInfo }) {
+  /** Works on `device`. */
+  constructor(device: GPUDevice, options: WebgpuBackendOptions) {
     this.#device = device;
-    this.#owned = owned;
-    const adapter = info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
-    this.name = nameOf(adapter);
-    this.bindingBytes = device.limits.maxStorageBufferBindingSize - ALIGNMENT;
+    this.#owned = options.owned;
+    const info = options.info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
+    const largest = options.bindingBytes ?? device.limits.maxStorageBufferBindingSize;
+    this.name = nameOf(info);
+    this.bindingBytes = largest - ALIGNMENT;
     this.details = describe(device);
     this.#errors = new ErrorLog(device);
     this.lost = this.#errors.lost;
@@ -92,7 +103,11 @@ export class WebgpuBackend implements Backend {
       size: this.#params.byteLength,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
     });
-    this.#pipelines = new Pipelines(device, this.#errors, this.#uniforms, isSoftware(adapter));
+    this.#pipelines = new Pipelines(device, this.#errors, {
+      uniforms: this.#uniforms,
+      bindingBytes: Math.floor(largest / 4) * 4,
+      paramsInStorage: isSoftware(info),
+    });
   }
 
   allocate(bytes: number, content?: Uint8Array): GpuDeviceBuffer {
@@ -104,9 +119,13 @@ export class WebgpuBackend implements Backend {
           `(maxBufferSize); use several smaller tensors`,
       );
     }
-    if (content === undefined) return { bytes, memory: this.#pool.take(bytes) };
-    // The queue writes at once, ahead of what is only recorded: not over a buffer that waits for that.
-    const memory = this.#pool.take(bytes, ({ usedInBatch }) => usedInBatch < this.#batch);
+    // Deno 2.9.6 panics when asked to write nothing.
+    if (content === undefined || content.byteLength === 0) {
+      return { bytes, memory: this.#pool.take(bytes) };
+    }
+    // The queue writes at once, ahead of what is only recorded, and must not overtake it.
+    const memory = this.#pool.take(bytes);
+    if (memory.usedInBatch === this.#batch) this.#submit();
     this.#device.queue.writeBuffer(memory.buffer, 0, wholeWords(content));
     return { bytes, memory };
   }

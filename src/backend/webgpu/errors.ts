@@ -72,10 +72,15 @@ export class ErrorLog {
 
   /** `promise`, or a DeviceError as soon as the device is lost. */
   async orLost<T>(promise: Promise<T>): Promise<T> {
-    let settled: { value: T } | undefined;
-    await Promise.race([promise.then((value) => settled = { value }), this.lost]);
-    this.throwIfLost();
-    return settled!.value;
+    const gone = this.lost.then(() => this.throwIfLost());
+    try {
+      return await Promise.race([promise, gone]) as T;
+    } catch (cause) {
+      // When a device is lost, what waits for it may be rejected before the loss is announced.
+      await new Promise((resolve) => setTimeout(resolve));
+      this.throwIfLost();
+      throw new DeviceError(`The GPU failed: ${(cause as Error).message}`, { cause });
+    }
   }
 
   #expect(what: string): void {

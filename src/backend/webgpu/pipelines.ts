@@ -8,7 +8,7 @@ import { LimitError } from "../../errors.ts";
 import type { Dispatch, View } from "../contract.ts";
 import type { GpuDeviceBuffer, GpuMemory } from "./backend.ts";
 import type { ErrorLog } from "./errors.ts";
-import { type Reflection, reflect, specialise } from "./shader.ts";
+import { reflect, type Reflection, specialise } from "./shader.ts";
 
 /** A dispatch that has passed every check and only waits to be encoded. */
 export interface Prepared {
@@ -31,6 +31,19 @@ export const PARAMS_BYTES = 256;
 /** Bind groups remembered before the cache starts anew. */
 const MOST_GROUPS = 8192;
 
+/** What pipelines are told of the backend. */
+export interface PipelineOptions {
+  /** The buffer that uniform blocks are slices of. */
+  readonly uniforms: GPUBuffer;
+  /** The largest binding, in bytes. */
+  readonly bindingBytes: number;
+  /**
+   * Bind params as storage. Mesa's software driver compiles a shader anew for every value of a uniform
+   * that bounds a loop, half a second each time; it leaves storage alone.
+   */
+  readonly paramsInStorage: boolean;
+}
+
 /** The pipelines of one device. */
 export class Pipelines {
   #compiled = new Map<string, Map<string, Compiled>>();
@@ -38,16 +51,11 @@ export class Pipelines {
   #groups = new Map<string, GPUBindGroup>();
   #count = 0;
 
-  /** Compiles for `device`; uniform blocks are slices of `uniforms`. */
+  /** Compiles for `device`. */
   constructor(
     readonly device: GPUDevice,
     readonly errors: ErrorLog,
-    readonly uniforms: GPUBuffer,
-    /**
-     * Bind params as storage. Mesa's software driver compiles a shader anew for every value of a
-     * uniform that bounds a loop, half a second each time; it leaves storage alone.
-     */
-    readonly paramsInStorage: boolean,
+    readonly options: PipelineOptions,
   ) {}
 
   /**
@@ -74,7 +82,7 @@ export class Pipelines {
     if (known !== undefined) return known;
 
     const specialised = specialise(shader, constants);
-    const code = this.paramsInStorage
+    const code = this.options.paramsInStorage
       ? specialised.replace("var<uniform>", "var<storage, read>")
       : specialised;
     const reflection = reflect(code);
@@ -84,7 +92,10 @@ export class Pipelines {
       this.device.createComputePipeline({
         label: name,
         layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }),
-        compute: { module: this.device.createShaderModule({ label: name, code }), entryPoint: "main" },
+        compute: {
+          module: this.device.createShaderModule({ label: name, code }),
+          entryPoint: "main",
+        },
       }));
     const compiled = { ...reflection, id: this.#count++, pipeline, layout };
     variants.set(key, compiled);
@@ -113,14 +124,13 @@ export class Pipelines {
     const known = this.#groups.get(key);
     if (known !== undefined) return known;
 
-    const limit = this.device.limits.maxStorageBufferBindingSize;
     const resources: GPUBufferBinding[] = views.map((view) => {
       const { buffer } = memoryOf(view);
       const offset = view.byteOffset ?? 0;
-      return { buffer, offset, size: Math.min(buffer.size - offset, Math.floor(limit / 4) * 4) };
+      return { buffer, offset, size: Math.min(buffer.size - offset, this.options.bindingBytes) };
     });
     if (compiled.bindings.length > views.length) {
-      resources.push({ buffer: this.uniforms, offset: 0, size: PARAMS_BYTES });
+      resources.push({ buffer: this.options.uniforms, offset: 0, size: PARAMS_BYTES });
     }
     const group = this.errors.watch(name, "validation", () =>
       this.device.createBindGroup({
@@ -151,7 +161,9 @@ export class Pipelines {
     const words = dispatch.params?.length ?? 0;
     if (words * 4 > PARAMS_BYTES) {
       throw new LimitError(
-        `Cannot run ${name}: its ${words} params exceed the ${PARAMS_BYTES / 4} words that a kernel ` +
+        `Cannot run ${name}: its ${words} params exceed the ${
+          PARAMS_BYTES / 4
+        } words that a kernel ` +
           `may be given; pass more as a tensor`,
       );
     }
@@ -164,7 +176,12 @@ export class Pipelines {
   }
 }
 
-function check(name: string, limit: keyof GPUSupportedLimits, value: number, limits: GPUSupportedLimits) {
+function check(
+  name: string,
+  limit: keyof GPUSupportedLimits,
+  value: number,
+  limits: GPUSupportedLimits,
+) {
   const allowed = limits[limit] as number;
   if (value > allowed) {
     throw new LimitError(

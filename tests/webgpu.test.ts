@@ -1,0 +1,251 @@
+/** What is particular to WebGPU: limits, errors, lost devices, and tensors larger than a binding. */
+import {
+  assert,
+  assertEquals,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import {
+  arange,
+  concat,
+  defineOp,
+  Device,
+  DeviceError,
+  init,
+  LevinError,
+  lightningAttention,
+  LimitError,
+  randn,
+  scope,
+  setDefaultDevice,
+  type Tensor,
+  tensor,
+  uniform,
+  zeros,
+} from "../mod.ts";
+import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
+import { reflect, specialise } from "../src/backend/webgpu/shader.ts";
+import { assertNear, cpu, testOnCpu, testOnWebgpu } from "./harness.ts";
+
+/** An operation that runs `shader` on one tensor. */
+function shaderOp(name: string, shader: string, workgroups = 1) {
+  return defineOp({
+    name,
+    output: ([{ shape, dtype }]) => ({ shape, dtype }),
+    gpu: () => ({ shader, workgroups: [workgroups] }),
+  });
+}
+
+const BINDINGS = `
+  @group(0) @binding(0) var<storage, read> x: array<f32>;
+  @group(0) @binding(1) var<storage, read_write> y: array<f32>;`;
+
+testOnWebgpu("every limit is checked before anything is encoded, and named", async (device) => {
+  const x = zeros([4]);
+  const refused = (shader: string, workgroups?: number) => () =>
+    shaderOp("greedy", shader, workgroups)(x);
+  const body = `@compute @workgroup_size(64) fn main(@builtin(local_invocation_index) i: u32)`;
+  assertThrows(
+    refused(`${BINDINGS} var<workgroup> t: array<vec4f, 100000>; ${body} { t[i] = vec4f(); }`),
+    LimitError,
+    "maxComputeWorkgroupStorageSize",
+  );
+  assertThrows(
+    refused(`${BINDINGS} @compute @workgroup_size(64, 64, 4) fn main() {}`),
+    LimitError,
+    "maxComputeInvocationsPerWorkgroup",
+  );
+  assertThrows(
+    refused(`${BINDINGS} ${body} { y[i] = x[i]; }`, 70_000),
+    LimitError,
+    "maxComputeWorkgroupsPerDimension",
+  );
+  assertThrows(refused(`${body} {}`), LimitError, "0 bindings");
+  assertThrows(() => zeros([2 ** 20, 2 ** 20]), LimitError, "maxBufferSize");
+  await device.synchronize();
+});
+
+testOnWebgpu("an error of the GPU reaches the next reads, with the operation's name", async () => {
+  const x = tensor([1, 2]);
+  const broken = shaderOp(
+    "broken",
+    `${BINDINGS} @compute @workgroup_size(1) fn main() { y[0] = 1u; }`,
+  );
+  const [y, z] = [broken(x), x.add(1)];
+  const reads = [y.data(), z.data()];
+  for (const read of reads) await assertRejects(() => read, DeviceError, "broken");
+  // It is told once; what comes after is well.
+  assertEquals(await x.add(1).array(), [2, 3]);
+});
+
+testOnCpu("an operation without an implementation for the device says so", () => {
+  const x = tensor([1, 2]);
+  assertThrows(() => shaderOp("gpuOnly", "")(x), DeviceError, "gpuOnly on the CPU");
+});
+
+testOnWebgpu("an operation without a kernel says so, and devices do not mix", () => {
+  const cpuOnly = defineOp({
+    name: "cpuOnly",
+    output: ([{ shape, dtype }]) => ({ shape, dtype }),
+    cpu: ([x], [y]) => y.data.set(x.data),
+  });
+  const x = tensor([1, 2]);
+  assertThrows(() => cpuOnly(x), DeviceError, "cpuOnly on WebGPU");
+  const y = tensor([1, 2], { device: cpu });
+  assertThrows(() => x.add(y), DeviceError, "two devices");
+  y.dispose();
+});
+
+async function openDevice(): Promise<GPUDevice> {
+  return (await navigator.gpu.requestAdapter())!.requestDevice();
+}
+
+/** Runs `fn` with `device` as the default, and sets the one before back. */
+async function on(device: Device, fn: (device: Device) => Promise<void>): Promise<void> {
+  const previous = zeros([]).device;
+  setDefaultDevice(device);
+  try {
+    using _ = scope();
+    await fn(device);
+  } finally {
+    device.destroy();
+    setDefaultDevice(previous);
+  }
+}
+
+testOnWebgpu("a lost device rejects pending reads and later work", async () => {
+  const gpu = await openDevice();
+  await on(await init({ device: gpu }), async (device) => {
+    const x = randn([4]);
+    const pending = x.add(1).data();
+    gpu.destroy();
+    await assertRejects(() => pending, DeviceError, "lost");
+    await gpu.lost;
+    assertThrows(() => x.add(1), DeviceError, "call init() again");
+    await assertRejects(() => x.data(), DeviceError, "lost");
+    await assertRejects(() => device.synchronize(), DeviceError, "lost");
+  });
+});
+
+testOnWebgpu("a caller's device is used as it is and never destroyed", async () => {
+  const gpu = await openDevice();
+  let lost = false;
+  gpu.lost.then(() => lost = true);
+  await on(await init({ device: gpu }), async (device) => {
+    assertEquals(device.backend, "webgpu");
+    assertStringIncludes(device.describe(), "the caller brought it");
+    assertEquals(await tensor([1, 2]).add(1).array(), [2, 3]);
+  });
+  const buffer = gpu.createBuffer({ size: 16, usage: GPUBufferUsage.COPY_DST });
+  buffer.destroy();
+  assertEquals(lost, false);
+  gpu.destroy();
+});
+
+testOnWebgpu("tensors larger than a binding are cut, not refused", async () => {
+  // Bindings of 64 KiB: nearly everything below is larger than one.
+  const backend = new WebgpuBackend(await openDevice(), { owned: true, bindingBytes: 2 ** 16 });
+  await on(new Device(backend, "a test made it"), async () => {
+    const size = 5 * 64 * 128;
+    const x = uniform([5, 64, 128], { seed: 1 });
+    const values = Array.from(await x.data());
+    const y = uniform([5, 64, 128], { seed: 2, device: cpu });
+    assertEquals(values.length, size);
+    await assertNear(x.mul(2).add(x), values.map((v) => 3 * v), 1e-6, "pointwise");
+    await assertNear(x.transpose(0, 2).add(0).transpose(0, 2), values, 0, "strided");
+    await assertNear(x.sum(), [values.reduce((a, b) => a + b)], 1e-5, "sum");
+    await assertNear(x.softmax().sum(-1), Array(320).fill(1), 1e-5, "softmax");
+    const flat = x.reshape([320, 128]);
+    const product = flat.matmul(flat.transpose());
+    const columns = await product.slice(null, 7).data();
+    const expected = Array.from({ length: 320 }, (_, i) => {
+      let sum = 0;
+      for (let k = 0; k < 128; k++) sum += values[i * 128 + k] * values[7 * 128 + k];
+      return sum;
+    });
+    await assertNear(tensor(columns), expected, 1e-6, "matmul");
+    const ids = tensor([319, 0, 5], { dtype: "i32" });
+    await assertNear(flat.gather(ids).slice(0), values.slice(319 * 128), 0, "gather");
+    await assertNear(concat([flat, flat], 1).slice(null, [128]), values, 0, "concat");
+    await assertNear(flat.slice([100, 200]), values.slice(12800, 25600), 0, "slice");
+
+    const heads = [1, 2, 3].map((seed) => randn([3, 4, 200, 16], { seed, requiresGrad: true }));
+    const twins = await Promise.all(
+      heads.map(async (t) =>
+        tensor(await t.data(), { shape: t.shape, device: cpu, requiresGrad: true })
+      ),
+    );
+    const run = ([q, k, v]: Tensor[]) => {
+      const o = lightningAttention(q, k, v, { slopes: [0, 0.1, 0.5, 0.9] });
+      o.square().sum().backward();
+      return o;
+    };
+    const [here, there] = [run(heads), run(twins)];
+    await assertNear(here, await there.data(), 1e-6, "attention");
+    for (let i = 0; i < 3; i++) {
+      await assertNear(heads[i].grad!, await twins[i].grad!.data(), 1e-5, `gradient ${i}`);
+    }
+    for (const t of [...heads, ...twins]) t.grad = null;
+    for (const t of [...twins, there, y]) t.dispose();
+    assertThrows(() => arange(2 ** 16).sum(), LimitError, "maxStorageBufferBindingSize");
+  });
+});
+
+testOnWebgpu("more dispatches than a batch holds give the same numbers", async () => {
+  let x = tensor([0, 1]);
+  for (let i = 0; i < 1000; i++) x = x.add(1);
+  assertEquals(await x.array(), [1000, 1001]);
+});
+
+testOnWebgpu("uploads do not overtake recorded work on a reused buffer", async () => {
+  for (let i = 0; i < 50; i++) {
+    using _ = scope();
+    const x = tensor([i, i]);
+    const sum = x.add(x);
+    x.dispose();
+    const y = tensor([-1, -1]);
+    assertEquals(await sum.array(), [2 * i, 2 * i]);
+    assertEquals(await y.array(), [-1, -1]);
+  }
+});
+
+testOnCpu("the specialiser gives declarations new values, and nothing else", () => {
+  const shader = `alias T = f32;\nconst SIZE: u32 = 4;\nfn rule(x: T) -> T { return x; }\n` +
+    `var<workgroup> t: array<vec4<T>, SIZE * (2u + 1u)>;\n@compute @workgroup_size(SIZE, 2) fn main() {}`;
+  const text = specialise(shader, { T: "f16", SIZE: 16, rule: "x * x" });
+  assertEquals(
+    text.split("\n").slice(0, 4),
+    [
+      "enable f16;",
+      "alias T = f16;",
+      "const SIZE: u32 = 16;",
+      "fn rule(x: T) -> T { return x * x; }",
+    ],
+  );
+  assertEquals(reflect(text), {
+    bindings: [],
+    workgroupSize: [16, 2, 1],
+    workgroupBytes: 16 * 3 * 8,
+  });
+  assertThrows(() => specialise(shader, { MISSING: 1 }), LevinError, "MISSING");
+});
+
+testOnCpu("asking for WebGPU where there is none names the remedy", async () => {
+  const gpu = { requestAdapter: () => Promise.resolve(null) };
+  await assertRejects(
+    () => init({ backend: "webgpu", gpu }),
+    DeviceError,
+    "apt-get install mesa-vulkan-drivers",
+  );
+  const device = await init({ gpu });
+  assertEquals(device.backend, "cpu");
+  await assertRejects(() => init({ backend: "cuda" as "cpu" }), DeviceError, `backend "cuda"`);
+});
+
+testOnCpu("auto takes a software adapter for what it is", async () => {
+  const info = { description: "llvmpipe (LLVM 15.0.6, 256 bits)", isFallbackAdapter: true };
+  const gpu = { requestAdapter: () => Promise.resolve({ info } as unknown as GPUAdapter) };
+  const device = await init({ gpu });
+  assertEquals(device.backend, "cpu");
+});
