@@ -1,4 +1,5 @@
-// out[o, j, i] = x[o, indices[j], i]; an index out of range yields NaN, or 0 for integers.
+// out[o, j, i] = x[o, indices[j] − first, i], x being the entries from `first` on of a longer axis.
+// The first window writes NaN, or 0 for integers, where the index is not its own; the others do not.
 
 alias Stored = f32;
 const FLOAT: bool = true;
@@ -12,6 +13,7 @@ struct Params {
   out_offset: u32,
   indices_stride: u32,
   indices_offset: u32,
+  first: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Stored>;
@@ -24,8 +26,9 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let at = id.y * groups.x * 256u + id.x;
   let entry = vec3u(at / params.shape.z / params.shape.y, at / params.shape.z % params.shape.y, at % params.shape.z);
   if (entry.x >= params.shape.x) { return; }
-  // A negative i32 is, as u32, far out of range.
-  let index = indices[params.indices_offset + entry.y * params.indices_stride];
+  // A negative i32 is, as u32, far out of range; so is an index below `first`.
+  let index = indices[params.indices_offset + entry.y * params.indices_stride] - params.first;
+  if (index >= params.length && params.first > 0u) { return; }
   var value = Stored(0);
   if (index < params.length) {
     value = x[params.x_offset + dot(vec3u(entry.x, index, entry.z), params.x_strides)];

@@ -1,8 +1,9 @@
-// out[o, e, i] = Σ { g[o, j, i] : indices[j] = e }, in the order of j.
+// out[o, e, i] = Σ { g[o, j, i] : indices[j] = first + e }, in the order of j; with ADD, added to out.
 // A workgroup owns 64 columns i of one entry (o, e). It looks through the indices 64 at a time and adds
 // the rows that name its entry; nobody else writes there, so nothing is atomic.
 
 alias Stored = f32;
+const ADD: bool = false;
 
 struct Params {
   shape: vec3u,            // outer, count, inner of g
@@ -13,6 +14,7 @@ struct Params {
   out_offset: u32,
   indices_stride: u32,
   indices_offset: u32,
+  first: u32,
 }
 
 @group(0) @binding(0) var<storage, read> g: array<Stored>;
@@ -32,10 +34,13 @@ fn main(
   let number = group.y * groups.x + group.x;
   let i = number % slabs * 64u + thread;
   let entry = number / slabs % params.length;
+  let wanted = params.first + entry;
   let o = number / slabs / params.length;
   let mine = i < params.shape.z && o < params.shape.x;
 
+  let to = params.out_offset + dot(vec3u(o, entry, i), params.out_strides);
   var sum = 0.0;
+  if (ADD && mine) { sum = f32(out[to]); }
   for (var first = 0u; first < params.shape.y; first += 64u) {
     workgroupBarrier();
     let j = first + thread;
@@ -44,11 +49,11 @@ fn main(
     workgroupBarrier();
     if (mine) {
       for (var k = 0u; k < 64u; k++) {
-        if (window[k] == entry) {
+        if (first + k < params.shape.y && window[k] == wanted) {
           sum += f32(g[params.g_offset + dot(vec3u(o, first + k, i), params.g_strides)]);
         }
       }
     }
   }
-  if (mine) { out[params.out_offset + dot(vec3u(o, entry, i), params.out_strides)] = Stored(sum); }
+  if (mine) { out[to] = Stored(sum); }
 }

@@ -12,6 +12,7 @@ import {
   defineOp,
   Device,
   DeviceError,
+  grad,
   init,
   LevinError,
   lightningAttention,
@@ -167,6 +168,9 @@ testOnWebgpu("tensors larger than a binding are cut, not refused", async () => {
     await assertNear(tensor(columns), expected, 1e-6, "matmul");
     const ids = tensor([319, 0, 5], { dtype: "i32" });
     await assertNear(flat.gather(ids).slice(0), values.slice(319 * 128), 0, "gather");
+    const counts = grad((table: Tensor) => table.gather(ids).sum())(flat);
+    const rows = Array.from({ length: 320 }, (_, i) => [319, 0, 5].includes(i) ? 128 : 0);
+    await assertNear(counts.sum(-1), rows, 0, "scatter");
     await assertNear(concat([flat, flat], 1).slice(null, [128]), values, 0, "concat");
     await assertNear(flat.slice([100, 200]), values.slice(12800, 25600), 0, "slice");
 

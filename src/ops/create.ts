@@ -138,8 +138,8 @@ export function uniform(
   const numbers = tidy(() => {
     const size = sizeOf(shape);
     const flat = Tensor.allocate(device, { shape: [size], dtype: "f32" });
-    // Pieces that fit a binding; an even start, because numbers come in pairs.
-    const piece = 2 ** 24;
+    // Pieces that fit a binding and a dispatch; an even start, because numbers come in pairs.
+    const piece = Math.min(2 ** 24, 2 * Math.floor(device.engine.bindingBytes / 8));
     for (let start = 0; start < size; start += piece) {
       const part = flat.slice([start, start + piece]);
       runInPlace(uniformProgram, [], [part], { key: keyOf(seed), block: start / 2 });

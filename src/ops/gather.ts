@@ -9,10 +9,10 @@
  *
  * @module
  */
-import type { CpuView, View } from "../backend/contract.ts";
-import { type DType, isFloat } from "../dtype.ts";
+import type { CpuView, Program, View } from "../backend/contract.ts";
+import { bytesOf, type DType, isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
-import { defineOp, type Op } from "../operation.ts";
+import { defineOp, type Op, runInPlace } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { resolveAxis, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
@@ -28,23 +28,12 @@ const gatherOp: Op = defineOp({
     shape: [x.shape[0], indices.shape[0], x.shape[2]],
     dtype: x.dtype,
   }),
-  cpu: ([x, indices], [out]) => {
-    const missing = isFloat(x.dtype) ? NaN : 0;
-    forEachRow(out, indices, (to, index, o) => {
-      const found = index >= 0 && index < x.shape[1];
-      const from = x.offset + o * x.strides[0] + index * x.strides[1];
-      for (let i = 0; i < out.shape[2]; i++) {
-        out.data[to + i * out.strides[2]] = found ? x.data[from + i * x.strides[2]] : missing;
-      }
-    });
+  // Window by window along the gathered axis, so that a table may be larger than a binding.
+  compose: ([x, indices], [out]) => {
+    for (const [first, part] of windows(x)) {
+      runInPlace(gatherWindow, [part, indices], [out], { first });
+    }
   },
-  gpu: ([x, indices], [out], _, context) => ({
-    shader: gatherShader,
-    constants: { Stored: storedAs(x.dtype), FLOAT: isFloat(x.dtype) },
-    params: [...extents(out, x.shape[1]), ...places(x, out, indices)],
-    workgroups: grid(Math.ceil(sizeOf(out.shape) / 256), context),
-  }),
-  cuts: () => [[0, -1, 0], [2, -1, 2], [-1, 0, 1]],
   saves: { inputs: [1] },
   backward: ({ grads: [g], inputs: [, indices], specs: [x] }) => [
     scatterOp(g, indices, { length: x.shape[1] }),
@@ -52,31 +41,89 @@ const gatherOp: Op = defineOp({
   ],
 });
 
+/** Entries `first` and on of the axis. The first window writes all rows, the others their own. */
+const gatherWindow: Program<{ first: number }> = {
+  name: "gather",
+  cpu: ([x, indices], [out], { first }) => {
+    const missing = isFloat(x.dtype) ? NaN : 0;
+    forEachRow(out, indices, (to, index, o) => {
+      const found = index >= first && index < first + x.shape[1];
+      const from = x.offset + o * x.strides[0] + (index - first) * x.strides[1];
+      if (!found && first > 0) return;
+      for (let i = 0; i < out.shape[2]; i++) {
+        out.data[to + i * out.strides[2]] = found ? x.data[from + i * x.strides[2]] : missing;
+      }
+    });
+  },
+  gpu: ([x, indices], [out], { first }, context) => ({
+    shader: gatherShader,
+    constants: { Stored: storedAs(x.dtype), FLOAT: isFloat(x.dtype) },
+    params: [...extents(out, x.shape[1]), ...places(x, out, indices), first],
+    workgroups: grid(Math.ceil(sizeOf(out.shape) / 256), context),
+  }),
+  cuts: () => [[0, -1, 0], [-1, 0, 1], [2, -1, 2]],
+};
+
 /** g [outer, count, inner], indices [count] → [outer, length, inner]. */
 const scatterOp: Op<{ length: number }> = defineOp<{ length: number }>({
   name: "scatterAdd",
   strided: true,
   output: ([g], { length }) => ({ shape: [g.shape[0], length, g.shape[2]], dtype: g.dtype }),
-  cpu: ([g, indices], [out], { length }) => {
-    out.data.fill(0);
+  compose: ([g, indices], [out]) => {
+    for (const [first, target] of windows(out)) {
+      for (const [start, rows] of windows(g)) {
+        const own = indices.slice([start, start + rows.shape[1]]);
+        runInPlace(scatterWindow, [rows, own], [target], { first, add: start > 0 });
+      }
+    }
+  },
+  saves: { inputs: [1] },
+  backward: ({ grads: [gg], inputs: [, indices] }) => [gatherOp(gg, indices), null],
+});
+
+/** Into entries `first` and on of the axis; `add` to what is there, or begin from zero. */
+const scatterWindow: Program<{ first: number; add: boolean }> = {
+  name: "scatterAdd",
+  cpu: ([g, indices], [out], { first, add }) => {
+    if (!add) fillView(out, 0);
     forEachRow(g, indices, (from, index, o) => {
-      if (index < 0 || index >= length) return;
-      const to = out.offset + o * out.strides[0] + index * out.strides[1];
+      if (index < first || index >= first + out.shape[1]) return;
+      const to = out.offset + o * out.strides[0] + (index - first) * out.strides[1];
       for (let i = 0; i < g.shape[2]; i++) {
         out.data[to + i * out.strides[2]] += g.data[from + i * g.strides[2]];
       }
     });
   },
-  gpu: ([g, indices], [out], { length }, context) => ({
+  gpu: ([g, indices], [out], { first, add }, context) => ({
     shader: scatterShader,
-    constants: { Stored: g.dtype },
-    params: [...extents(g, length), ...places(g, out, indices)],
-    workgroups: grid(out.shape[0] * length * Math.ceil(out.shape[2] / 64), context),
+    constants: { Stored: g.dtype, ADD: add },
+    params: [...extents(g, out.shape[1]), ...places(g, out, indices), first],
+    workgroups: grid(out.shape[0] * out.shape[1] * Math.ceil(out.shape[2] / 64), context),
   }),
   cuts: () => [[0, -1, 0], [2, -1, 2]],
-  saves: { inputs: [1] },
-  backward: ({ grads: [gg], inputs: [, indices] }) => [gatherOp(gg, indices), null],
-});
+};
+
+/** `x` [outer, length, inner] in pieces along its middle axis that each fit a binding. */
+function* windows(x: Tensor): Generator<[first: number, part: Tensor]> {
+  const [, length, inner] = x.shape;
+  const [, step, within] = x.strides.map(Math.abs);
+  const elements = Math.floor(x.device.engine.bindingBytes / bytesOf(x.dtype));
+  const fit = 1 + Math.floor((elements - 1 - Math.max(inner - 1, 0) * within) / Math.max(step, 1));
+  const rows = Math.max(fit, 1);
+  for (let first = 0; first < Math.max(length, 1); first += rows) {
+    yield [first, x.slice(null, [first, first + rows])];
+  }
+}
+
+function fillView(view: CpuView, value: number): void {
+  const [outer, length, inner] = view.shape;
+  for (let o = 0; o < outer; o++) {
+    for (let j = 0; j < length; j++) {
+      const row = view.offset + o * view.strides[0] + j * view.strides[1];
+      for (let i = 0; i < inner; i++) view.data[row + i * view.strides[2]] = value;
+    }
+  }
+}
 
 /** Visits every row of `rows` [outer, count, inner] with the place of its first element. */
 function forEachRow(
