@@ -56,6 +56,11 @@ export class Device {
     return this.engine.kind;
   }
 
+  /** Whether a CPU does the work: the CPU backend, or WebGPU through a software adapter. */
+  get software(): boolean {
+    return this.engine.software;
+  }
+
   /** In a few lines: the device, why it was chosen, and what it can do. */
   describe(): string {
     return [`${this.name} (${this.backend}): ${this.reason}`, ...this.engine.details].join("\n");

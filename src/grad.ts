@@ -21,11 +21,11 @@ export type ScalarFunction<T, Rest extends unknown[]> = (x: T, ...rest: Rest) =>
  *
  * @example
  * ```ts
- * import { grad, tensor } from "@levin/levin";
+ * import { grad, type Tensor, tensor } from "@levin/levin";
  *
- * const cube = (x: ReturnType<typeof tensor>) => x.pow(3).sum();
+ * const cube = (x: Tensor) => x.pow(3).sum();
  * const slope = grad(cube); // 3x²
- * const curvature = grad((x: ReturnType<typeof tensor>) => slope(x).sum()); // 6x
+ * const curvature = grad((x: Tensor) => slope(x).sum()); // 6x
  * console.log(await curvature(tensor([1, 2])).data()); // Float32Array [6, 12]
  * ```
  * @throws {ShapeError} when called, if `fn` returns more than one element.

@@ -44,7 +44,7 @@ export interface Tensor extends TensorMethods {}
  *
  * Tensors are made by `tensor`, `zeros`, `randn`, … and by operations, never by `new`.
  */
-// deno-lint-ignore no-unsafe-declaration-merging -- the methods' signatures live in methods.ts
+// The methods' signatures live in methods.ts
 export class Tensor implements Layout, Disposable {
   readonly shape: Shape;
   readonly dtype: DType;

@@ -1,11 +1,5 @@
 /** What is particular to WebGPU: limits, errors, lost devices, and tensors larger than a binding. */
-import {
-  assert,
-  assertEquals,
-  assertRejects,
-  assertStringIncludes,
-  assertThrows,
-} from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   arange,
   concat,

@@ -125,6 +125,8 @@ export interface Backend {
   readonly kind: BackendKind;
   /** The name of the hardware or software behind it. */
   readonly name: string;
+  /** Whether a CPU does the work: the CPU backend, or a software adapter. */
+  readonly software: boolean;
   /** More about it, one line a fact. */
   readonly details: readonly string[];
   /** Largest window of a buffer, in bytes, that one program may see at once. */

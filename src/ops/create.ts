@@ -4,7 +4,7 @@
  * @module
  */
 import { Node } from "../autograd.ts";
-import { type CpuView, type Dispatch, type GpuContext, type View } from "../backend/contract.ts";
+import type { CpuView, Dispatch, GpuContext, View } from "../backend/contract.ts";
 import { defaultDevice, type Device } from "../device.ts";
 import { bytesOf, checkDType, deviceArray, type DType, dtypeOfArray, isFloat } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";

@@ -25,6 +25,7 @@ interface CpuBuffer extends DeviceBuffer {
 /** Programs as plain TypeScript over typed arrays. */
 export class CpuBackend implements Backend {
   readonly kind = "cpu";
+  readonly software = true;
   readonly name = "CPU, plain TypeScript";
   readonly details: readonly string[] = [];
   readonly bindingBytes = Infinity;

@@ -58,6 +58,7 @@ const ALIGNMENT = 256;
 /** Programs as WGSL compute shaders. */
 export class WebgpuBackend implements Backend {
   readonly kind = "webgpu";
+  readonly software: boolean;
   readonly name: string;
   readonly details: readonly string[];
   readonly bindingBytes: number;
@@ -87,6 +88,7 @@ export class WebgpuBackend implements Backend {
     const info = options.info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
     const largest = options.bindingBytes ?? device.limits.maxStorageBufferBindingSize;
     this.name = nameOf(info);
+    this.software = isSoftware(info);
     this.bindingBytes = largest - ALIGNMENT;
     this.details = describe(device);
     this.#errors = new ErrorLog(device);
@@ -106,7 +108,7 @@ export class WebgpuBackend implements Backend {
     this.#pipelines = new Pipelines(device, this.#errors, {
       uniforms: this.#uniforms,
       bindingBytes: Math.floor(largest / 4) * 4,
-      paramsInStorage: isSoftware(info),
+      paramsInStorage: this.software,
     });
   }
 

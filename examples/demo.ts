@@ -1,0 +1,169 @@
+// `deno task demo`: a small TransNormerLLM learns from text, byte by byte, and then writes.
+import { io, LevinError } from "../mod.ts";
+import { Checkpoint, saveCheckpoint } from "./demo/checkpoint.ts";
+import { chooseDevice, stateBytes } from "./demo/device.ts";
+import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
+import { BITS, lossChart, lossSvg, ProgressBar, writeText } from "./demo/report.ts";
+import { readText, unigramEntropy } from "./demo/text.ts";
+import { Trainer, type TrainingOptions } from "./demo/trainer.ts";
+
+const FLAGS = {
+  text: { kind: "text", help: "a file or folder to learn from; else Levin's own sources" },
+  backend: { kind: "text", help: "auto, webgpu or cpu", fallback: "auto" },
+  steps: { kind: "count", help: "training steps (default 100, on a GPU 1500)" },
+  batch: { kind: "count", help: "windows a step (default 4, on a GPU 32)" },
+  context: { kind: "count", help: "bytes of a window (default 128, on a GPU 512)" },
+  "learning-rate": { kind: "number", help: "the highest learning rate", fallback: 3e-3 },
+  "weight-decay": { kind: "number", help: "of AdamW", fallback: 0.1 },
+  warmup: { kind: "count", help: "steps of rising learning rate", fallback: 10 },
+  clip: { kind: "number", help: "the largest global norm of the gradient", fallback: 1 },
+  seed: { kind: "count", help: "of weights, windows and samples", fallback: 0 },
+  size: { kind: "count", help: "size of the model's vectors", fallback: 128 },
+  layers: { kind: "count", help: "layers", fallback: 4 },
+  heads: { kind: "count", help: "attention heads", fallback: 4 },
+  inner: { kind: "count", help: "inner size of the gated linear units", fallback: 352 },
+  out: { kind: "text", help: "folder for the checkpoint and the curve", fallback: "runs" },
+  resume: { kind: "text", help: "a checkpoint to continue from, exactly" },
+  samples: { kind: "count", help: "samples to write on the way", fallback: 3 },
+  generate: { kind: "count", help: "bytes to write at the end", fallback: 400 },
+  prompt: { kind: "text", help: "what the writing starts from", fallback: "export function " },
+  temperature: { kind: "number", help: "of the choice among bytes", fallback: 0.7 },
+} as const;
+
+const USAGE = "deno task demo [flags]: trains a TransNormerLLM on text, then writes with it";
+
+await runCommand(async () => {
+  const { values: flags, given } = parseFlags(FLAGS, Deno.args, USAGE);
+  const device = await chooseDevice(flags.backend);
+  const small = device.software;
+  using checkpoint = flags.resume === undefined
+    ? undefined
+    : await Checkpoint.read(flags.resume, device);
+
+  const asked = {
+    config: {
+      vocabulary: 256,
+      size: flags.size,
+      layers: flags.layers,
+      heads: flags.heads,
+      inner: flags.inner,
+    },
+    options: {
+      steps: flags.steps ?? (small ? 100 : 1500),
+      batch: flags.batch ?? (small ? 4 : 32),
+      context: flags.context ?? (small ? 128 : 512),
+      learningRate: flags["learning-rate"],
+      weightDecay: flags["weight-decay"],
+      warmup: flags.warmup,
+      clip: flags.clip,
+      seed: flags.seed,
+    } satisfies TrainingOptions,
+  };
+  for (const name of ["steps", "batch", "context"] as const) {
+    if (asked.options[name] === 0) throw new UsageError(`--${name} expects at least 1, found 0`);
+  }
+  if (checkpoint !== undefined) refuseOtherOptions(checkpoint, asked, given);
+  const { config, options } = checkpoint?.header ?? asked;
+  const textPath = flags.text ?? checkpoint?.header.textPath;
+  const text = await readText(textPath, options.context + 1);
+  const unigram = unigramEntropy(text);
+
+  using trainer = new Trainer(config, options, text, device);
+  await checkpoint?.restore(trainer);
+  const { model, optimizer, losses } = trainer;
+  const first = optimizer.steps;
+
+  console.log(device.describe());
+  console.log(
+    `TransNormerLLM, ${model.parameterCount().toLocaleString("en")} parameters: ` +
+      `${config.layers} layers of size ${config.size}, ${config.heads} heads, inner ${config.inner}`,
+  );
+  console.log(
+    `${text.description}: ${text.training.length} bytes to learn from, ${text.heldOut.length} held out`,
+  );
+  console.log(`${options.steps} steps of ${options.batch} windows of ${options.context} bytes`);
+  if (checkpoint !== undefined) {
+    console.log(`continuing ${checkpoint.path} after step ${first}`);
+    if (text.hash !== checkpoint.header.textHash) {
+      console.error("warning: the text is not the one that the checkpoint was trained on");
+    }
+  }
+
+  await Deno.mkdir(flags.out, { recursive: true });
+  const checkpointPath = `${flags.out}/checkpoint.safetensors`;
+  let interrupted = false;
+  const interrupt = () => {
+    interrupted = true;
+  };
+  Deno.addSignalListener("SIGINT", interrupt);
+
+  const writing = { temperature: flags.temperature, seed: options.seed };
+  const validation: [number, number][] = [];
+  const bar = new ProgressBar(options.steps, first, options.batch * options.context);
+  // A read costs a GPU a pause, so there the losses of several steps are read together.
+  const together = device.backend === "cpu" ? 1 : 10;
+  const every = Math.ceil(options.steps / (flags.samples + 1));
+  while (optimizer.steps < options.steps && !interrupted) {
+    const next = Math.min(options.steps, (Math.floor(optimizer.steps / every) + 1) * every);
+    const recent = await trainer.steps(Math.min(together, next - optimizer.steps));
+    bar.show(optimizer.steps, recent.at(-1));
+    if (optimizer.steps === next && next < options.steps) {
+      const heldOut = await trainer.validate(16);
+      validation.push([next, heldOut]);
+      bar.hide();
+      console.log(
+        `\nstep ${next}: loss ${recent.at(-1)!.toFixed(3)}, held out ${
+          heldOut.toFixed(3)
+        }; it writes:`,
+      );
+      await writeText(model, flags.prompt, { ...writing, maxTokens: 100 });
+    }
+    // So that Ctrl-C can arrive.
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+  bar.hide();
+  await saveCheckpoint(checkpointPath, trainer, textPath);
+  if (interrupted) {
+    console.log(`\nstopped after step ${optimizer.steps}; to continue exactly, run:`);
+    console.log(`  deno task demo --resume ${checkpointPath} --out ${flags.out}`);
+    Deno.exit(130);
+  }
+
+  const heldOut = await trainer.validate(64);
+  validation.push([options.steps, heldOut]);
+  const svgPath = `${flags.out}/loss.svg`;
+  await io.writeFileSafely(svgPath, lossSvg({ losses, validation, unigram }));
+  console.log(`\n${lossChart(losses)}\n`);
+  console.log(
+    `held-out loss ${heldOut.toFixed(3)} nats = ${(heldOut * BITS).toFixed(3)} bits a byte; ` +
+      `unigram entropy ${unigram.toFixed(3)} nats = ${(unigram * BITS).toFixed(3)} bits`,
+  );
+  console.log(`wrote ${checkpointPath} and ${svgPath}\n`);
+  if (flags.generate === 0) return;
+
+  const rate = await writeText(model, flags.prompt, { ...writing, maxTokens: flags.generate });
+  console.log(
+    `\n${rate.toFixed(1)} tokens/s with a state of ${stateBytes(model)} bytes, ` +
+      `the same after any number of tokens`,
+  );
+  console.log(`more: deno task generate --checkpoint ${checkpointPath} --prompt "..."`);
+  Deno.removeSignalListener("SIGINT", interrupt);
+});
+
+/** To continue exactly means to keep the options; a flag that says otherwise is a mistake. */
+function refuseOtherOptions(
+  { header, path }: Checkpoint,
+  asked: { config: object; options: object },
+  given: ReadonlySet<string>,
+): void {
+  const stored: Record<string, unknown> = { ...header.config, ...header.options };
+  for (const [key, value] of Object.entries({ ...asked.config, ...asked.options })) {
+    const flag = key.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    if (given.has(flag) && stored[key] !== value) {
+      throw new LevinError(
+        `Cannot continue ${path} with --${flag} ${value}: it was trained with ${stored[key]}; ` +
+          `leave the flag out, or start a new run without --resume`,
+      );
+    }
+  }
+}

@@ -1,0 +1,118 @@
+/**
+ * What the demo shows: a progress bar, the loss curve in the terminal and as SVG, and text as it is
+ * written.
+ */
+import asciichart from "asciichart";
+import progress from "cli-progress";
+import * as echarts from "echarts";
+import { generate, type GenerateOptions, type TransNormerLLM } from "../../src/models/mod.ts";
+
+/** Bits of information in a nat. */
+export const BITS = 1 / Math.LN2;
+
+/** The progress of training, on stderr; off a terminal, a line every few seconds. */
+export class ProgressBar {
+  readonly #bar = new progress.SingleBar({
+    format: "{bar} {value}/{total}  loss {loss}  {bits} bits/byte  {rate} tokens/s  {left} left",
+    barsize: 20,
+    hideCursor: true,
+    clearOnComplete: true,
+    noTTYOutput: !Deno.stderr.isTerminal(),
+    notTTYSchedule: 10_000,
+  }, progress.Presets.shades_classic);
+  readonly #began = performance.now();
+
+  constructor(readonly total: number, readonly start: number, readonly tokensPerStep: number) {
+    this.show(start, undefined);
+  }
+
+  show(step: number, loss: number | undefined): void {
+    const seconds = (performance.now() - this.#began) / 1000;
+    const taken = step - this.start;
+    const numbers = taken === 0 || loss === undefined
+      ? { loss: "…", bits: "…", rate: "…", left: "…" }
+      : {
+        loss: loss.toFixed(3),
+        bits: (loss * BITS).toFixed(3),
+        rate: Math.round(taken * this.tokensPerStep / seconds),
+        left: duration((this.total - step) * seconds / taken),
+      };
+    if (!this.#bar.isActive) this.#bar.start(this.total, step, numbers);
+    else this.#bar.update(step, numbers);
+  }
+
+  /** Takes the bar away, so that something else can be printed; `show` brings it back. */
+  hide(): void {
+    this.#bar.stop();
+  }
+}
+
+function duration(seconds: number): string {
+  const whole = Math.ceil(seconds);
+  return whole < 60 ? `${whole} s` : `${Math.floor(whole / 60)} min ${whole % 60} s`;
+}
+
+/** The curve in as many columns as a terminal has. */
+export function lossChart(losses: readonly number[], columns = 72): string {
+  const buckets = Math.min(columns, losses.length);
+  const means = Array.from({ length: buckets }, (_, i) => {
+    const from = Math.floor(i * losses.length / buckets);
+    const part = losses.slice(from, Math.floor((i + 1) * losses.length / buckets));
+    return part.reduce((a, b) => a + b) / part.length;
+  });
+  return asciichart.plot(means, { height: 10, format: (x: number) => x.toFixed(2).padStart(7) });
+}
+
+/** The curve as an SVG document, with the unigram entropy as a line to beat. */
+export function lossSvg(
+  { losses, validation, unigram }: {
+    losses: readonly number[];
+    validation: readonly (readonly [step: number, loss: number])[];
+    unigram: number;
+  },
+): string {
+  const chart = echarts.init(null, null, { renderer: "svg", ssr: true, width: 840, height: 480 });
+  chart.setOption({
+    animation: false,
+    title: { text: "Loss of a byte-level TransNormerLLM", left: "center" },
+    legend: { bottom: 0 },
+    grid: { left: 70, right: 40, top: 50, bottom: 80 },
+    xAxis: { type: "value", name: "step", nameLocation: "middle", nameGap: 28, max: losses.length },
+    yAxis: { type: "value", name: "nats a byte", min: 0 },
+    series: [
+      { name: "training", type: "line", showSymbol: false, data: losses.map((y, i) => [i + 1, y]) },
+      { name: "held out", type: "line", data: validation },
+      {
+        name: "unigram entropy",
+        type: "line",
+        showSymbol: false,
+        lineStyle: { type: "dashed" },
+        data: [[0, unigram], [losses.length, unigram]],
+      },
+    ],
+  });
+  return chart.renderToSVGString();
+}
+
+/** Writes text as it comes, and returns how fast it came in tokens/s. */
+export async function writeText(
+  model: TransNormerLLM,
+  prompt: string,
+  options: GenerateOptions,
+): Promise<number> {
+  const bytes = [...new TextEncoder().encode(prompt)];
+  const decoder = new TextDecoder();
+  const encoder = new TextEncoder();
+  const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
+  write(prompt);
+  const began = performance.now();
+  let count = 0;
+  for await (const byte of generate(model, bytes, options)) {
+    count++;
+    write(decoder.decode(Uint8Array.of(byte), { stream: true }));
+    // So that a signal can arrive.
+    await new Promise((resolve) => setTimeout(resolve));
+  }
+  write(`${decoder.decode()}\n`);
+  return count / ((performance.now() - began) / 1000);
+}
