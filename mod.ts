@@ -36,6 +36,7 @@ export {
   lightningAttentionWithState,
   type OutputAndState,
 } from "./src/ops/lightning_attention.ts";
+export { naiveAttention, type NaiveAttentionOptions } from "./src/ops/naive_attention.ts";
 export { decaySlopes, type SlopeOptions } from "./src/ops/slopes.ts";
 export { grad, type ScalarFunction, type Tree, valueAndGrad } from "./src/grad.ts";
 export { gradcheck, type GradcheckOptions, type GradcheckReport } from "./src/gradcheck.ts";

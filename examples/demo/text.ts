@@ -15,7 +15,7 @@ export interface Text {
   readonly hash: string;
 }
 
-const OWN_SOURCES = ["README.md", "mod.ts", "src", "shaders", "tests", "examples", "bench"];
+const OWN_SOURCES = ["mod.ts", "src", "shaders", "tests", "examples", "bench"];
 const SKIPPED = new Set(["node_modules", "runs", "dist", "target"]);
 const HELD_OUT_BLOCK = 4096;
 

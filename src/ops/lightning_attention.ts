@@ -35,14 +35,14 @@ import { DTypeError, ShapeError } from "../errors.ts";
 import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { format, sameShape } from "../shape.ts";
-import { Tensor, type TensorSpec } from "../tensor.ts";
+import type { Tensor, TensorSpec } from "../tensor.ts";
 import outputsShader from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
 import scanShader from "../../shaders/lightning_scan.wgsl" with { type: "text" };
 import statesShader from "../../shaders/lightning_states.wgsl" with { type: "text" };
-import { tensor, zeros } from "./create.ts";
+import { zeros } from "./create.ts";
 import { type Matrix, multiply } from "./matmul_cpu.ts";
 import { grid } from "./pointwise_program.ts";
-import { decaySlopes } from "./slopes.ts";
+import { decaySlopes, slopesTensor } from "./slopes.ts";
 
 /** Options of {@linkcode lightningAttention}. */
 export interface LightningAttentionOptions {
@@ -139,7 +139,12 @@ export function lightningAttentionWithState(
     throw new ShapeError(`lightningAttention: expected a finite scale, found ${scale}`);
   }
   const [output, state] = tidy(() => {
-    const s = slopesTensor(slopes ?? decaySlopes(q.shape[1]), q);
+    const s = slopesTensor(
+      "lightningAttention",
+      slopes ?? decaySlopes(q.shape[1]),
+      q.shape[1],
+      q.device,
+    );
     const states = initialState === undefined ? [] : [initialState];
     const options = { alpha: scale, beta: 1, reverse: false, decayAfter: false, blockSize };
     return core(q, k, v, s, ...states, options);
@@ -399,36 +404,4 @@ function checkInputs(q: Tensor, k: Tensor, v: Tensor, initialState: Tensor | und
       `lightningAttention: expected initialState of dtype f32, found ${initialState.dtype}`,
     );
   }
-}
-
-/** The slopes as a float32 tensor [heads]. A tensor's values stay on the device and are not checked. */
-function slopesTensor(slopes: number | readonly number[] | Tensor, q: Tensor): Tensor {
-  const heads = q.shape[1];
-  if (slopes instanceof Tensor) {
-    if (slopes.dtype !== "f32") {
-      throw new DTypeError(
-        `lightningAttention: expected slopes of dtype f32, found ${slopes.dtype}`,
-      );
-    }
-    if (!sameShape(slopes.shape, [heads])) {
-      throw new ShapeError(
-        `lightningAttention: expected slopes of shape [heads] = [${heads}], found ` +
-          format(slopes.shape),
-      );
-    }
-    return slopes;
-  }
-  const list = typeof slopes === "number" ? Array<number>(heads).fill(slopes) : slopes;
-  if (list.length !== heads) {
-    throw new ShapeError(
-      `lightningAttention: expected one slope for each of ${heads} heads, found ${list.length}`,
-    );
-  }
-  const bad = list.find((slope) => !(slope >= 0 && slope < Infinity));
-  if (bad !== undefined) {
-    throw new ShapeError(
-      `lightningAttention: expected slopes ≥ 0 and finite, found ${bad}: decay is e^(−slope)`,
-    );
-  }
-  return tensor([...list], { device: q.device });
 }

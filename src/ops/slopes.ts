@@ -3,7 +3,11 @@
  *
  * @module
  */
-import { ShapeError } from "../errors.ts";
+import type { Device } from "../device.ts";
+import { DTypeError, ShapeError } from "../errors.ts";
+import { format, sameShape } from "../shape.ts";
+import { Tensor } from "../tensor.ts";
+import { tensor } from "./create.ts";
 
 /** Which layer of how many the slopes are for. */
 export interface SlopeOptions {
@@ -50,4 +54,45 @@ function geometric(heads: number): number[] {
   if (power === heads) return slopes;
   const between = geometric(2 * power).filter((_, h) => h % 2 === 0);
   return [...slopes, ...between.slice(0, heads - power)];
+}
+
+/**
+ * Slopes in any of the forms that attention takes, as a float32 tensor [heads]. A tensor's values stay
+ * on the device and are not checked.
+ *
+ * @throws {ShapeError} if there is not one slope a head, or one is negative or not finite.
+ * @throws {DTypeError} if a tensor of slopes is not float32.
+ */
+export function slopesTensor(
+  operation: string,
+  slopes: number | readonly number[] | Tensor,
+  heads: number,
+  device: Device,
+): Tensor {
+  if (slopes instanceof Tensor) {
+    if (slopes.dtype !== "f32") {
+      throw new DTypeError(`${operation}: expected slopes of dtype f32, found ${slopes.dtype}`);
+    }
+    if (!sameShape(slopes.shape, [heads])) {
+      throw new ShapeError(
+        `${operation}: expected slopes of shape [heads] = [${heads}], found ${
+          format(slopes.shape)
+        }`,
+      );
+    }
+    return slopes;
+  }
+  const list = typeof slopes === "number" ? Array<number>(heads).fill(slopes) : slopes;
+  if (list.length !== heads) {
+    throw new ShapeError(
+      `${operation}: expected one slope for each of ${heads} heads, found ${list.length}`,
+    );
+  }
+  const bad = list.find((slope) => !(slope >= 0 && slope < Infinity));
+  if (bad !== undefined) {
+    throw new ShapeError(
+      `${operation}: expected slopes ≥ 0 and finite, found ${bad}: decay is e^(−slope)`,
+    );
+  }
+  return tensor([...list], { device });
 }

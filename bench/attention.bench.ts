@@ -1,0 +1,95 @@
+// `deno task bench`: Lightning Attention-2 against naive quadratic attention, forward and forward +
+// backward, by sequence length, on every backend there is. Times end when the device has done the work.
+import {
+  type Device,
+  DeviceError,
+  init,
+  lightningAttention,
+  naiveAttention,
+  randn,
+} from "../mod.ts";
+import { scope, setDefaultDevice, type Tensor } from "../mod.ts";
+
+const HEADS = 4;
+const SIZE = 64;
+const LENGTHS = [256, 512, 1024, 2048, 4096, 8192];
+
+const forms = {
+  "Lightning Attention-2": lightningAttention,
+  "naive quadratic": naiveAttention,
+} as const;
+
+/** Mean ms of each case, by its name, for the table of ratios. */
+const times = new Map<string, { ms: number; runs: number }>();
+
+for (const device of await devices()) {
+  // Quadratic attention on a CPU takes minutes and GiB from here on.
+  const longest = device.software ? 2048 : Infinity;
+  for (const n of LENGTHS) {
+    for (const backward of [false, true]) {
+      const group = `${device.name}, n = ${n}, forward${backward ? " + backward" : ""}`;
+      for (const [name, attend] of Object.entries(forms)) {
+        if (attend === naiveAttention && n > longest) continue;
+        const key = `${group}: ${name}`;
+        times.set(key, { ms: 0, runs: -1 });
+        Deno.bench({
+          name: key,
+          group,
+          baseline: attend === lightningAttention,
+          n: device.software ? 3 : 20,
+          warmup: 1,
+          fn: (bench) => measure(bench, device, n, attend, backward, key),
+        });
+      }
+    }
+  }
+}
+
+globalThis.addEventListener("unload", () => {
+  const rows = [...times].filter(([, { runs }]) => runs > 0);
+  console.log("\n| case | ms | tokens/s | quadratic / linear |\n|---|---|---|---|");
+  for (const [key, { ms }] of rows) {
+    const n = Number(/n = (\d+)/.exec(key)![1]);
+    const naive = times.get(key.replace("Lightning Attention-2", "naive quadratic"));
+    const ratio = key.endsWith("Lightning Attention-2") && naive ? (naive.ms / ms).toFixed(2) : "";
+    console.log(`| ${key} | ${ms.toFixed(3)} | ${Math.round(n / ms * 1000)} | ${ratio} |`);
+  }
+});
+
+async function measure(
+  bench: Deno.BenchContext,
+  device: Device,
+  n: number,
+  attend: (q: Tensor, k: Tensor, v: Tensor, options: { slopes: number }) => Tensor,
+  backward: boolean,
+  key: string,
+): Promise<void> {
+  setDefaultDevice(device);
+  using _ = scope();
+  const [q, k, v] = [1, 2, 3].map((seed) =>
+    randn([1, HEADS, n, SIZE], { seed, requiresGrad: backward })
+  );
+  await device.synchronize();
+  bench.start();
+  const began = performance.now();
+  const o = attend(q, k, v, { slopes: 0.05 });
+  if (backward) o.sum().backward();
+  await device.synchronize();
+  const ms = performance.now() - began;
+  bench.end();
+  const sofar = times.get(key)!;
+  // The first run compiles.
+  if (++sofar.runs > 0) sofar.ms += (ms - sofar.ms) / sofar.runs;
+  for (const t of [q, k, v]) t.grad = null;
+}
+
+async function devices(): Promise<Device[]> {
+  const found = [await init({ backend: "cpu" })];
+  try {
+    found.push(await init({ backend: "webgpu" }));
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error;
+    console.log(error.message);
+  }
+  return found;
+}

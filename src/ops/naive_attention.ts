@@ -1,0 +1,133 @@
+/**
+ * Attention as it is defined, in plain tensor operations: quadratic in time and in memory. It is what
+ * the fast kernels are compared with.
+ *
+ *     linear    o = α [(q kᵀ) ⊙ M] v        M_ij = e^(−s (i−j)) for i ≥ j, else 0
+ *     softmax   o = softmax(α q kᵀ + C) v    C_ij = 0 where query i sees key j, else −∞
+ *
+ * Shapes: q [b, h, n, d]; k [b, g, m, d] and v [b, g, m, e], g dividing h: head i reads k and v of head
+ * ⌊i g / h⌋. Queries are the last n of the m positions.
+ *
+ * @module
+ */
+import { DTypeError, ShapeError } from "../errors.ts";
+import { tidy } from "../scope.ts";
+import { format } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+import { arange, full } from "./create.ts";
+import { where } from "./pointwise.ts";
+import { decaySlopes, slopesTensor } from "./slopes.ts";
+
+/** Options of {@linkcode naiveAttention}. */
+export interface NaiveAttentionOptions {
+  /** `"linear"`, the default, as Lightning Attention computes it, or `"softmax"`. */
+  kind?: "linear" | "softmax";
+  /** The decay of each head of linear attention: a number, an array or a tensor [heads]. */
+  slopes?: number | readonly number[] | Tensor;
+  /** Whether queries see no later key. Default true; linear attention is always causal. */
+  causal?: boolean;
+  /** A factor on the scores. Default: 1 if linear, 1/√d if softmax. */
+  scale?: number;
+}
+
+/**
+ * Attention by the [n, m] matrix of scores, differentiable to any order.
+ *
+ * @param q Queries [batch, heads, n, d].
+ * @param k Keys [batch, key heads, m, d].
+ * @param v Values [batch, key heads, m, e].
+ * @returns The outputs [batch, heads, n, e].
+ *
+ * @example
+ * ```ts
+ * import { naiveAttention, randn } from "@levin/levin";
+ *
+ * const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 4, 10, 8], { seed }));
+ * console.log(naiveAttention(q, k, v, { slopes: 0.1 }).shape); // [1, 4, 10, 8]
+ * console.log(naiveAttention(q, k, v, { kind: "softmax" }).shape); // [1, 4, 10, 8]
+ * ```
+ * @throws {ShapeError} if shapes do not fit.
+ * @throws {DTypeError} if dtypes are mixed or not floating.
+ */
+export function naiveAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  { kind = "linear", slopes, causal = true, scale }: NaiveAttentionOptions = {},
+): Tensor {
+  if (kind !== "linear" && kind !== "softmax") {
+    throw new ShapeError(`naiveAttention: expected kind "linear" or "softmax", found "${kind}"`);
+  }
+  const { n, m, heads, d } = checkQuadratic("naiveAttention", q, k, v, causal || kind === "linear");
+  if (kind === "softmax" && slopes !== undefined) {
+    throw new ShapeError("naiveAttention: slopes are for linear attention, not for softmax");
+  }
+  return tidy(() => {
+    const { device, dtype } = q;
+    const scores = q.matmul(repeated(k, heads).transpose());
+    // i − j, with queries at the last n of m positions.
+    const distance = arange(m - n, { end: m, device }).reshape([n, 1]).sub(arange(m, { device }));
+    const seen = distance.greaterEqual(0);
+    if (kind === "softmax") {
+      const scaled = scores.mul(scale ?? d ** -0.5);
+      const masked = causal ? where(seen, scaled, minusInfinity(scaled)) : scaled;
+      return masked.softmax(-1).matmul(repeated(v, heads));
+    }
+    const s = slopesTensor("naiveAttention", slopes ?? decaySlopes(heads), heads, device);
+    // The exponent is masked before the exponential: 0 · ∞ is NaN.
+    const exponent = s.reshape([heads, 1, 1]).mul(distance.maximum(0)).neg();
+    const decay = exponent.exp().mul(seen.to("f32")).to(dtype);
+    return scores.mul(decay).matmul(repeated(v, heads)).mul(scale ?? 1);
+  });
+}
+
+function minusInfinity({ shape, dtype, device }: Tensor): Tensor {
+  return full([1], -Infinity, { dtype, device }).expand(shape);
+}
+
+/** Each head of x [b, g, m, d] h/g times in a row, as a view. */
+export function repeated(x: Tensor, heads: number): Tensor {
+  const [b, g, m, d] = x.shape;
+  if (g === heads) return x;
+  return x.reshape([b, g, 1, m, d]).expand([b, g, heads / g, m, d]).reshape([b, heads, m, d]);
+}
+
+/** Refuses q, k and v that do not fit each other. */
+export function checkQuadratic(
+  operation: string,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  causal: boolean,
+): { n: number; m: number; heads: number; d: number } {
+  const found = `q ${format(q.shape)}, k ${format(k.shape)}, v ${format(v.shape)}`;
+  if ([q, k, v].some((t) => t.rank !== 4)) {
+    throw new ShapeError(
+      `${operation}: expected q, k and v of shape [batch, heads, n, size], found ${found}`,
+    );
+  }
+  const [b, heads, n, d] = q.shape;
+  const [kb, groups, m, kd] = k.shape;
+  const agree = kb === b && kd === d && v.shape[0] === b && v.shape[1] === groups &&
+    v.shape[2] === m && (groups === heads || (groups > 0 && heads % groups === 0));
+  if (!agree) {
+    throw new ShapeError(
+      `${operation}: expected q [b, h, n, d], k [b, g, m, d] and v [b, g, m, e] with g dividing h, ` +
+        `found ${found}`,
+    );
+  }
+  if (causal && n > m) {
+    throw new ShapeError(
+      `${operation}: ${n} causal queries stand at the last of ${m} keys, so they cannot be more`,
+    );
+  }
+  const dtypes = new Set([q.dtype, k.dtype, v.dtype]);
+  if (dtypes.size > 1 || !(dtypes.has("f32") || dtypes.has("f16"))) {
+    throw new DTypeError(
+      `${operation}: expected q, k and v all f32 or all f16, found ${
+        [...dtypes].join(", ")
+      }; convert with to()`,
+    );
+  }
+  return { n, m, heads, d };
+}
