@@ -109,7 +109,8 @@ export function decodeSafetensors(
   try {
     for (const { name, dtype, shape, begin, end } of checked) {
       const { dtype: held, values } = READ[dtype];
-      const elements = values(file.slice(start + begin, start + end).buffer);
+      // A copy that starts on a boundary of every element type; slice() of Node's Buffer is none.
+      const elements = values(new Uint8Array(file.subarray(start + begin, start + end)).buffer);
       const array = toTypedArray(held, elements, name);
       tensors[name] = tensor(array, { shape, dtype: held, device });
     }

@@ -131,6 +131,11 @@ export class TransNormerLLM extends Module {
         throw new ShapeError(`TransNormerLLM: expected ${name} to be a positive integer: ${value}`);
       }
     }
+    if (config.size % config.heads !== 0) {
+      throw new ShapeError(
+        `TransNormerLLM: ${config.heads} heads do not divide a size of ${config.size}`,
+      );
+    }
     const { seed = 0, blockSize, device } = options;
     const seeds = new Seeds(seed);
     const full = { seed: seeds.next(), blockSize, device };

@@ -1,0 +1,149 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import fc from "fast-check";
+import { type DType, DTypeError, FormatError, io, LevinError, tensor, zeros } from "../mod.ts";
+import { testOnBackends, testOnCpu } from "./harness.ts";
+
+const { decodeSafetensors, encodeSafetensors, loadSafetensors, saveSafetensors } = io;
+
+/** A safetensors file put together by hand. */
+function fileOf(header: unknown, data: Uint8Array = new Uint8Array()): Uint8Array {
+  const text = typeof header === "string" ? header : JSON.stringify(header);
+  const json = new TextEncoder().encode(text);
+  const file = new Uint8Array(8 + json.length + data.length);
+  new DataView(file.buffer).setBigUint64(0, BigInt(json.length), true);
+  file.set(json, 8);
+  file.set(data, 8 + json.length);
+  return file;
+}
+
+const bytesOf = (array: ArrayBufferView) => new Uint8Array(array.buffer as ArrayBuffer);
+const entry = (dtype: string, shape: number[], end: number) => ({
+  dtype,
+  shape,
+  data_offsets: [0, end],
+});
+
+function dispose(tensors: Record<string, Disposable>): void {
+  for (const t of Object.values(tensors)) t[Symbol.dispose]();
+}
+
+testOnBackends("tensors of every dtype come back from a file as they went in", async () => {
+  const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+  try {
+    const tensors = {
+      weights: tensor([[1.5, -2], [3, 1e-30]]),
+      half: tensor([0.5, -1, 65504], { dtype: "f16" }),
+      counts: tensor([-1, 2 ** 31 - 1], { dtype: "i32" }),
+      words: tensor([4294967295], { dtype: "u32" }),
+      flags: tensor([true, false, true]),
+      scalar: tensor(7),
+      nothing: zeros([0, 4]),
+      view: tensor([[1, 2, 3], [4, 5, 6]]).transpose(),
+    };
+    await saveSafetensors(path, tensors, { note: "ü", step: "3" });
+    const read = await loadSafetensors(path);
+    assertEquals(read.metadata, { note: "ü", step: "3" });
+    assertEquals(Object.keys(read.tensors).sort(), Object.keys(tensors).sort());
+    for (const [name, t] of Object.entries(tensors)) {
+      const back = read.tensors[name];
+      assertEquals([back.shape, back.dtype], [t.shape, t.dtype], name);
+      assertEquals([...await back.data()], [...await t.data()], name);
+    }
+    assertEquals([...await read.tensors.view.data()], [1, 4, 2, 5, 3, 6]);
+  } finally {
+    await Deno.remove(path);
+  }
+});
+
+testOnCpu("a file has exactly the bytes of the format", async () => {
+  const file = await encodeSafetensors({ a: tensor([1, -2], { dtype: "i32" }) }, { m: "x" });
+  const header = '{"__metadata__":{"m":"x"},"a":{"dtype":"I32","shape":[2],"data_offsets":[0,8]}}';
+  const padded = header.padEnd(Math.ceil(header.length / 8) * 8);
+  assertEquals(file, fileOf(padded, bytesOf(new Int32Array([1, -2]))));
+  assertEquals([...file.slice(-8)], [1, 0, 0, 0, 254, 255, 255, 255]);
+});
+
+testOnCpu("dtypes that Levin does not hold are widened to ones it does", async () => {
+  const cases: [string, Uint8Array, DType, number[]][] = [
+    ["BF16", bytesOf(new Uint16Array([0x3fc0, 0xc000])), "f32", [1.5, -2]],
+    ["F64", bytesOf(new Float64Array([0.25, -8])), "f32", [0.25, -8]],
+    ["I64", bytesOf(new BigInt64Array([-5n, 7n])), "i32", [-5, 7]],
+    ["I16", bytesOf(new Int16Array([-300, 300])), "i32", [-300, 300]],
+    ["I8", bytesOf(new Int8Array([-128, 1])), "i32", [-128, 1]],
+    ["U16", bytesOf(new Uint16Array([65535, 1])), "u32", [65535, 1]],
+    ["U8", bytesOf(new Uint8Array([255, 1])), "u32", [255, 1]],
+  ];
+  for (const [stored, data, dtype, values] of cases) {
+    const { tensors: { x } } = decodeSafetensors(
+      fileOf({ x: entry(stored, [2], data.length) }, data),
+    );
+    assertEquals([x.dtype, ...await x.data()], [dtype, ...values], stored);
+  }
+});
+
+testOnCpu("malformed files are refused, saying what is wrong", () => {
+  const four = new Uint8Array(4);
+  const whole = entry("F32", [1], 4);
+  const cases: [unknown, Uint8Array, string][] = [
+    ["{", four, "not JSON"],
+    ["[]", four, "not a JSON object"],
+    [{ x: 1 }, four, '"x" lacks'],
+    [{ x: { ...whole, shape: [-1] } }, four, '"x" lacks'],
+    [{ x: { ...whole, shape: [2] } }, four, "needs 8 bytes"],
+    [{ x: { ...whole, data_offsets: [4, 8] } }, new Uint8Array(8), "starts at byte 4"],
+    [{ x: whole, y: whole }, four, "starts at byte 0"],
+    [{ x: whole }, new Uint8Array(9), "file has 9"],
+    [{ x: whole, __metadata__: { a: 1 } }, four, "__metadata__"],
+  ];
+  for (const [header, data, message] of cases) {
+    assertThrows(() => decodeSafetensors(fileOf(header, data)), FormatError, message);
+  }
+  assertThrows(() => decodeSafetensors(fileOf({ x: entry("F8_E4M3", [4], 4) }, four)), DTypeError);
+  const big = bytesOf(new BigInt64Array([2n ** 40n]));
+  assertThrows(() => decodeSafetensors(fileOf({ x: entry("I64", [1], 8) }, big)), DTypeError);
+});
+
+testOnCpu("a file cut short at any byte is refused", async () => {
+  const file = await encodeSafetensors({ a: tensor([1, 2]), b: tensor([3], { dtype: "f16" }) });
+  dispose(decodeSafetensors(file).tensors);
+  for (let length = 0; length < file.length; length++) {
+    assertThrows(() => decodeSafetensors(file.slice(0, length)), FormatError);
+  }
+});
+
+testOnCpu("a corrupted file is read or refused, and never anything else", async () => {
+  const file = await encodeSafetensors({ a: tensor([[1, 2], [3, 4]]) }, { m: "x" });
+  const change = fc.tuple(fc.nat(file.length - 1), fc.nat(255));
+  fc.assert(
+    fc.property(fc.array(change, { minLength: 1, maxLength: 4 }), (changes) => {
+      const damaged = file.slice();
+      for (const [at, value] of changes) damaged[at] = value;
+      try {
+        dispose(decodeSafetensors(damaged).tensors);
+      } catch (error) {
+        assert(error instanceof LevinError, String(error));
+      }
+    }),
+    { numRuns: 500 },
+  );
+});
+
+testOnCpu("a save that fails leaves the old file whole and nothing beside it", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const path = `${folder}/a.safetensors`;
+    await saveSafetensors(path, { a: tensor([1]) });
+    const before = await Deno.readFile(path);
+    const gone = tensor([2]);
+    gone.dispose();
+    await assertRejects(() => saveSafetensors(path, { a: gone }), LevinError);
+    await Deno.mkdir(`${folder}/taken`);
+    await assertRejects(() => saveSafetensors(`${folder}/taken`, { a: tensor([1]) }));
+    await assertRejects(() => saveSafetensors(`${folder}/absent/a`, { a: tensor([1]) }));
+    assertEquals(await Deno.readFile(path), before);
+    const names = (await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name);
+    assertEquals(names.sort(), ["a.safetensors", "taken"]);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});

@@ -1,0 +1,183 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import {
+  DTypeError,
+  gradcheck,
+  LevinError,
+  loss,
+  optim,
+  randn,
+  ShapeError,
+  type Tensor,
+  tensor,
+  tidy,
+} from "../mod.ts";
+import { TransNormerLLM } from "../src/models/mod.ts";
+import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+
+/** AdamW (Loshchilov & Hutter, arXiv 1711.05101) in float64, for one parameter and given gradients. */
+function adamw(start: ArrayLike<number>, gradients: number[][], rate: number, decay: number) {
+  const p = Float64Array.from(start);
+  const [m, v] = [new Float64Array(p.length), new Float64Array(p.length)];
+  gradients.forEach((g, t) => {
+    for (let i = 0; i < p.length; i++) {
+      m[i] = 0.9 * m[i] + 0.1 * g[i];
+      v[i] = 0.95 * v[i] + 0.05 * g[i] ** 2;
+      const step = m[i] / (1 - 0.9 ** (t + 1)) / (Math.sqrt(v[i] / (1 - 0.95 ** (t + 1))) + 1e-8);
+      p[i] -= rate * (step + decay * p[i]);
+    }
+  });
+  return p;
+}
+
+const GRADIENTS = [[1, -2, 0.5, 3], [0.1, 0.2, -5, 1], [-1, 0, 2, 1e-3]];
+
+testOnBackends("AdamW follows its formula, decaying matrices and not vectors", async () => {
+  const start = [1, -1, 0.5, 2];
+  const parameters = {
+    matrix: tensor(start, { shape: [2, 2], requiresGrad: true }),
+    vector: tensor(start, { requiresGrad: true }),
+  };
+  using optimizer = new optim.AdamW(parameters, { learningRate: 0.01, weightDecay: 0.3 });
+  for (const g of GRADIENTS) {
+    for (const p of Object.values(parameters)) {
+      p.mul(tensor(g, { shape: p.shape })).sum().backward();
+    }
+    optimizer.step();
+    optimizer.zeroGrad();
+  }
+  await assertNear(parameters.matrix, adamw(start, GRADIENTS, 0.01, 0.3), 1e-6);
+  await assertNear(parameters.vector, adamw(start, GRADIENTS, 0.01, 0), 1e-6);
+});
+
+testOnBackends("AdamW continues bit for bit from its saved state", async () => {
+  const run = async (breakAt: number | undefined) => {
+    let p = randn([5, 3], { seed: 1, requiresGrad: true });
+    let optimizer = new optim.AdamW({ p }, { learningRate: 0.1 });
+    for (let step = 0; step < 6; step++) {
+      if (step === breakAt) {
+        const saved = Object.fromEntries(
+          await Promise.all(
+            Object.entries(optimizer.state()).map(async ([name, t]) =>
+              [name, tensor(await t.data(), { shape: t.shape })] as const
+            ),
+          ),
+        );
+        const copy = tensor(await p.data(), { shape: p.shape, requiresGrad: true });
+        const next = new optim.AdamW({ p: copy }, { learningRate: 0.1 });
+        next.load(saved, optimizer.steps);
+        optimizer[Symbol.dispose]();
+        [p, optimizer] = [copy, next];
+      }
+      p.square().sum().backward();
+      optimizer.step();
+      optimizer.zeroGrad();
+    }
+    optimizer[Symbol.dispose]();
+    return [...await p.data()];
+  };
+  const whole = await run(undefined);
+  assert(whole.some((value) => value !== 0));
+  assertEquals(await run(3), whole);
+});
+
+testOnCpu("AdamW refuses a state that lacks a tensor or has one of another shape", () => {
+  const p = tensor([1, 2], { requiresGrad: true });
+  using optimizer = new optim.AdamW({ p });
+  assertThrows(() => optimizer.load({}, 1), LevinError, "p.m");
+  assertThrows(() => optimizer.load({ "p.m": tensor([1]), "p.v": tensor([1]) }, 1), ShapeError);
+  assertThrows(() => new optim.AdamW({ h: tensor([1], { dtype: "f16" }) }), DTypeError);
+});
+
+testOnBackends(
+  "clipping scales all gradients by their common norm, and only if it is large",
+  async () => {
+    const [a, b] = [tensor([1], { requiresGrad: true }), tensor([1], { requiresGrad: true })];
+    a.mul(3).add(b.mul(4)).sum().backward();
+    assertEquals(await optim.clipGradNorm({ a, b }, 10).item(), 5);
+    await assertNear(a.grad!, [3], 1e-6);
+    optim.clipGradNorm({ a, b }, 1);
+    await assertNear(a.grad!, [0.6], 1e-5);
+    await assertNear(b.grad!, [0.8], 1e-5);
+    [a.grad, b.grad] = [null, null];
+    assertThrows(() => optim.clipGradNorm({ a, b }, 1), LevinError, "no parameter has a gradient");
+  },
+);
+
+testOnCpu("the learning rate rises, falls along a cosine and stays at the floor", () => {
+  const rate = optim.warmupCosine({ peak: 2, warmup: 4, total: 24, floor: 1 });
+  assertEquals([0, 3].map(rate), [0.5, 2]);
+  assert(Math.abs(rate(14) - 1.5) < 1e-12);
+  assertEquals([24, 1000].map(rate), [1, 1]);
+  assertThrows(() => optim.warmupCosine({ peak: 1, warmup: 5, total: 4 }), ShapeError);
+});
+
+/** Each row's log Σ exp x − x[target], in float64. */
+function crossEntropies(x: ArrayLike<number>, targets: number[]): number[] {
+  const classes = x.length / targets.length;
+  return targets.map((target, row) => {
+    const logits = Array.from({ length: classes }, (_, i) => x[row * classes + i]);
+    const top = Math.max(...logits);
+    const sum = logits.reduce((total, value) => total + Math.exp(value - top), 0);
+    return top + Math.log(sum) - logits[target];
+  });
+}
+
+for (const dtype of ["f32", "f16"] as const) {
+  testOnBackends(`cross-entropy in ${dtype} equals its formula, however reduced`, async () => {
+    const logits = randn([2, 3, 300], { seed: 1, dtype });
+    const numbers = [0, 299, 7, 100, 55, 1];
+    const targets = tensor(numbers, { shape: [2, 3], dtype: "i32" });
+    const rows = crossEntropies(await logits.data(), numbers);
+    const sum = rows.reduce((a, b) => a + b);
+    await assertNear(loss.crossEntropy(logits, targets, { reduction: "none" }), rows, 1e-5);
+    await assertNear(loss.crossEntropy(logits, targets, { reduction: "sum" }), [sum], 1e-5);
+    await assertNear(loss.crossEntropy(logits, targets), [sum / 6], 1e-5);
+  });
+}
+
+testOnBackends("cross-entropy has the right gradient", async () => {
+  const targets = tensor([2, 0, 1], { dtype: "i32" });
+  await gradcheck((x: Tensor) => loss.crossEntropy(x, targets), [randn([3, 4], { seed: 1 })]);
+});
+
+testOnBackends("cross-entropy of extreme logits is finite", async () => {
+  const logits = tensor([[1e4, -1e4, 0], [-1e4, 1e4, 1e4]], { requiresGrad: true });
+  const rows = loss.crossEntropy(logits, tensor([1, 2], { dtype: "i32" }), { reduction: "none" });
+  await assertNear(rows, [2e4, Math.LN2], 1e-6);
+  rows.sum().backward();
+  // Half a unit in the last place of a logit of 1e4 is 5e-4, and moves a probability by as much.
+  await assertNear(logits.grad!, [1, -1, 0, 0, 0.5, -0.5], 5e-4);
+});
+
+testOnCpu("cross-entropy refuses targets of another shape or dtype", () => {
+  const logits = randn([2, 3], { seed: 1 });
+  assertThrows(() => loss.crossEntropy(logits, tensor([1], { dtype: "i32" })), ShapeError);
+  assertThrows(() => loss.crossEntropy(logits, tensor([0, 1])), DTypeError);
+});
+
+testOnBackends("a small model learns a sequence by heart, in constant memory", async (device) => {
+  const options = { vocabulary: 8, size: 16, layers: 2, heads: 2, inner: 24 };
+  using model = new TransNormerLLM(options, { seed: 1 });
+  using optimizer = new optim.AdamW(model.parameters(), { learningRate: 0.02, weightDecay: 0 });
+  const sequence = [1, 5, 2, 7, 0, 3, 3, 6, 4, 1, 1, 2];
+  const ids = tensor([sequence.slice(0, -1)], { dtype: "i32" });
+  const targets = tensor([sequence.slice(1)], { dtype: "i32" });
+  const bytes: number[] = [];
+  const losses: number[] = [];
+  for (let step = 0; step < 40; step++) {
+    const value = tidy(() => {
+      const value = loss.crossEntropy(model.forward(ids), targets);
+      value.backward();
+      optim.clipGradNorm(model.parameters(), 1);
+      optimizer.step();
+      optimizer.zeroGrad();
+      return value.detach();
+    });
+    losses.push(await value.item());
+    value.dispose();
+    bytes.push(device.memory().liveBytes);
+  }
+  assert(losses[0] > 1.5, `the first loss is ${losses[0]}`);
+  assert(losses.at(-1)! < 0.3, `the last loss is ${losses.at(-1)}`);
+  assertEquals(bytes.at(-1), bytes[3]);
+});
