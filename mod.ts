@@ -7,8 +7,19 @@
 import "./src/ops/mod.ts";
 
 export * from "./src/errors.ts";
-export type { DType, TypedArray } from "./src/dtype.ts";
+export type { DType, KernelArray, TypedArray } from "./src/dtype.ts";
 export type { Axes, Shape } from "./src/shape.ts";
+export type {
+  Backend,
+  BackendKind,
+  BackendMemory,
+  CpuView,
+  DeviceBuffer,
+  Dispatch,
+  GpuContext,
+  Program,
+  View,
+} from "./src/backend/contract.ts";
 export {
   Device,
   type DeviceMemory,
@@ -16,7 +27,7 @@ export {
   type InitOptions,
   setDefaultDevice,
 } from "./src/device.ts";
-export { type NestedArray, Tensor, type TensorSpec } from "./src/tensor.ts";
+export { type Layout, type NestedArray, Tensor, type TensorSpec } from "./src/tensor.ts";
 export type { Operand, Range, ReduceOptions, TensorMethods } from "./src/methods.ts";
 export { Scope, scope, tidy } from "./src/scope.ts";
 export { type BackwardOptions, noGrad } from "./src/autograd.ts";
@@ -27,7 +38,18 @@ export {
   type Op,
   type OpDefinition,
 } from "./src/operation.ts";
-export { arange, full, ones, randn, tensor, uniform, zeros } from "./src/ops/create.ts";
+export {
+  arange,
+  type CreateOptions,
+  full,
+  ones,
+  randn,
+  type RandomOptions,
+  tensor,
+  type TensorOptions,
+  uniform,
+  zeros,
+} from "./src/ops/create.ts";
 export { where } from "./src/ops/pointwise.ts";
 export { concat } from "./src/ops/views.ts";
 export {

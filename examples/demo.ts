@@ -4,6 +4,7 @@ import { Checkpoint, saveCheckpoint } from "./demo/checkpoint.ts";
 import { chooseDevice, stateBytes } from "./demo/device.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
 import { BITS, lossChart, lossSvg, ProgressBar, writeText } from "./demo/report.ts";
+import { Interruption } from "./demo/interruption.ts";
 import { readText, unigramEntropy } from "./demo/text.ts";
 import { Trainer, type TrainingOptions } from "./demo/trainer.ts";
 
@@ -91,11 +92,7 @@ await runCommand(async () => {
 
   await Deno.mkdir(flags.out, { recursive: true });
   const checkpointPath = `${flags.out}/checkpoint.safetensors`;
-  let interrupted = false;
-  const interrupt = () => {
-    interrupted = true;
-  };
-  Deno.addSignalListener("SIGINT", interrupt);
+  using interruption = new Interruption();
 
   const writing = { temperature: flags.temperature, seed: options.seed };
   const validation: [number, number][] = [];
@@ -103,7 +100,7 @@ await runCommand(async () => {
   // A read costs a GPU a pause, so there the losses of several steps are read together.
   const together = device.backend === "cpu" ? 1 : 10;
   const every = Math.ceil(options.steps / (flags.samples + 1));
-  while (optimizer.steps < options.steps && !interrupted) {
+  while (optimizer.steps < options.steps && !interruption.arrived) {
     const next = Math.min(options.steps, (Math.floor(optimizer.steps / every) + 1) * every);
     const recent = await trainer.steps(Math.min(together, next - optimizer.steps));
     bar.show(optimizer.steps, recent.at(-1));
@@ -123,7 +120,7 @@ await runCommand(async () => {
   }
   bar.hide();
   await saveCheckpoint(checkpointPath, trainer, textPath);
-  if (interrupted) {
+  if (interruption.arrived) {
     console.log(`\nstopped after step ${optimizer.steps}; to continue exactly, run:`);
     console.log(`  deno task demo --resume ${checkpointPath} --out ${flags.out}`);
     Deno.exit(130);
@@ -147,7 +144,6 @@ await runCommand(async () => {
       `the same after any number of tokens`,
   );
   console.log(`more: deno task generate --checkpoint ${checkpointPath} --prompt "..."`);
-  Deno.removeSignalListener("SIGINT", interrupt);
 });
 
 /** To continue exactly means to keep the options; a flag that says otherwise is a mistake. */

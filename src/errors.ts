@@ -13,25 +13,30 @@ export class LevinError extends Error {
 
 /** Shapes, axes or lengths that do not fit together. */
 export class ShapeError extends LevinError {
+  /** The class\'s own name. */
   override name = "ShapeError";
 }
 
 /** A dtype that an operation does not accept, or dtypes that must not be mixed. */
 export class DTypeError extends LevinError {
+  /** The class\'s own name. */
   override name = "DTypeError";
 }
 
 /** A limit of the device or of the library; the message names the limit. */
 export class LimitError extends LevinError {
+  /** The class\'s own name. */
   override name = "LimitError";
 }
 
 /** No device, the wrong device, a lost device, or an error that the device reported. */
 export class DeviceError extends LevinError {
+  /** The class\'s own name. */
   override name = "DeviceError";
 }
 
 /** A file that is not what it should be; the message says where it goes wrong. */
 export class FormatError extends LevinError {
+  /** The class\'s own name. */
   override name = "FormatError";
 }

@@ -42,12 +42,10 @@ export function grad<T extends Tree, Rest extends unknown[]>(
  *
  * @example
  * ```ts
- * import { tensor, valueAndGrad } from "@levin/levin";
+ * import { type Tensor, tensor, valueAndGrad } from "@levin/levin";
  *
- * const [value, { w }] = valueAndGrad(({ w, b }) => w.mul(3).add(b).sum())({
- *   w: tensor([1, 2]),
- *   b: tensor([0, 1]),
- * });
+ * const line = ({ w, b }: { w: Tensor; b: Tensor }) => w.mul(3).add(b).sum();
+ * const [value, { w }] = valueAndGrad(line)({ w: tensor([1, 2]), b: tensor([0, 1]) });
  * console.log(await value.item(), await w.data()); // 10, Float32Array [3, 3]
  * ```
  */

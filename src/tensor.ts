@@ -50,9 +50,17 @@ export class Tensor implements Layout, Disposable {
   readonly dtype: DType;
   readonly strides: readonly number[];
   readonly offset: number;
-  /** The memory behind it, shared with its views. */
+  /**
+   * The memory behind it, shared with its views.
+   *
+   * @internal
+   */
   readonly storage: Storage;
-  /** Where it stands in the autograd graph; undefined when no gradient flows through it. */
+  /**
+   * Where it stands in the autograd graph; undefined when no gradient flows through it.
+   *
+   * @internal
+   */
   readonly node: Node | undefined;
   /** Which of its node's results it is. */
   readonly outputIndex: number;

@@ -17,6 +17,8 @@ export class ProgressBar {
     barsize: 20,
     hideCursor: true,
     clearOnComplete: true,
+    // Ctrl-C is the demo's to answer; a handler of the bar's would keep the process alive.
+    gracefulExit: false,
     noTTYOutput: !Deno.stderr.isTerminal(),
     notTTYSchedule: 10_000,
   }, progress.Presets.shades_classic);
@@ -91,7 +93,9 @@ export function lossSvg(
       },
     ],
   });
-  return chart.renderToSVGString();
+  const svg = chart.renderToSVGString();
+  chart.dispose();
+  return svg;
 }
 
 /** Writes text as it comes, and returns how fast it came in tokens/s. */

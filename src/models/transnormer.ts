@@ -53,11 +53,14 @@ export interface TransNormerState extends Disposable {
 }
 
 /** One layer: attention and gated linear unit, each behind a norm and added to its input. */
-class Layer extends Module {
+export class TransNormerLayer extends Module {
+  /** The attention. */
   readonly token_mixer: GatedLinearAttention;
+  /** The gated linear unit. */
   readonly channel_mixer: SGLU;
   readonly #norm = new SRMSNorm();
 
+  /** Layer number `layer` of a model. */
   constructor(config: TransNormerConfig, layer: number, options: SeededOptions) {
     super();
     const { size, heads, layers, inner } = config;
@@ -73,6 +76,7 @@ class Layer extends Module {
     this.channel_mixer = new SGLU(size, inner, { seed: seeds.next(), device });
   }
 
+  /** x [b, n, size] and the state before it → the layer's output and the state after it. */
   forward(x: Tensor, state: Tensor | undefined, position: number): [Tensor, Tensor] {
     return tidy(() => {
       const mixed = this.token_mixer.forward(this.#norm.forward(x), state, position);
@@ -82,10 +86,14 @@ class Layer extends Module {
   }
 }
 
-class Body extends Module {
+/** The embedding and the layers. */
+export class TransNormerBody extends Module {
+  /** A vector for each token. */
   readonly embed_tokens: Embedding;
-  readonly layers: Layer[];
+  /** The layers, in order. */
+  readonly layers: TransNormerLayer[];
 
+  /** All layers of a model. */
   constructor(config: TransNormerConfig, options: SeededOptions) {
     super();
     const seeds = new Seeds(options.seed);
@@ -96,7 +104,7 @@ class Body extends Module {
     });
     this.layers = Array.from(
       { length: config.layers },
-      (_, layer) => new Layer(config, layer, { ...options, seed: seeds.next() }),
+      (_, layer) => new TransNormerLayer(config, layer, { ...options, seed: seeds.next() }),
     );
   }
 }
@@ -118,7 +126,7 @@ export class TransNormerLLM extends Module {
   /** The sizes. */
   readonly config: TransNormerConfig;
   /** Embedding and layers. */
-  readonly model: Body;
+  readonly model: TransNormerBody;
   /** From the last layer to logits. */
   readonly lm_head: Linear;
   readonly #norm = new SRMSNorm();
@@ -140,7 +148,7 @@ export class TransNormerLLM extends Module {
     const seeds = new Seeds(seed);
     const full = { seed: seeds.next(), blockSize, device };
     this.config = config;
-    this.model = new Body(config, full);
+    this.model = new TransNormerBody(config, full);
     this.lm_head = new Linear(config.size, config.vocabulary, {
       std: 0.02,
       seed: seeds.next(),
