@@ -148,7 +148,11 @@ export class Tensor implements Layout, Disposable {
     return { buffer: this.storage.buffer, shape, dtype, strides, offset };
   }
 
-  /** Another handle on the same elements, by default at the same place in the graph. */
+  /**
+   * Another handle on the same elements, by default at the same place in the graph.
+   *
+   * @internal
+   */
   alias(layout: Layout = this, node: Node | null | undefined = this.node): Tensor {
     this.#checkAlive();
     const index = node === this.node ? this.outputIndex : 0;

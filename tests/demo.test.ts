@@ -51,7 +51,7 @@ test("the demo learns, reports, saves, and its checkpoint goes on writing", () =
   inFolder(async (folder) => {
     const { code, out, err } = await run(
       "demo",
-      `${SMALL} --text ${folder}/text.txt --steps 60 --out ${folder}/runs`,
+      `${SMALL} --text ${folder}/text.txt --steps 150 --learning-rate 0.02 --out ${folder}/runs`,
     );
     assertEquals(code, 0, err);
     const heldOut = Number(/held-out loss ([\d.]+) nats/.exec(out)![1]);
@@ -61,8 +61,8 @@ test("the demo learns, reports, saves, and its checkpoint goes on writing", () =
     const svg = await Deno.readTextFile(`${folder}/runs/loss.svg`);
     assert(svg.startsWith("<svg") && svg.includes("held out") && svg.trimEnd().endsWith("</svg>"));
     const losses = await lossesOf(`${folder}/runs/checkpoint.safetensors`);
-    assertEquals(losses.length, 60);
-    assert(losses[59] < losses[0] - 1);
+    assertEquals(losses.length, 150);
+    assert(losses[149] < losses[0] - 1);
 
     const write = (more: string) =>
       run(
