@@ -53,11 +53,16 @@ export {
 export { where } from "./src/ops/pointwise.ts";
 export { concat } from "./src/ops/views.ts";
 export {
+  type DecayOptions,
   lightningAttention,
   type LightningAttentionOptions,
   lightningAttentionWithState,
   type OutputAndState,
 } from "./src/ops/lightning_attention.ts";
+export {
+  lightningAttentionStep,
+  type LightningAttentionStepOptions,
+} from "./src/ops/lightning_step.ts";
 export { naiveAttention, type NaiveAttentionOptions } from "./src/ops/naive_attention.ts";
 export { decaySlopes, type SlopeOptions } from "./src/ops/slopes.ts";
 export { grad, type ScalarFunction, type Tree, valueAndGrad } from "./src/grad.ts";

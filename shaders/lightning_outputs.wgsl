@@ -1,10 +1,11 @@
 // The outputs of 64 rows of one chunk, from the state S before the chunk and the rows up to them:
-//   o_r = α · exp(−s · p_r) · q_r S + Σ_{t ≤ r} α · β · exp(−s · (r − t)) · (q_r · k_t) · v_t
-// p_r = r + 1, or r when the decay comes after the sum (EXCLUSIVE). A workgroup makes 64 columns of
-// [rows, e]; a thread, 4 × 4 of them. Every product is 64 × 16 by 16 × 64 through the same two tiles.
+//   o_r = α · exp(−P_r) · q_r S + Σ_{t ≤ r} α · β · exp(P_t − P_r) · (q_r · k_t) · v_t
+// P is what lightning_positions.wgsl wrote. A workgroup makes 64 columns of [rows, e]; a thread, 4 × 4
+// of them. Every product is 64 × 16 by 16 × 64 through the same two tiles.
 
 alias Stored = f32;
-const EXCLUSIVE: bool = false;
+// Of the outputs: Stored, or f32 where they must not be rounded.
+alias Result = f32;
 // Whether there is a state before the first chunk of a sequence, so that no chunk may skip it.
 const HAS_INITIAL: bool = false;
 const TILE: u32 = 64;
@@ -20,8 +21,6 @@ struct Params {
   k_offset: u32,
   v_offset: u32,
   out_offset: u32,
-  slopes_offset: u32,
-  slopes_stride: u32,
   heads: u32,
   n: u32,
   d: u32,
@@ -36,9 +35,9 @@ struct Params {
 @group(0) @binding(0) var<storage, read> q: array<Stored>;
 @group(0) @binding(1) var<storage, read> k: array<Stored>;
 @group(0) @binding(2) var<storage, read> v: array<Stored>;
-@group(0) @binding(3) var<storage, read> slopes: array<f32>;
+@group(0) @binding(3) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(4) var<storage, read> states: array<f32>;
-@group(0) @binding(5) var<storage, read_write> out: array<Stored>;
+@group(0) @binding(5) var<storage, read_write> out: array<Result>;
 @group(0) @binding(6) var<uniform> params: Params;
 
 // By depth, then by groups of four rows, and of four columns.
@@ -79,22 +78,27 @@ fn multiply(thread: u32, before: mat4x4f) -> mat4x4f {
   return sum;
 }
 
-// The decay from rows `sources` to row `row`, 0 where a source comes after it. The exponent is masked,
-// not the product: 0 · inf would be NaN.
-fn decay(slope: f32, row: u32, sources: vec4u) -> vec4f {
-  let past = sources <= vec4u(row);
-  let distance = select(vec4u(0u), vec4u(row) - sources, past);
-  return select(vec4f(0.0), exp(-slope * vec4f(distance)), past);
+// The decays from four positions to four later ones; see lightning_positions.wgsl.
+fn decays_between(from_high: vec4u, from_low: vec4u, to_high: vec4u, to_low: vec4u) -> vec4f {
+  let high = to_high - from_high - select(vec4u(0u), vec4u(1u), to_low < from_low);
+  return exp(-(vec4f(high) / 65536.0 + vec4f(to_low - from_low) / 281474976710656.0));
+}
+
+// The decay from rows `sources` to row `row`, 0 where a source comes after it. Selected, not multiplied
+// by a mask: 0 · inf would be NaN.
+fn decay(row: u32, position: vec2u, sources: vec4u, from_high: vec4u, from_low: vec4u) -> vec4f {
+  let weights = decays_between(from_high, from_low, vec4u(position.x), vec4u(position.y));
+  return select(vec4f(), weights, sources <= vec4u(row));
 }
 
 fn store(base: u32, row: u32, end: u32, column: u32, values: vec4f) {
   if (row >= end) { return; }
   let at = base + row * params.out_strides.z + column * params.out_strides.w;
   let step = params.out_strides.w;
-  if (column < params.e) { out[at] = Stored(values.x); }
-  if (column + 1u < params.e) { out[at + step] = Stored(values.y); }
-  if (column + 2u < params.e) { out[at + 2u * step] = Stored(values.z); }
-  if (column + 3u < params.e) { out[at + 3u * step] = Stored(values.w); }
+  if (column < params.e) { out[at] = Result(values.x); }
+  if (column + 1u < params.e) { out[at + step] = Result(values.y); }
+  if (column + 2u < params.e) { out[at + 2u * step] = Result(values.z); }
+  if (column + 3u < params.e) { out[at + 3u * step] = Result(values.w); }
 }
 
 @compute @workgroup_size(256)
@@ -112,7 +116,6 @@ fn main(
   let chunk = number / tiles_e / tiles_row % params.chunks;
   let instance = number / tiles_e / tiles_row / params.chunks;
   let at = vec2u(instance / params.heads, instance % params.heads);
-  let slope = slopes[params.slopes_offset + at.y * params.slopes_stride];
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   if (first_row >= rows) { return; }
@@ -127,6 +130,11 @@ fn main(
   let q_row = first_row + 4u * across;
   let e = first_e + 4u * along;
   let row = first_row + 4u * (thread / 16u);
+  let base_position = instance * (params.n + params.chunks) + start;
+  let p0 = positions[base_position + row];
+  let p1 = positions[base_position + row + 1u];
+  let p2 = positions[base_position + row + 2u];
+  let p3 = positions[base_position + row + 3u];
   var sum = mat4x4f();
 
   if (HAS_INITIAL || chunk > 0u) {
@@ -144,8 +152,9 @@ fn main(
       sum = multiply(thread, sum);
       workgroupBarrier();
     }
-    let first = f32(select(row + 1u, row, EXCLUSIVE));
-    let weight = params.query_scale * exp(-slope * (first + vec4f(0.0, 1.0, 2.0, 3.0)));
+    let to_high = vec4u(p0.x, p1.x, p2.x, p3.x);
+    let to_low = vec4u(p0.y, p1.y, p2.y, p3.y);
+    let weight = params.query_scale * decays_between(vec4u(), vec4u(), to_high, to_low);
     sum = mat4x4f(sum[0] * weight.x, sum[1] * weight.y, sum[2] * weight.z, sum[3] * weight.w);
   }
 
@@ -165,12 +174,18 @@ fn main(
       workgroupBarrier();
     }
     let sources = vec4u(source + 4u * along) + vec4u(0u, 1u, 2u, 3u);
+    let s0 = positions[base_position + sources.x];
+    let s1 = positions[base_position + sources.y];
+    let s2 = positions[base_position + sources.z];
+    let s3 = positions[base_position + sources.w];
+    let high = vec4u(s0.x, s1.x, s2.x, s3.x);
+    let low = vec4u(s0.y, s1.y, s2.y, s3.y);
     let scale = params.query_scale * params.source_scale;
     scores = scale * transpose(mat4x4f(
-      scores[0] * decay(slope, row, sources),
-      scores[1] * decay(slope, row + 1u, sources),
-      scores[2] * decay(slope, row + 2u, sources),
-      scores[3] * decay(slope, row + 3u, sources)));
+      scores[0] * decay(row, p0, sources, high, low),
+      scores[1] * decay(row + 1u, p1, sources, high, low),
+      scores[2] * decay(row + 2u, p2, sources, high, low),
+      scores[3] * decay(row + 3u, p3, sources, high, low)));
 
     // Now scores · v, sixteen sources at a time: the threads that hold their scores hand them over.
     for (var part = 0u; part < TILE / DEPTH; part++) {

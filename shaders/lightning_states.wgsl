@@ -1,10 +1,9 @@
 // What each chunk adds to the state, for all chunks at once:
-//   states[sequence, head, chunk] = Σ_r β · exp(−s · (m − p_r)) · k_rᵀ v_r        [d, e]
-// over the m rows of the chunk; p_r = r + 1, or r when the decay comes after the sum (EXCLUSIVE).
+//   states[batch, head, chunk] = Σ_r β · exp(P_r − P_m) · k_rᵀ v_r        [d, e]
+// over the m rows of the chunk; P is what lightning_positions.wgsl wrote.
 // A workgroup makes a 64 × 64 tile of one chunk's [d, e].
 
 alias Stored = f32;
-const EXCLUSIVE: bool = false;
 const TILE: u32 = 64;
 const DEPTH: u32 = 16;
 const PITCH: u32 = 17;
@@ -14,8 +13,6 @@ struct Params {
   v_strides: vec4u,
   k_offset: u32,
   v_offset: u32,
-  slopes_offset: u32,
-  slopes_stride: u32,
   heads: u32,
   n: u32,
   d: u32,
@@ -28,13 +25,19 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read> k: array<Stored>;
 @group(0) @binding(1) var<storage, read> v: array<Stored>;
-@group(0) @binding(2) var<storage, read> slopes: array<f32>;
+@group(0) @binding(2) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> states: array<f32>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 // By row of the chunk, then by groups of four columns.
 var<workgroup> tile_k: array<vec4f, DEPTH * PITCH>;
 var<workgroup> tile_v: array<vec4f, DEPTH * PITCH>;
+
+// The decay from one position to a later one; see lightning_positions.wgsl.
+fn decay_between(earlier: vec2u, later: vec2u) -> f32 {
+  let high = later.x - earlier.x - select(0u, 1u, later.y < earlier.y);
+  return exp(-(f32(high) / 65536.0 + f32(later.y - earlier.y) / 281474976710656.0));
+}
 
 fn load_k(base: u32, column: u32) -> f32 {
   if (column >= params.d) { return 0.0; }
@@ -70,10 +73,11 @@ fn main(
   let chunk = number / tiles % params.chunks;
   let instance = number / tiles / params.chunks;
   let at = vec2u(instance / params.heads, instance % params.heads);
-  let slope = slopes[params.slopes_offset + at.y * params.slopes_stride];
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   let base_k = params.k_offset + dot(at, params.k_strides.xy) + start * params.k_strides.z;
+  let base_position = instance * (params.n + params.chunks);
+  let whole = positions[base_position + params.n + chunk];
   let base_v = params.v_offset + dot(at, params.v_strides.xy) + start * params.v_strides.z;
 
   let load_row = thread / 16u;
@@ -84,8 +88,7 @@ fn main(
     var from_k = vec4f();
     var from_v = vec4f();
     if (row < rows) {
-      let position = select(row + 1u, row, EXCLUSIVE);
-      let weight = params.source_scale * exp(-slope * f32(rows - position));
+      let weight = params.source_scale * decay_between(positions[base_position + start + row], whole);
       let at_k = base_k + row * params.k_strides.z;
       let at_v = base_v + row * params.v_strides.z;
       let d = first_d + load_column;

@@ -1,83 +1,82 @@
 /**
- * Lightning Attention-2 (Qin et al., arXiv 2401.04658): causal linear attention with a decay per head,
- * in time linear in the sequence and with a state of constant size.
- *
- *     S_t = λ S_{t−1} + β k_tᵀ v_t        S [d, e], λ = exp(−s)
- *     o_t = α q_t S_t
- *
- * Computed in blocks of m rows; with p_r = r + 1 for row r of a block and S the state before it:
- *
- *     o_r = α λ^{p_r} q_r S + Σ_{t ≤ r} α β λ^{r−t} (q_r · k_t) v_t
- *     S  ← λ^m S + Σ_r β λ^{m−p_r} k_rᵀ v_r
- *
- * Shapes: q, k [b, h, n, d]; v, o [b, h, n, e]; slopes s [h]; states [b, h, d, e] in float32.
- * Saved: q, k, v, s and the initial state; no [n, n] matrix and no block state outlives the call.
- *
- * The operator is closed under differentiation. Let R be its twin that runs backwards in time and decays
- * a state after adding to it instead of before (p_r = r), so that the weight between two rows is the same
- * seen from either. From the gradients g of o and G of the last state,
- *
- *     dq = LA(g, v, k; S_0ᵀ)        dv = R(k, q, g; G), whose last state is dS_0
- *     dk = R(v, g, q; Gᵀ)
- *
- * with α and β exchanged in R. So gradients of any order are calls of this one operation.
+ * Lightning Attention-2, as it is called: the arguments of every form, their checks, and how they become
+ * calls of the operator in lightning_core.ts.
  *
  * @module
  */
-import {
-  type CpuView,
-  type Dispatch,
-  floatBits,
-  type GpuContext,
-  type View,
-} from "../backend/contract.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
-import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { format, sameShape } from "../shape.ts";
-import type { Tensor, TensorSpec } from "../tensor.ts";
-import outputsShader from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
-import scanShader from "../../shaders/lightning_scan.wgsl" with { type: "text" };
-import statesShader from "../../shaders/lightning_states.wgsl" with { type: "text" };
+import type { Tensor } from "../tensor.ts";
 import { zeros } from "./create.ts";
-import { type Matrix, multiply } from "./matmul_cpu.ts";
-import { grid } from "./pointwise_program.ts";
+import { lightning, type LightningOptions } from "./lightning_core.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
+import { concat, split } from "./views.ts";
 
-/** Options of {@linkcode lightningAttention}. */
-export interface LightningAttentionOptions {
+/** The decay of linear attention: by head, or by head and token. */
+export interface DecayOptions {
   /**
    * The decay of each head, e^(−slope) a token: one number for all heads, an array or a float32 tensor
-   * [heads]. All ≥ 0; 0 is plain linear attention. Default: `decaySlopes(heads)`.
+   * [heads]. All ≥ 0; 0 is plain linear attention. A tensor's gradient is computed, so slopes can be
+   * learnt. Default: `decaySlopes(heads)`.
    */
   slopes?: number | readonly number[] | Tensor;
+  /**
+   * Instead of slopes, the logarithm of the decay of every token: float32 [batch, heads, n], as in Mamba-2
+   * and simple gated linear attention: S_t = exp(g_t) S_{t−1} + k_tᵀ v_t. Expected ≤ 0; what is greater
+   * counts as 0. Differentiable.
+   */
+  logDecay?: Tensor;
+}
+
+/** Options of {@linkcode lightningAttention}. */
+export interface LightningAttentionOptions extends DecayOptions {
   /** A factor on the outputs; 1, the default, in the paper. */
   scale?: number;
-  /** The state before the first token, float32 [batch, heads, d, e]. Default: zeros. */
+  /**
+   * The state before the first token, float32 [batch, heads, d, e]; with `offsets`, one a sequence.
+   * Default: zeros.
+   */
   initialState?: Tensor;
   /**
    * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, or
    * 32 on the CPU.
    */
   blockSize?: number;
+  /** Run from the last token to the first: o_t sees tokens s ≥ t. Default false. */
+  reverse?: boolean;
+  /**
+   * See both ways: M_ij = e^(−slope · |i−j|). There is then no initial state, and the state returned is
+   * that of the forward direction. Default false.
+   */
+  bidirectional?: boolean;
+  /**
+   * Where each of several sequences, packed one after another along n in a batch of 1, begins; and, last,
+   * n: `[0, 15, 100]` are sequences of 15 and 85 tokens. Sequences may be empty.
+   */
+  offsets?: readonly number[];
 }
 
 /** What {@linkcode lightningAttentionWithState} returns. */
 export interface OutputAndState {
   /** The outputs [batch, heads, n, e]. */
   output: Tensor;
-  /** The state after the last token, float32 [batch, heads, d, e]. */
+  /** The state after the last token, float32 [batch, heads, d, e]; with `offsets`, one a sequence. */
   state: Tensor;
 }
 
 /**
  * Lightning Attention-2: o_t = scale · q_t S_t with S_t = e^(−slope) S_{t−1} + k_tᵀ v_t. Equal to
  * scale · [(q kᵀ) ⊙ M] v with M_ij = e^(−slope · (i−j)) for i ≥ j and 0 elsewhere, in time and memory
- * linear in n.
+ * linear in n. Any n ≥ 0, d ≥ 1 and e ≥ 1; strides are read as they are, so q of layout
+ * [batch, n, heads, d] is passed as `q.permute([0, 2, 1, 3])` and not copied.
+ *
+ * The result is the same, bit for bit, from run to run on one device.
  *
  * @param q Queries [batch, heads, n, d], f32 or f16.
- * @param k Keys [batch, heads, n, d], of the same dtype.
- * @param v Values [batch, heads, n, e], of the same dtype.
+ * @param k Keys [batch, key heads, n, d], of the same dtype. With fewer key heads than heads, head i
+ * reads key head ⌊i · key heads / heads⌋.
+ * @param v Values [batch, key heads, n, e], of the same dtype.
  * @returns The outputs [batch, heads, n, e], of the same dtype. f16 is accumulated in float32.
  *
  * @example
@@ -90,8 +89,8 @@ export interface OutputAndState {
  * o.sum().backward();
  * console.log(q.grad!.shape); // [1, 8, 256, 32]
  * ```
- * @throws {ShapeError} if shapes do not fit, a slope is negative or not finite, or the block size is not
- * a positive integer.
+ * @throws {ShapeError} if shapes do not fit, a slope is negative or not finite, the block size is not a
+ * positive integer, or offsets do not rise from 0 to n.
  * @throws {DTypeError} if dtypes are mixed or not floating.
  */
 export function lightningAttention(
@@ -126,282 +125,197 @@ export function lightningAttentionWithState(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { slopes, scale = 1, initialState, ...rest }: LightningAttentionOptions = {},
+  options: LightningAttentionOptions = {},
 ): OutputAndState {
-  checkInputs(q, k, v, initialState);
-  const { blockSize = q.device.backend === "cpu" ? 32 : 64 } = rest;
+  const { initialState, offsets, bidirectional = false, reverse = false } = options;
+  const { scale = 1, blockSize = q.device.backend === "cpu" ? 32 : 64 } = options;
+  checkInputs("lightningAttention", q, k, v);
   if (!Number.isInteger(blockSize) || blockSize < 1) {
     throw new ShapeError(
       `lightningAttention: expected blockSize to be an integer from 1, found ${blockSize}`,
     );
   }
-  if (!Number.isFinite(scale)) {
-    throw new ShapeError(`lightningAttention: expected a finite scale, found ${scale}`);
+  checkScale("lightningAttention", scale);
+  if (bidirectional && (reverse || initialState !== undefined)) {
+    throw new ShapeError("lightningAttention: bidirectional goes without reverse and initialState");
+  }
+  if (offsets !== undefined) checkOffsets(offsets, q);
+  const sequences = offsets === undefined ? q.shape[0] : offsets.length - 1;
+  if (initialState !== undefined) {
+    checkState("lightningAttention", "initialState", initialState, sequences, q, v);
   }
   const [output, state] = tidy(() => {
-    const s = slopesTensor(
-      "lightningAttention",
-      slopes ?? decaySlopes(q.shape[1]),
-      q.shape[1],
-      q.device,
-    );
-    const states = initialState === undefined ? [] : [initialState];
-    const options = { alpha: scale, beta: 1, reverse: false, decayAfter: false, blockSize };
-    return core(q, k, v, s, ...states, options);
+    const g = logDecayOf("lightningAttention", options, q);
+    const attend = bidirectional ? bothWays : oneWay;
+    const core = { alpha: scale, beta: 1, reverse, decayAfter: false, blockSize, wide: false };
+    if (offsets === undefined) return attend(q, k, v, g, initialState, core);
+    if (sequences === 0) {
+      const none = zeros([0, q.shape[1], q.shape[3], v.shape[3]], { device: q.device });
+      return attend(q, k, v, g, undefined, core).with(1, none);
+    }
+    const lengths = offsets.slice(1).map((end, i) => end - offsets[i]);
+    const [qs, ks, vs, gs] = [q, k, v, g].map((t) => split(t, lengths, 2));
+    const initials = initialState && split(initialState, sequences, 0);
+    const parts = lengths.map((_, i) => attend(qs[i], ks[i], vs[i], gs[i], initials?.[i], core));
+    return [concat(parts.map(([o]) => o), 2), concat(parts.map(([, s]) => s), 0)];
   });
   return { output, state };
 }
 
-interface CoreOptions {
-  /** The factor α on outputs. */
-  readonly alpha: number;
-  /** The factor β on what is added to the state. */
-  readonly beta: number;
-  /** Run backwards in time. */
-  readonly reverse: boolean;
-  /** Decay the state after adding to it instead of before: p_r = r. */
-  readonly decayAfter: boolean;
-  readonly blockSize: number;
+/** One call of the operator. */
+function oneWay(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  g: Tensor,
+  initial: Tensor | undefined,
+  options: LightningOptions,
+): Tensor[] {
+  const grouped = byGroup(q, k, v, g, initial);
+  const [output, state] = lightning(...grouped, options);
+  const [b, h] = q.shape;
+  const [, , d, e] = state.shape;
+  return [output.reshape([b, h, q.shape[2], e]), state.reshape([b, h, d, e])];
 }
 
-/** q, k, v, slopes and, if there is one, the initial state → the outputs and the last state. */
-const core: Op<CoreOptions, TensorSpec[]> = defineOp<CoreOptions, TensorSpec[]>({
-  name: "lightningAttention",
-  strided: true,
-  output: ([q, k, v]) => {
-    const [b, h, n, d] = k.shape;
-    const e = v.shape[3];
-    return [{ shape: [b, h, n, e], dtype: q.dtype }, { shape: [b, h, d, e], dtype: "f32" }];
-  },
-  cpu: (inputs, outputs, options) => {
-    const turned = inTimeOrder(inputs, outputs, options);
-    attendOnCpu(turned.inputs, turned.outputs, options);
-  },
-  gpu: (inputs, outputs, options, context) => {
-    const turned = inTimeOrder(inputs, outputs, options);
-    return plan(turned.inputs, turned.outputs, options, context);
-  },
-  cuts: (inputs) => {
-    const rest = inputs.length === 5 ? [[0], [1]] : [[], []];
-    return [[0, 0, 0, -1, ...rest[0], 0, 0], [1, 1, 1, 0, ...rest[1], 1, 1]];
-  },
-  scratchBytes: ([, k, v], _, { blockSize }) => {
-    const [b, h, n, d] = k.shape;
-    return 4 * b * h * Math.ceil(n / blockSize) * d * v.shape[3];
-  },
-  saves: { inputs: [0, 1, 2, 3, 4] },
-  backward: (
-    { grads: [outputG, lastG], inputs: [q, k, v, slopes, initial], needs, options, specs },
-  ) => {
-    const [b, h, n] = specs[0].shape;
-    const e = specs[2].shape[3];
-    const g = outputG ?? zeros([b, h, n, e], { dtype: q.dtype, device: q.device });
-    const back = {
-      alpha: options.beta,
-      beta: options.alpha,
-      reverse: !options.reverse,
-      decayAfter: !options.decayAfter,
-      blockSize: options.blockSize,
-    };
-    const maybe = (t: Tensor | undefined) => t === undefined ? [] : [t];
-    const [dv, dInitial] = needs[2] || needs[4] ? core(k, q, g, slopes, ...maybe(lastG), back) : [];
-    return [
-      needs[0] ? core(g, v, k, slopes, ...maybe(initial?.transpose()), options)[0] : null,
-      needs[1] ? core(v, g, q, slopes, ...maybe(lastG?.transpose()), back)[0] : null,
-      dv,
-      null,
-      dInitial,
-    ];
-  },
-});
-
-/** The views in the order of processing: reversed along n when time runs backwards. */
-function inTimeOrder<V extends View | CpuView>(
-  inputs: readonly V[],
-  outputs: readonly V[],
-  { reverse }: CoreOptions,
-): { inputs: V[]; outputs: V[] } {
-  const turn = (view: V): V => {
-    const n = view.shape[2];
-    if (n === 0) return view;
-    const strides = view.strides.with(2, -view.strides[2]);
-    return { ...view, strides, offset: view.offset + (n - 1) * view.strides[2] };
-  };
-  if (!reverse) return { inputs: [...inputs], outputs: [...outputs] };
-  const [q, k, v, ...rest] = inputs;
-  const [out, last] = outputs;
-  return { inputs: [turn(q), turn(k), turn(v), ...rest], outputs: [turn(out), last] };
+/** The sum of the two directions, in which every token has seen itself twice. */
+function bothWays(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  g: Tensor,
+  _: undefined | Tensor,
+  options: LightningOptions,
+): Tensor[] {
+  const [forth, state] = oneWay(q, k, v, g, undefined, options);
+  const [back] = oneWay(q, k, v, g, undefined, { ...options, reverse: true });
+  const [b, , n, d] = q.shape;
+  const groups = k.shape[1];
+  const of = (t: Tensor, width: number) => t.reshape([b, groups, -1, n, width]);
+  const own = of(q, d).mul(of(k, d)).sum(-1, { keepDims: true }).mul(of(v, v.shape[3]));
+  return [forth.add(back).sub(own.mul(options.alpha).reshape(forth.shape)), state];
 }
 
-/** The CPU twin: four matrix products a block. */
-function attendOnCpu(
-  [q, k, v, slopes, initial]: CpuView[],
-  [out, last]: CpuView[],
-  { alpha, beta, decayAfter, blockSize }: CoreOptions,
-): void {
-  const [b, h, n, d] = k.shape;
-  const e = v.shape[3];
-  const scores = denseMatrix(blockSize, blockSize);
-  const decayed = denseMatrix(blockSize, d);
-  const fromState = denseMatrix(blockSize, e);
-  const state = denseMatrix(d, e);
-  for (let instance = 0; instance < b * h; instance++) {
-    const [batch, head] = [Math.floor(instance / h), instance % h];
-    const slope = slopes.data[slopes.offset + head * slopes.strides[0]];
-    const decay = Float64Array.from({ length: blockSize + 1 }, (_, r) => Math.exp(-slope * r));
-    if (initial === undefined) state.data.fill(0);
-    else copyMatrix(matrixAt(initial, batch, head, 0), state, d, e);
-
-    for (let start = 0; start < n; start += blockSize) {
-      const m = Math.min(blockSize, n - start);
-      const [qb, kb, vb, ob] = [q, k, v, out].map((view) => matrixAt(view, batch, head, start));
-      // Scores, decayed and masked; then o = scores · v.
-      multiply([m, m, d], qb, transposed(kb), scores);
-      for (let r = 0; r < m; r++) {
-        const row = r * blockSize;
-        for (let t = 0; t < m; t++) {
-          scores.data[row + t] *= t <= r ? alpha * beta * decay[r - t] : 0;
-        }
-      }
-      multiply([m, e, m], scores, vb, ob);
-      // What the state before the block contributes.
-      multiply([m, e, d], qb, state, fromState);
-      for (let r = 0; r < m; r++) {
-        const weight = alpha * decay[decayAfter ? r : r + 1];
-        for (let c = 0; c < e; c++) {
-          ob.data[ob.offset + r * ob.row + c * ob.column] += weight * fromState.data[r * e + c];
-        }
-      }
-      // The state after it.
-      for (let r = 0; r < m; r++) {
-        const weight = beta * decay[m - (decayAfter ? r : r + 1)];
-        for (let c = 0; c < d; c++) {
-          decayed.data[r * d + c] = weight * kb.data[kb.offset + r * kb.row + c * kb.column];
-        }
-      }
-      for (let i = 0; i < state.data.length; i++) state.data[i] *= decay[m];
-      multiply([d, e, m], transposed(decayed), vb, state, true);
-    }
-    copyMatrix(state, matrixAt(last, batch, head, 0), d, e);
-  }
-}
-
-function denseMatrix(rows: number, columns: number): Matrix {
-  return { data: new Float32Array(rows * columns), offset: 0, row: columns, column: 1 };
-}
-
-/** The matrix over the last two axes of `view` at a batch and a head, from row `start` on. */
-function matrixAt(view: CpuView, batch: number, head: number, start: number): Matrix {
-  const [b, h, row, column] = view.strides;
-  return { data: view.data, offset: view.offset + batch * b + head * h + start * row, row, column };
-}
-
-function transposed({ data, offset, row, column }: Matrix): Matrix {
-  return { data, offset, row: column, column: row };
-}
-
-function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): void {
-  for (let i = 0; i < rows; i++) {
-    for (let j = 0; j < columns; j++) {
-      to.data[to.offset + i * to.row + j * to.column] =
-        from.data[from.offset + i * from.row + j * from.column];
-    }
-  }
-}
-
-const TILE = 64;
-
-/** The GPU: what every chunk adds to the state, a scan over the chunks, and then all outputs at once. */
-function plan(
-  [q, k, v, slopes, initial]: View[],
-  [out, last]: View[],
-  { alpha, beta, decayAfter, blockSize }: CoreOptions,
-  context: GpuContext,
-): Dispatch[] {
-  const [b, h, n, d] = k.shape;
-  const e = v.shape[3];
-  const chunk = Math.min(blockSize, Math.max(n, 1));
-  const chunks = Math.ceil(n / chunk);
-  const states = context.scratch(b * h * chunks * d * e);
-  const tiles = (length: number) => Math.ceil(length / TILE);
-  const slopePlace = [slopes.offset, slopes.strides[0]];
-  const geometry = [h, n, d, e, chunk, chunks];
-  const constants = { Stored: k.dtype, EXCLUSIVE: decayAfter };
-  const add = b * h * chunks * tiles(d) * tiles(e);
-  const read = b * h * chunks * tiles(chunk) * tiles(e);
-  const dispatches: Dispatch[] = [
-    {
-      shader: statesShader,
-      constants,
-      bindings: [k, v, slopes, states],
-      params: [
-        ...[k, v].flatMap((view) => view.strides),
-        ...[k, v].map((view) => view.offset),
-        ...[...slopePlace, ...geometry, add, floatBits(beta)],
-      ],
-      workgroups: grid(add, context),
-    },
-    {
-      shader: scanShader,
-      constants: { HAS_INITIAL: initial !== undefined },
-      bindings: [states, slopes, initial ?? slopes, last],
-      params: [
-        ...[initial ?? last, last].flatMap((view) => view.strides),
-        ...[initial ?? last, last].map((view) => view.offset),
-        ...[...slopePlace, ...geometry, b * h * d * e],
-      ],
-      workgroups: grid(Math.ceil(b * h * d * e / 256), context),
-    },
-    {
-      shader: outputsShader,
-      constants: { ...constants, HAS_INITIAL: initial !== undefined },
-      bindings: [q, k, v, slopes, states, out],
-      params: [
-        ...[q, k, v, out].flatMap((view) => view.strides),
-        ...[q, k, v, out].map((view) => view.offset),
-        ...[...slopePlace, ...geometry, read, floatBits(alpha), floatBits(beta)],
-      ],
-      workgroups: grid(read, context),
-    },
+/**
+ * With fewer key heads than heads: the groups of heads as a batch, and the keys of a group repeated along
+ * its heads by a stride of 0.
+ */
+function byGroup(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  g: Tensor,
+  state: Tensor | undefined,
+): Tensor[] {
+  const [b, h, n, d] = q.shape;
+  const [groups, e] = [k.shape[1], v.shape[3]];
+  const states = state === undefined ? [] : [state];
+  if (groups === h) return [q, k, v, g, ...states];
+  const [batch, heads] = [b * groups, h / groups];
+  return [
+    q.reshape([batch, heads, n, d]),
+    k.reshape([batch, 1, n, d]).expand([batch, heads, n, d]),
+    v.reshape([batch, 1, n, e]).expand([batch, heads, n, e]),
+    g.reshape([batch, heads, n]),
+    ...states.map((s) => s.reshape([batch, heads, d, e])),
   ];
-  return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
 }
 
-function checkInputs(q: Tensor, k: Tensor, v: Tensor, initialState: Tensor | undefined): void {
+/** The logarithm of the decay of every token, float32 [batch, heads, n]. */
+export function logDecayOf(operation: string, options: DecayOptions, q: Tensor): Tensor {
+  const { slopes, logDecay } = options;
+  const [b, h, n] = q.shape;
+  if (logDecay === undefined) {
+    const s = slopesTensor(operation, slopes ?? decaySlopes(h), h, q.device);
+    return s.neg().reshape([1, h, 1]).expand([b, h, n]);
+  }
+  if (slopes !== undefined) {
+    throw new ShapeError(`${operation}: expected slopes or logDecay, found both`);
+  }
+  if (logDecay.dtype !== "f32") {
+    throw new DTypeError(`${operation}: expected logDecay of dtype f32, found ${logDecay.dtype}`);
+  }
+  if (!sameShape(logDecay.shape, [b, h, n])) {
+    throw new ShapeError(
+      `${operation}: expected logDecay of shape [batch, heads, n] = ${format([b, h, n])}, found ` +
+        format(logDecay.shape),
+    );
+  }
+  return logDecay;
+}
+
+/** Refuses q, k and v that do not fit each other. */
+export function checkInputs(operation: string, q: Tensor, k: Tensor, v: Tensor): void {
   const shapes = `q ${format(q.shape)}, k ${format(k.shape)}, v ${format(v.shape)}`;
   if ([q, k, v].some((t) => t.rank !== 4)) {
     throw new ShapeError(
-      `lightningAttention: expected q, k and v of shape [batch, heads, n, size], found ${shapes}`,
+      `${operation}: expected q, k and v of shape [batch, heads, n, size], found ${shapes}`,
     );
   }
-  if (!sameShape(q.shape, k.shape) || !sameShape(k.shape.slice(0, 3), v.shape.slice(0, 3))) {
+  const [b, h, n, d] = q.shape;
+  const groups = k.shape[1];
+  const fits = sameShape(k.shape, [b, groups, n, d]) &&
+    sameShape(v.shape.slice(0, 3), [b, groups, n]) &&
+    (groups === h || (groups > 0 && h % groups === 0));
+  if (!fits || d === 0 || v.shape[3] === 0) {
     throw new ShapeError(
-      `lightningAttention: q and k must have one shape [batch, heads, n, d], and v must agree in ` +
-        `batch, heads and n; found ${shapes}`,
+      `${operation}: expected q [batch, heads, n, d], k [batch, key heads, n, d] and ` +
+        `v [batch, key heads, n, e], key heads dividing heads and d, e ≥ 1; found ${shapes}`,
     );
   }
   const dtypes = new Set([q.dtype, k.dtype, v.dtype]);
   if (dtypes.size > 1 || !(dtypes.has("f32") || dtypes.has("f16"))) {
+    const found = [...dtypes].join(", ");
     throw new DTypeError(
-      `lightningAttention: expected q, k and v all f32 or all f16, found ${
-        [...dtypes].join(", ")
-      }; ` +
-        `convert with to()`,
+      `${operation}: expected q, k and v all f32 or all f16, found ${found}; convert with to()`,
     );
   }
-  if (initialState === undefined) return;
-  const wanted = [...k.shape.slice(0, 2), k.shape[3], v.shape[3]];
-  if (!sameShape(initialState.shape, wanted)) {
+}
+
+/** Refuses a state that is not float32 [batch, heads, d, e]. */
+export function checkState(
+  operation: string,
+  argument: string,
+  state: Tensor,
+  batch: number,
+  q: Tensor,
+  v: Tensor,
+): void {
+  const wanted = [batch, q.shape[1], q.shape[3], v.shape[3]];
+  if (!sameShape(state.shape, wanted)) {
     throw new ShapeError(
-      `lightningAttention: expected initialState of shape [batch, heads, d, e] = ${
+      `${operation}: expected ${argument} of shape [batch, heads, d, e] = ${
         format(wanted)
-      }, ` +
-        `found ${format(initialState.shape)}`,
+      }, found ` +
+        format(state.shape),
     );
   }
-  if (initialState.dtype !== "f32") {
-    throw new DTypeError(
-      `lightningAttention: expected initialState of dtype f32, found ${initialState.dtype}`,
+  if (state.dtype !== "f32") {
+    throw new DTypeError(`${operation}: expected ${argument} of dtype f32, found ${state.dtype}`);
+  }
+}
+
+/** Refuses a scale that is not finite. */
+export function checkScale(operation: string, scale: number): void {
+  if (!Number.isFinite(scale)) {
+    throw new ShapeError(`${operation}: expected a finite scale, found ${scale}`);
+  }
+}
+
+function checkOffsets(offsets: readonly number[], { shape: [batch, , n] }: Tensor): void {
+  if (batch !== 1) {
+    throw new ShapeError(
+      `lightningAttention: expected a batch of 1 with offsets, found ${batch}: pack along n`,
+    );
+  }
+  const rises = offsets.every((at, i) =>
+    Number.isInteger(at) && at >= (i === 0 ? 0 : offsets[i - 1])
+  );
+  if (!rises || offsets[0] !== 0 || offsets[offsets.length - 1] !== n) {
+    const shown = offsets.length > 8 ? `${offsets.slice(0, 8)}, …` : `${offsets}`;
+    throw new ShapeError(
+      `lightningAttention: expected offsets to be integers that rise from 0 to n = ${n}, found ` +
+        `[${shown}]`,
     );
   }
 }

@@ -223,25 +223,31 @@ const concatAlong = defineOp<{ axis: number }>({
 });
 
 /**
- * `count` equal parts along `axis`, as views; the gradient is their concatenation, so that the parts'
- * gradients are copied once instead of being added up in zeros.
+ * Consecutive parts along `axis`, so many equal ones or ones of the given lengths, as views; the gradient
+ * is the concatenation of the parts' gradients, so that they are copied once instead of being added up in
+ * zeros.
  */
-export function split(x: Tensor, count: number, axis = 0): Tensor[] {
+export function split(x: Tensor, parts: number | readonly number[], axis = 0): Tensor[] {
   const at = resolveAxis(axis, x.rank, "split");
-  const length = x.shape[at] / count;
-  if (!Number.isInteger(length)) {
-    throw new ShapeError(`Cannot split axis ${at} of ${format(x.shape)} into ${count} equal parts`);
+  const lengths = typeof parts === "number"
+    ? Array<number>(parts).fill(x.shape[at] / parts)
+    : parts;
+  const total = lengths.reduce((a, b) => a + b, 0);
+  if (total !== x.shape[at] || !lengths.every(Number.isInteger)) {
+    throw new ShapeError(`Cannot split axis ${at} of ${format(x.shape)} into lengths ${lengths}`);
   }
-  const shape = x.shape.with(at, length);
-  const layouts = Array.from({ length: count }, (_, i) => ({
-    shape,
-    strides: x.strides,
-    offset: x.offset + i * length * x.strides[at],
-  }));
+  let start = 0;
+  const layouts = lengths.map((length) => {
+    const offset = x.offset + start * x.strides[at];
+    start += length;
+    return { shape: x.shape.with(at, length), strides: x.strides, offset };
+  });
   return viewsOf("split", x, layouts, (grads) => {
     const { dtype, device } = grads.find((g) => g !== undefined)!;
-    const parts = grads.map((g) => g ?? filled(device, { shape, dtype }, 0));
-    return concat(parts, at);
+    return concat(
+      grads.map((g, i) => g ?? filled(device, { shape: layouts[i].shape, dtype }, 0)),
+      at,
+    );
   });
 }
 

@@ -1,0 +1,354 @@
+/**
+ * The operator behind every form of Lightning Attention-2 (Qin et al., arXiv 2401.04658): causal linear
+ * attention with a decay, in time linear in the sequence and with a state of constant size.
+ *
+ *     S_t = exp(g_t) S_{t−1} + β k_tᵀ v_t        S [d, e]
+ *     o_t = α q_t S_t
+ *
+ * Computed in blocks of m rows. Let P_r be the sum of g over the rows of the block up to r, P_m that of
+ * all, and S the state before the block:
+ *
+ *     o_r = α exp(P_r) q_r S + Σ_{t ≤ r} α β exp(P_r − P_t) (q_r · k_t) v_t
+ *     S  ← exp(P_m) S + Σ_r β exp(P_m − P_r) k_rᵀ v_r
+ *
+ * Shapes: q, k [b, h, n, d]; v, o [b, h, n, e]; g [b, h, n] and states [b, h, d, e] in float32.
+ * Saved: q, k, v, g and the first and last state; no [n, n] matrix and no block state outlives the call.
+ *
+ * The operator is closed under differentiation. Let R be its twin that runs backwards in time and decays
+ * a state after adding to it instead of before (P_r is then the sum before r), so that the weight between
+ * two rows is the same seen from either. From the gradients u of o and U of the last state S_n,
+ *
+ *     dq = LA(u, v, k; S_0ᵀ)        dv = R(k, q, u; U), whose last state is dS_0
+ *     dk = R(v, u, q; Uᵀ)
+ *
+ * with α and β exchanged in R. Every weight is an exponential of differences of P, so that
+ *
+ *     dP_r = q_r · dq_r − k_r · dk_r,   dP_n = ⟨S_n, U⟩,   dg_t = Σ_{r ≥ t} dP_r + dP_n
+ *
+ * (exact relative to the terms of the sum, not to a dg that is much smaller than they are), and a running
+ * sum is this operator too, with q = k = 1 and g = 0. So gradients of any order are calls
+ * of this one operation.
+ *
+ * @module
+ */
+import {
+  type CpuView,
+  type Dispatch,
+  floatBits,
+  type GpuContext,
+  type View,
+} from "../backend/contract.ts";
+import { defineOp, type Op } from "../operation.ts";
+import type { Tensor, TensorSpec } from "../tensor.ts";
+import outputsShader from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
+import positionsShader from "../../shaders/lightning_positions.wgsl" with { type: "text" };
+import scanShader from "../../shaders/lightning_scan.wgsl" with { type: "text" };
+import statesShader from "../../shaders/lightning_states.wgsl" with { type: "text" };
+import { full, zeros } from "./create.ts";
+import { type Matrix, multiply } from "./matmul_cpu.ts";
+import { grid } from "./pointwise_program.ts";
+
+/** How the operator runs. */
+export interface LightningOptions {
+  /** The factor α on outputs. */
+  readonly alpha: number;
+  /** The factor β on what is added to the state. */
+  readonly beta: number;
+  /** Run backwards in time. */
+  readonly reverse: boolean;
+  /** Decay the state after adding to it instead of before. */
+  readonly decayAfter: boolean;
+  /** Rows of a block. */
+  readonly blockSize: number;
+  /** Give float32 outputs whatever the dtype of q. */
+  readonly wide: boolean;
+}
+
+/** q, k, v, g and, if there is one, the initial state → the outputs and the last state. */
+export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
+  LightningOptions,
+  TensorSpec[]
+>({
+  name: "lightningAttention",
+  strided: true,
+  output: ([q, k, v], { wide }) => {
+    const [b, h, n, d] = k.shape;
+    const e = v.shape[3];
+    return [
+      { shape: [b, h, n, e], dtype: wide ? "f32" : q.dtype },
+      { shape: [b, h, d, e], dtype: "f32" },
+    ];
+  },
+  cpu: (inputs, outputs, options) => {
+    const turned = inTimeOrder(inputs, outputs, options);
+    attendOnCpu(turned.inputs, turned.outputs, options);
+  },
+  gpu: (inputs, outputs, options, context) => {
+    const turned = inTimeOrder(inputs, outputs, options);
+    return plan(turned.inputs, turned.outputs, options, context);
+  },
+  cuts: (inputs) => {
+    const rest = inputs.length === 5 ? [[0], [1]] : [[], []];
+    return [[0, 0, 0, 0, ...rest[0], 0, 0], [1, 1, 1, 1, ...rest[1], 1, 1]];
+  },
+  scratchBytes: ([, k, v], _, { blockSize }) => {
+    const [b, h, n, d] = k.shape;
+    const chunks = Math.ceil(n / Math.min(blockSize, LONGEST_CHUNK));
+    return 4 * b * h * Math.max(chunks * d * v.shape[3], 2 * (n + chunks));
+  },
+  saves: { inputs: [0, 1, 2, 3, 4], outputs: [1] },
+  backward: (context) => {
+    const { grads: [outputG, lastG], inputs, outputs: [, last], needs, options, specs } = context;
+    const [q, k, v, g, initial] = inputs;
+    const [b, h, n] = specs[0].shape;
+    const { dtype, device } = q;
+    const u = outputG?.to(dtype) ?? zeros([b, h, n, specs[2].shape[3]], { dtype, device });
+    const { alpha, beta, reverse, decayAfter } = options;
+    // dq and dk unrounded where dg is a long sum of their differences.
+    const forth = { ...options, wide: needs[3] };
+    const back = { ...forth, alpha: beta, beta: alpha, reverse: !reverse, decayAfter: !decayAfter };
+    const maybe = (t: Tensor | undefined) => t === undefined ? [] : [t];
+    const dq = needs[0] || needs[3]
+      ? lightning(u, v, k, g, ...maybe(initial?.transpose()), forth)[0]
+      : null;
+    const dk = needs[1] || needs[3]
+      ? lightning(v, u, q, g, ...maybe(lastG?.transpose()), back)[0]
+      : null;
+    const [dv, dInitial] = needs[2] || needs[4]
+      ? lightning(k, q, u, g, ...maybe(lastG), { ...back, wide: false })
+      : [];
+    let dg: Tensor | null = null;
+    if (needs[3]) {
+      const dP = q.to("f32").mul(dq!).sub(k.to("f32").mul(dk!)).sum(-1);
+      const later = sumToEnd(dP, options);
+      dg = decayAfter ? later.sub(dP) : later;
+      if (lastG !== undefined) dg = dg.add(last.mul(lastG).sum([2, 3]).unsqueeze(-1));
+    }
+    return [dq?.to(dtype), dk?.to(dtype), dv, dg, dInitial];
+  },
+});
+
+/** For each row of x [b, h, n] the sum of it and the rows processed after it. */
+function sumToEnd(x: Tensor, { reverse, blockSize }: LightningOptions): Tensor {
+  const { shape: [b, h, n], device } = x;
+  const one = full([1], 1, { device }).expand([b, h, n, 1]);
+  const undecayed = full([1], 0, { device }).expand([b, h, n]);
+  const [sums] = lightning(one, one, x.reshape([b, h, n, 1]), undecayed, {
+    alpha: 1,
+    beta: 1,
+    reverse: !reverse,
+    decayAfter: false,
+    blockSize,
+    wide: false,
+  });
+  return sums.reshape([b, h, n]);
+}
+
+/** The views in the order of processing: reversed along n when time runs backwards. */
+function inTimeOrder<V extends View | CpuView>(
+  inputs: readonly V[],
+  outputs: readonly V[],
+  { reverse }: LightningOptions,
+): { inputs: V[]; outputs: V[] } {
+  const turn = (view: V): V => {
+    const n = view.shape[2];
+    if (n === 0) return view;
+    const strides = view.strides.with(2, -view.strides[2]);
+    return { ...view, strides, offset: view.offset + (n - 1) * view.strides[2] };
+  };
+  if (!reverse) return { inputs: [...inputs], outputs: [...outputs] };
+  const [q, k, v, g, ...rest] = inputs;
+  const [out, last] = outputs;
+  return { inputs: [turn(q), turn(k), turn(v), turn(g), ...rest], outputs: [turn(out), last] };
+}
+
+/** The CPU twin: four matrix products a block. */
+function attendOnCpu(
+  [q, k, v, g, initial]: CpuView[],
+  [out, last]: CpuView[],
+  { alpha, beta, decayAfter, blockSize }: LightningOptions,
+): void {
+  const [b, h, n, d] = k.shape;
+  const e = v.shape[3];
+  const scores = denseMatrix(blockSize, blockSize);
+  const decayed = denseMatrix(blockSize, d);
+  const fromState = denseMatrix(blockSize, e);
+  const state = denseMatrix(d, e);
+  const decays = new BlockDecays(blockSize, decayAfter);
+  for (let instance = 0; instance < b * h; instance++) {
+    const [batch, head] = [Math.floor(instance / h), instance % h];
+    decays.rows = 0;
+    if (initial === undefined) state.data.fill(0);
+    else copyMatrix(matrixAt(initial, batch, head, 0), state, d, e);
+
+    for (let start = 0; start < n; start += blockSize) {
+      const m = Math.min(blockSize, n - start);
+      const [qb, kb, vb, ob] = [q, k, v, out].map((view) => matrixAt(view, batch, head, start));
+      decays.read(g, batch, head, start, m);
+      const { between, fromStart, toEnd } = decays;
+      // Scores, decayed and masked; then o = scores · v.
+      multiply([m, m, d], qb, transposed(kb), scores);
+      for (let r = 0; r < m; r++) {
+        const row = r * blockSize;
+        for (let t = 0; t < m; t++) {
+          scores.data[row + t] *= t <= r ? alpha * beta * between[row + t] : 0;
+        }
+      }
+      multiply([m, e, m], scores, vb, ob);
+      // What the state before the block contributes.
+      multiply([m, e, d], qb, state, fromState);
+      for (let r = 0; r < m; r++) {
+        const weight = alpha * fromStart[r];
+        for (let c = 0; c < e; c++) {
+          ob.data[ob.offset + r * ob.row + c * ob.column] += weight * fromState.data[r * e + c];
+        }
+      }
+      // The state after it.
+      for (let r = 0; r < m; r++) {
+        const weight = beta * toEnd[r];
+        for (let c = 0; c < d; c++) {
+          decayed.data[r * d + c] = weight * kb.data[kb.offset + r * kb.row + c * kb.column];
+        }
+      }
+      for (let i = 0; i < state.data.length; i++) state.data[i] *= decays.whole;
+      multiply([d, e, m], transposed(decayed), vb, state, true);
+    }
+    copyMatrix(state, matrixAt(last, batch, head, 0), d, e);
+  }
+}
+
+/** A token's strongest decay: its exponential is 0 in float32. */
+const STRONGEST = -127;
+
+/** The decays within a block, from sums in float64. */
+class BlockDecays {
+  /** exp(P_r − P_t) at r · blockSize + t, for t ≤ r. */
+  readonly between: Float64Array;
+  /** exp(P_r). */
+  readonly fromStart: Float64Array;
+  /** exp(P_m − P_r). */
+  readonly toEnd: Float64Array;
+  /** exp(P_m). */
+  whole = 1;
+  /** Rows of the block read last; 0 if what was read must not be reused. */
+  rows = 0;
+  readonly #position: Float64Array;
+
+  constructor(readonly blockSize: number, readonly decayAfter: boolean) {
+    this.between = new Float64Array(blockSize * blockSize);
+    this.fromStart = new Float64Array(blockSize);
+    this.toEnd = new Float64Array(blockSize);
+    this.#position = new Float64Array(blockSize);
+  }
+
+  read(g: CpuView, batch: number, head: number, start: number, m: number): void {
+    // A stride of 0 is one slope for all tokens.
+    if (g.strides[2] === 0 && this.rows === m) return;
+    this.rows = m;
+    const base = g.offset + batch * g.strides[0] + head * g.strides[1] + start * g.strides[2];
+    let sum = 0;
+    for (let r = 0; r < m; r++) {
+      // As in lightning_positions.wgsl; a g of −∞ must not make ∞ − ∞.
+      const next = sum + Math.min(0, Math.max(g.data[base + r * g.strides[2]], STRONGEST));
+      this.#position[r] = this.decayAfter ? sum : next;
+      sum = next;
+    }
+    this.whole = Math.exp(sum);
+    for (let r = 0; r < m; r++) {
+      const position = this.#position[r];
+      this.fromStart[r] = Math.exp(position);
+      this.toEnd[r] = Math.exp(sum - position);
+      const row = r * this.blockSize;
+      for (let t = 0; t <= r; t++) this.between[row + t] = Math.exp(position - this.#position[t]);
+    }
+  }
+}
+
+function denseMatrix(rows: number, columns: number): Matrix {
+  return { data: new Float32Array(rows * columns), offset: 0, row: columns, column: 1 };
+}
+
+/** The matrix over the last two axes of `view` at a batch and a head, from row `start` on. */
+function matrixAt(view: CpuView, batch: number, head: number, start: number): Matrix {
+  const [b, h, row, column] = view.strides;
+  return { data: view.data, offset: view.offset + batch * b + head * h + start * row, row, column };
+}
+
+function transposed({ data, offset, row, column }: Matrix): Matrix {
+  return { data, offset, row: column, column: row };
+}
+
+function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): void {
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < columns; j++) {
+      to.data[to.offset + i * to.row + j * to.column] =
+        from.data[from.offset + i * from.row + j * from.column];
+    }
+  }
+}
+
+const TILE = 64;
+/** The most rows of a chunk whose positions fit lightning_positions.wgsl's integers. */
+const LONGEST_CHUNK = 512;
+
+/** The GPU: what every chunk adds to the state, a scan over the chunks, and then all outputs at once. */
+function plan(
+  [q, k, v, g, initial]: View[],
+  [out, last]: View[],
+  { alpha, beta, decayAfter, blockSize }: LightningOptions,
+  context: GpuContext,
+): Dispatch[] {
+  const [b, h, n, d] = k.shape;
+  const e = v.shape[3];
+  const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
+  const chunks = Math.ceil(n / chunk);
+  const positions = context.scratch(2 * b * h * (n + chunks));
+  const states = context.scratch(b * h * chunks * d * e);
+  const tiles = (length: number) => Math.ceil(length / TILE);
+  const add = b * h * chunks * tiles(d) * tiles(e);
+  const read = b * h * chunks * tiles(chunk) * tiles(e);
+  const hasInitial = { HAS_INITIAL: initial !== undefined };
+  const dispatches: Dispatch[] = [
+    {
+      shader: positionsShader,
+      constants: { EXCLUSIVE: decayAfter },
+      bindings: [g, positions],
+      params: [...g.strides, 0, g.offset, h, n, chunk, chunks, b * h * chunks],
+      workgroups: grid(Math.ceil(b * h * chunks / 64), context),
+    },
+    {
+      shader: statesShader,
+      constants: { Stored: k.dtype },
+      bindings: [k, v, positions, states],
+      params: [
+        ...[k, v].flatMap((view) => view.strides),
+        ...[k, v].map((view) => view.offset),
+        ...[h, n, d, e, chunk, chunks, add, floatBits(beta)],
+      ],
+      workgroups: grid(add, context),
+    },
+    {
+      shader: scanShader,
+      constants: hasInitial,
+      bindings: [states, positions, initial ?? positions, last],
+      params: [
+        ...[initial ?? last, last].flatMap((view) => view.strides),
+        ...[initial ?? last, last].map((view) => view.offset),
+        ...[h, n, d, e, chunks, b * h * d * e],
+      ],
+      workgroups: grid(Math.ceil(b * h * d * e / 256), context),
+    },
+    {
+      shader: outputsShader,
+      constants: { Stored: k.dtype, Result: out.dtype, ...hasInitial },
+      bindings: [q, k, v, positions, states, out],
+      params: [
+        ...[q, k, v, out].flatMap((view) => view.strides),
+        ...[q, k, v, out].map((view) => view.offset),
+        ...[h, n, d, e, chunk, chunks, read, floatBits(alpha), floatBits(beta)],
+      ],
+      workgroups: grid(read, context),
+    },
+  ];
+  return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
+}
