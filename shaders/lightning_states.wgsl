@@ -1,12 +1,15 @@
 // What each chunk adds to the state, for all chunks at once:
 //   states[batch, head, chunk] = Σ_r β · exp(P_r − P_m) · k_rᵀ v_r        [d, e]
-// over the m rows of the chunk; P is what lightning_positions.wgsl wrote.
-// A workgroup makes a 64 × 64 tile of one chunk's [d, e].
+// over the m rows of the chunk; P is what lightning_positions.wgsl wrote. A workgroup makes a tile of one
+// chunk's [d, e], 64 wide or 128 (WIDE); a thread, 4 × 4 elements of each quarter of it.
 
-alias Stored = f32;
-const TILE: u32 = 64;
+// Of k and v: a scalar, or four neighbours in a row of a dense matrix.
+alias Element = f32;
+const WIDE_D: bool = false;
+const WIDE_E: bool = false;
 const DEPTH: u32 = 16;
-const PITCH: u32 = 17;
+// Vectors of a row of the tiles in workgroup memory.
+const PITCH: u32 = 32;
 
 struct Params {
   k_strides: vec4u,          // of batch, head, row, column
@@ -23,8 +26,8 @@ struct Params {
   source_scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> k: array<Stored>;
-@group(0) @binding(1) var<storage, read> v: array<Stored>;
+@group(0) @binding(0) var<storage, read> k: array<Element>;
+@group(0) @binding(1) var<storage, read> v: array<Element>;
 @group(0) @binding(2) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> states: array<f32>;
 @group(0) @binding(4) var<uniform> params: Params;
@@ -33,29 +36,48 @@ struct Params {
 var<workgroup> tile_k: array<vec4f, DEPTH * PITCH>;
 var<workgroup> tile_v: array<vec4f, DEPTH * PITCH>;
 
+fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_strides.w]), f32(k[at + 2u * params.k_strides.w]), f32(k[at + 3u * params.k_strides.w])); }
+fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_strides.w]), f32(v[at + 2u * params.v_strides.w]), f32(v[at + 3u * params.v_strides.w])); }
+
+// The first so many of four values, then zeros.
+fn first(values: vec4f, count: i32) -> vec4f {
+  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
+}
+
+fn load_k(base: u32, column: u32) -> vec4f {
+  if (column >= params.d) { return vec4f(); }
+  return first(four_k(base + column * params.k_strides.w), i32(params.d - column));
+}
+
+fn load_v(base: u32, column: u32) -> vec4f {
+  if (column >= params.e) { return vec4f(); }
+  return first(four_v(base + column * params.v_strides.w), i32(params.e - column));
+}
+
 // The decay from one position to a later one; see lightning_positions.wgsl.
 fn decay_between(earlier: vec2u, later: vec2u) -> f32 {
   let high = later.x - earlier.x - select(0u, 1u, later.y < earlier.y);
   return exp(-(f32(high) / 65536.0 + f32(later.y - earlier.y) / 281474976710656.0));
 }
 
-fn load_k(base: u32, column: u32) -> f32 {
-  if (column >= params.d) { return 0.0; }
-  return f32(k[base + column * params.k_strides.w]);
+fn outer(sum: mat4x4f, a: vec4f, b: vec4f) -> mat4x4f {
+  return mat4x4f(fma(a.xxxx, b, sum[0]), fma(a.yyyy, b, sum[1]), fma(a.zzzz, b, sum[2]), fma(a.wwww, b, sum[3]));
 }
 
-fn load_v(base: u32, column: u32) -> f32 {
-  if (column >= params.e) { return 0.0; }
-  return f32(v[base + column * params.v_strides.w]);
-}
-
-fn store(base: u32, row: u32, column: u32, values: vec4f) {
+fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
   if (row >= params.d) { return; }
   let at = base + row * params.e + column;
   if (column < params.e) { states[at] = values.x; }
   if (column + 1u < params.e) { states[at + 1u] = values.y; }
   if (column + 2u < params.e) { states[at + 2u] = values.z; }
   if (column + 3u < params.e) { states[at + 3u] = values.w; }
+}
+
+fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
+  store_row(base, row, column, values[0]);
+  store_row(base, row + 1u, column, values[1]);
+  store_row(base, row + 2u, column, values[2]);
+  store_row(base, row + 3u, column, values[3]);
 }
 
 @compute @workgroup_size(256)
@@ -66,55 +88,72 @@ fn main(
 ) {
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
-  let tiles_e = (params.e + TILE - 1u) / TILE;
-  let tiles = tiles_e * ((params.d + TILE - 1u) / TILE);
-  let first_e = number % tiles_e * TILE;
-  let first_d = number % tiles / tiles_e * TILE;
+  let height = select(64u, 128u, WIDE_D);
+  let width = select(64u, 128u, WIDE_E);
+  let tiles_e = (params.e + width - 1u) / width;
+  let tiles = tiles_e * ((params.d + height - 1u) / height);
+  let first_e = number % tiles_e * width;
+  let first_d = number % tiles / tiles_e * height;
   let chunk = number / tiles % params.chunks;
   let instance = number / tiles / params.chunks;
   let at = vec2u(instance / params.heads, instance % params.heads);
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   let base_k = params.k_offset + dot(at, params.k_strides.xy) + start * params.k_strides.z;
+  let base_v = params.v_offset + dot(at, params.v_strides.xy) + start * params.v_strides.z;
   let base_position = instance * (params.n + params.chunks);
   let whole = positions[base_position + params.n + chunk];
-  let base_v = params.v_offset + dot(at, params.v_strides.xy) + start * params.v_strides.z;
 
-  let load_row = thread / 16u;
-  let load_column = 4u * (thread % 16u);
+  let across = thread / 16u;
+  let along = thread % 16u;
+  let d = first_d + 4u * along;
+  let e = first_e + 4u * along;
   var sum = mat4x4f();
-  for (var first = 0u; first < rows; first += DEPTH) {
-    let row = first + load_row;
+  var sum_right = mat4x4f();
+  var sum_below = mat4x4f();
+  var sum_corner = mat4x4f();
+  for (var depth = 0u; depth < rows; depth += DEPTH) {
+    let row = depth + across;
+    let place = across * PITCH + along;
+    let inside = row < rows;
+    var weight = 0.0;
+    if (inside) {
+      weight = params.source_scale * decay_between(positions[base_position + start + row], whole);
+    }
+    let at_k = base_k + row * params.k_strides.z;
+    let at_v = base_v + row * params.v_strides.z;
     var from_k = vec4f();
     var from_v = vec4f();
-    if (row < rows) {
-      let weight = params.source_scale * decay_between(positions[base_position + start + row], whole);
-      let at_k = base_k + row * params.k_strides.z;
-      let at_v = base_v + row * params.v_strides.z;
-      let d = first_d + load_column;
-      let e = first_e + load_column;
-      from_k = weight * vec4f(load_k(at_k, d), load_k(at_k, d + 1u), load_k(at_k, d + 2u), load_k(at_k, d + 3u));
-      from_v = vec4f(load_v(at_v, e), load_v(at_v, e + 1u), load_v(at_v, e + 2u), load_v(at_v, e + 3u));
+    if (inside) { from_k = weight * load_k(at_k, d); }
+    if (inside) { from_v = load_v(at_v, e); }
+    tile_k[place] = from_k;
+    tile_v[place] = from_v;
+    if (WIDE_D) {
+      if (inside) { from_k = weight * load_k(at_k, d + 64u); }
+      tile_k[place + 16u] = from_k;
     }
-    tile_k[load_row * PITCH + thread % 16u] = from_k;
-    tile_v[load_row * PITCH + thread % 16u] = from_v;
+    if (WIDE_E) {
+      if (inside) { from_v = load_v(at_v, e + 64u); }
+      tile_v[place + 16u] = from_v;
+    }
     workgroupBarrier();
-    for (var depth = 0u; depth < DEPTH; depth++) {
-      let a = tile_k[depth * PITCH + thread / 16u];
-      let b = tile_v[depth * PITCH + thread % 16u];
-      sum[0] = fma(vec4f(a.x), b, sum[0]);
-      sum[1] = fma(vec4f(a.y), b, sum[1]);
-      sum[2] = fma(vec4f(a.z), b, sum[2]);
-      sum[3] = fma(vec4f(a.w), b, sum[3]);
+    for (var r = 0u; r < DEPTH; r++) {
+      let a = tile_k[r * PITCH + across];
+      let b = tile_v[r * PITCH + along];
+      sum = outer(sum, a, b);
+      if (WIDE_E) { sum_right = outer(sum_right, a, tile_v[r * PITCH + along + 16u]); }
+      if (WIDE_D) { sum_below = outer(sum_below, tile_k[r * PITCH + across + 16u], b); }
+      if (WIDE_D && WIDE_E) {
+        sum_corner = outer(sum_corner, tile_k[r * PITCH + across + 16u], tile_v[r * PITCH + along + 16u]);
+      }
     }
     workgroupBarrier();
   }
 
   let base = (instance * params.chunks + chunk) * params.d * params.e;
-  let row = first_d + 4u * (thread / 16u);
-  let column = first_e + load_column;
-  store(base, row, column, sum[0]);
-  store(base, row + 1u, column, sum[1]);
-  store(base, row + 2u, column, sum[2]);
-  store(base, row + 3u, column, sum[3]);
+  let row = first_d + 4u * across;
+  store(base, row, e, sum);
+  if (WIDE_E) { store(base, row, e + 64u, sum_right); }
+  if (WIDE_D) { store(base, row + 64u, e, sum_below); }
+  if (WIDE_D && WIDE_E) { store(base, row + 64u, e + 64u, sum_corner); }
 }

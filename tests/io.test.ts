@@ -1,3 +1,4 @@
+/** Safetensors: what is written, byte for byte, what is read, what is refused and what is left. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { type DType, DTypeError, FormatError, io, LevinError, tensor, zeros } from "../mod.ts";
@@ -72,6 +73,7 @@ testOnCpu("dtypes that Levin does not hold are widened to ones it does", async (
     ["I8", bytesOf(new Int8Array([-128, 1])), "i32", [-128, 1]],
     ["U16", bytesOf(new Uint16Array([65535, 1])), "u32", [65535, 1]],
     ["U8", bytesOf(new Uint8Array([255, 1])), "u32", [255, 1]],
+    ["BOOL", bytesOf(new Uint8Array([0, 1])), "bool", [0, 1]],
   ];
   for (const [stored, data, dtype, values] of cases) {
     const { tensors: { x } } = decodeSafetensors(
@@ -126,6 +128,90 @@ testOnCpu("a corrupted file is read or refused, and never anything else", async 
     }),
     { numRuns: 500 },
   );
+});
+
+testOnCpu("a header of any JSON is read or refused, and never anything else", () => {
+  const count = fc.oneof(fc.nat(4), fc.constantFrom<unknown>(-1, 0.5, 2 ** 53, 1e300, "1", null));
+  const record = fc.record({
+    dtype: fc.constantFrom<unknown>("F32", "BOOL", "I64", "toString", "", 3),
+    shape: fc.oneof(fc.array(count, { maxLength: 3 }), fc.jsonValue()),
+    data_offsets: fc.oneof(fc.tuple(count, count), fc.array(count, { maxLength: 3 })),
+  }, { requiredKeys: [] });
+  const name = fc.constantFrom("a", "b", "", "0", "__proto__", "__metadata__", "constructor");
+  const header = fc.oneof(fc.jsonValue(), fc.dictionary(name, fc.oneof(record, fc.jsonValue())));
+  const outcomes = { read: 0, refused: 0 };
+  fc.assert(
+    fc.property(header, fc.nat(8), (content, length) => {
+      try {
+        dispose(decodeSafetensors(fileOf(content, new Uint8Array(length))).tensors);
+        outcomes.read++;
+      } catch (error) {
+        assert(error instanceof LevinError, String(error));
+        outcomes.refused++;
+      }
+    }),
+    { numRuns: 1000, examples: [[{ a: entry("F32", [1], 4) }, 4], [{}, 0]] },
+  );
+  assert(outcomes.read > 1 && outcomes.refused > 100, JSON.stringify(outcomes));
+});
+
+testOnCpu("a tensor may have any name but the one that the format keeps", async () => {
+  // Deno takes this accessor away and Bun does not: with it, assignment to the name is lost.
+  const before = Object.getOwnPropertyDescriptor(Object.prototype, "__proto__");
+  Object.defineProperty(Object.prototype, "__proto__", {
+    configurable: true,
+    get() {
+      return Object.getPrototypeOf(this);
+    },
+    set(value: object) {
+      Object.setPrototypeOf(this, value);
+    },
+  });
+  try {
+    const names = ["__proto__", "constructor", "0", "", "ü"];
+    const tensors = Object.fromEntries(names.map((name, i) => [name, tensor([i + 1])]));
+    const read = decodeSafetensors(await encodeSafetensors(tensors)).tensors;
+    assertEquals(Object.keys(read).sort(), names.toSorted());
+    for (const [name, t] of Object.entries(read)) {
+      assertEquals(await t.item(), names.indexOf(name) + 1, name);
+    }
+  } finally {
+    if (before === undefined) Reflect.deleteProperty(Object.prototype, "__proto__");
+    else Object.defineProperty(Object.prototype, "__proto__", before);
+  }
+  await assertRejects(
+    () => encodeSafetensors({ __metadata__: tensor([1]) }),
+    FormatError,
+    "__metadata__",
+  );
+});
+
+testOnCpu("a disk that fails in the middle of a save leaves the old file whole", async () => {
+  const folder = await Deno.makeTempDir();
+  const path = `${folder}/a.safetensors`;
+  await saveSafetensors(path, { a: tensor([1]) });
+  const before = await Deno.readFile(path);
+  const { open } = await import("node:fs/promises");
+  const handle = await open(path);
+  const prototype = Object.getPrototypeOf(handle);
+  await handle.close();
+  const { sync } = prototype;
+  let beside: string[] = [];
+  const namesNow = async () =>
+    (await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name);
+  prototype.sync = async () => {
+    beside = await namesNow();
+    throw new Error("no space left");
+  };
+  try {
+    await assertRejects(() => saveSafetensors(path, { a: tensor([2]) }), Error, "no space left");
+    assertEquals(beside.length, 2, "what is new is written beside what is old");
+    assertEquals(await Deno.readFile(path), before);
+    assertEquals(await namesNow(), ["a.safetensors"]);
+  } finally {
+    prototype.sync = sync;
+    await Deno.remove(folder, { recursive: true });
+  }
 });
 
 testOnCpu("a save that fails leaves the old file whole and nothing beside it", async () => {

@@ -1,7 +1,13 @@
+/** TransNormerLLM: its state, its gradients, its files, and writing with it. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { io, LevinError, loss, noGrad, ShapeError, type Tensor, tensor } from "../mod.ts";
-import { generate, type GenerateOptions, TransNormerLLM } from "../src/models/mod.ts";
+import {
+  generate,
+  type GenerateOptions,
+  TransNormerLLM,
+  type TransNormerState,
+} from "../src/models/mod.ts";
 import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
 
 const CONFIG = { vocabulary: 13, size: 12, layers: 2, heads: 3, inner: 20 };
@@ -31,7 +37,9 @@ testOnBackends(
         const rest = model.forwardWithState(ids(...values.slice(cut)), first.state);
         const joined = first.logits.concat(rest.logits, 1);
         assertEquals(rest.state.position, values.length);
-        await assertNear(joined, await whole.data(), 1e-4);
+        const expected = await whole.data();
+        assert(expected.some((value) => value !== 0));
+        await assertNear(joined, expected, 1e-4);
         first.state[Symbol.dispose]();
         rest.state[Symbol.dispose]();
       }),
@@ -39,6 +47,45 @@ testOnBackends(
     );
   },
 );
+
+testOnBackends("a batch has the logits of its sequences alone, token by token", async () => {
+  using model = loudModel();
+  const rows = [[1, 2, 3, 4, 5, 6], [12, 0, 7, 7, 1, 9]];
+  const whole = model.forward(tensor(rows, { dtype: "i32" }));
+  for (const [i, row] of rows.entries()) {
+    let state: TransNormerState | undefined;
+    const steps = row.map((id) => {
+      const next = model.forwardWithState(ids(id), state);
+      state?.[Symbol.dispose]();
+      state = next.state;
+      return next.logits;
+    });
+    const alone = steps[0].concat(steps.slice(1), 1);
+    const expected = await whole.slice(i).data();
+    assert(expected.some((value) => value !== 0));
+    await assertNear(alone, expected, 1e-4, `sequence ${i}`);
+  }
+});
+
+testOnCpu("a model has as many parameters as its sizes say", () => {
+  const sizes = fc.record({
+    vocabulary: fc.integer({ min: 1, max: 30 }),
+    layers: fc.integer({ min: 1, max: 3 }),
+    heads: fc.integer({ min: 1, max: 4 }),
+    inner: fc.integer({ min: 1, max: 20 }),
+    head: fc.integer({ min: 1, max: 5 }),
+  });
+  fc.assert(
+    fc.property(sizes, ({ head, ...rest }) => {
+      const { vocabulary, layers, heads, inner } = rest;
+      const size = heads * head;
+      using model = new TransNormerLLM({ ...rest, size });
+      const layer = 5 * size ** 2 + 3 * size * inner;
+      assertEquals(model.parameterCount(), 2 * vocabulary * size + size + layers * layer);
+    }),
+    { numRuns: 30 },
+  );
+});
 
 testOnBackends("a later token changes nothing before it", async () => {
   using model = loudModel();
@@ -65,6 +112,7 @@ testOnBackends("a model that is saved and loaded has equal logits", async () => 
     using model = loudModel();
     using other = new TransNormerLLM(CONFIG, { seed: 2, blockSize: 4 });
     const expected = await model.forward(ids(1, 2, 3)).data();
+    assert(expected.some((value) => value !== 0));
     await io.saveSafetensors(path, model.parameters());
     other.load((await io.loadSafetensors(path)).tensors);
     assertEquals(await other.forward(ids(1, 2, 3)).data(), expected);
@@ -115,11 +163,23 @@ testOnCpu("options, sizes and states that make no sense are refused", async () =
   await assertRejects(() => first([1], { temperature: -1 }), ShapeError, "temperature");
   await assertRejects(() => first([1], { topP: 0 }), ShapeError, "topP");
   await assertRejects(() => first([1], { topK: 0 }), ShapeError, "topK");
+  for (const maxTokens of [-1, NaN]) {
+    await assertRejects(() => first([1], { maxTokens }), ShapeError, "maxTokens");
+  }
+  for (const token of [13, -1, 1.5]) {
+    await assertRejects(() => first([1, token], {}), ShapeError, `found ${token}`);
+  }
+  assertEquals(await first([12], { maxTokens: 0 }), { done: true, value: undefined });
   assertThrows(() => new TransNormerLLM({ ...CONFIG, layers: 0 }), ShapeError, "layers");
   assertThrows(() => new TransNormerLLM({ ...CONFIG, heads: 5 }), ShapeError, "divide");
   assertThrows(() => model.forward(tensor([1], { dtype: "i32" })), ShapeError, "ids");
   using other = new TransNormerLLM({ ...CONFIG, layers: 1 });
   const { state } = other.forwardWithState(ids(1));
   assertThrows(() => model.forwardWithState(ids(1), state), LevinError, "layers");
+  using narrow = new TransNormerLLM({ ...CONFIG, heads: 2 });
+  const { state: wider } = narrow.forwardWithState(ids(1));
+  assertThrows(() => model.forwardWithState(ids(1), wider), LevinError, "initialState");
+  const { state: pair } = model.forwardWithState(tensor([[1], [2]], { dtype: "i32" }));
+  assertThrows(() => model.forwardWithState(ids(1), pair), LevinError, "initialState");
   state[Symbol.dispose]();
 });

@@ -1,9 +1,10 @@
+/** Layers against plain float64 arithmetic, and modules' parameters by name. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { LevinError, nn, randn, ShapeError, type Tensor, tensor, zeros } from "../mod.ts";
 import { LRPE } from "../src/nn/transnormer.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, cpu, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
 import { attend, zeroMatrix } from "./oracle.ts";
 
 const silu = (x: number) => x / (1 + Math.exp(-x));
@@ -44,12 +45,36 @@ testOnBackends("Embedding takes the rows that the ids name", async () => {
   assertEquals(y.shape, [2, 2, 3]);
   const expected = [6, 0, 2, 6].flatMap((id) => [...rows.slice(3 * id, 3 * id + 3)]);
   assertEquals([...await y.data()], expected);
+  y.mul(tensor([[[1], [2]], [[3], [4]]])).sum().backward();
+  const counts = [2, 0, 3, 0, 0, 0, 5].flatMap((count) => Array<number>(3).fill(count));
+  assertEquals([...await layer.weight.grad!.data()], counts);
 });
 
 testOnBackends("SRMSNorm divides by the root of the mean square", async () => {
   using layer = new nn.SRMSNorm();
-  const x = randn([3, 17], { seed: 1 });
-  await assertNear(layer.forward(x), normalised(await x.data(), 17), 1e-6);
+  const sizes = fc.record({
+    rows: fc.integer({ min: 1, max: 5 }),
+    size: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constantFrom(127, 128, 129, 300)),
+    dtype: fc.constantFrom<"f32" | "f16">("f32", "f16"),
+    seed: fc.nat(),
+  });
+  await fc.assert(
+    fc.asyncProperty(sizes, async ({ rows, size, dtype, seed }) => {
+      const x = randn([rows, size], { seed, dtype });
+      const y = layer.forward(x);
+      assertEquals([y.shape, y.dtype], [[rows, size], dtype]);
+      await assertNear(y, normalised(await x.data(), size), dtype === "f16" ? 1e-3 : 1e-6);
+    }),
+    { numRuns: 20 },
+  );
+});
+
+testOnBackends("SRMSNorm of zeros is zero, and of small numbers what epsilon leaves", async () => {
+  using layer = new nn.SRMSNorm();
+  const x = tensor([[0, 0], [1e-3, 1e-3]]);
+  const y = await layer.forward(x).data();
+  assertEquals([...y.slice(0, 2)], [0, 0]);
+  assert([...y.slice(2)].every((value) => Math.abs(value - Math.SQRT1_2) < 1e-5), `${y}`);
 });
 
 testOnBackends("SGLU is ((x W1) * (x W2)) W3", async () => {
@@ -64,39 +89,52 @@ testOnBackends("SGLU is ((x W1) * (x W2)) W3", async () => {
   await assertNear(layer.forward(x), project(inner, w3, 10), 1e-5);
 });
 
-testOnBackends("gated linear attention equals its definition in float64", async () => {
-  const [n, size, heads] = [9, 8, 2];
-  const head = size / heads;
-  const slopes = [0.3, 0.01];
-  using layer = new nn.GatedLinearAttention(size, { heads, slopes, seed: 3, std: 0.4 });
-  const x = randn([1, n, size], { seed: 4 });
-  const all = project(await x.data(), await layer.qkvu_proj.weight.data(), size);
-  const part = (which: number, h: number) =>
-    Array.from({ length: n }, (_, t) =>
-      Array.from({ length: head }, (_, i) => {
-        const value = all[t * 4 * size + which * size + h * head + i];
-        return which < 2 ? silu(value) : value;
-      }));
-  const o = new Float64Array(n * size);
-  slopes.forEach((slope, h) => {
-    const { o: rows } = attend({
-      q: part(0, h),
-      k: part(1, h),
-      v: part(2, h),
-      g: Array<number>(n).fill(-slope),
-      scale: 1,
-      initial: zeroMatrix(head, head),
+for (const positions of [false, true]) {
+  const name = `gated linear attention ${positions ? "with" : "without"} positions`;
+  testOnBackends(`${name} equals its definition in float64`, async () => {
+    const [n, size, heads, start] = [9, 8, 2, 5];
+    const head = size / heads;
+    const slopes = [0.3, 0.01];
+    const options = { heads, slopes, positions, seed: 3, std: 0.4 };
+    using layer = new nn.GatedLinearAttention(size, options);
+    const x = randn([1, n, size], { seed: 4 });
+    const all = project(await x.data(), await layer.qkvu_proj.weight.data(), size);
+    const theta = await layer.lrpe?.theta.data();
+    const part = (which: number, h: number) =>
+      Array.from({ length: n }, (_, t) =>
+        Array.from({ length: head }, (_, i) => {
+          const value = all[t * 4 * size + which * size + h * head + i];
+          return which < 2 ? silu(value) : value;
+        }));
+    const place = (rows: number[][], h: number) =>
+      theta === undefined ? rows : rows.map((row, t) => {
+        const angles = row.map((_, i) => theta[h * head + i] * (start + t));
+        return [
+          ...row.map((value, i) => value * Math.cos(angles[i])),
+          ...row.map((value, i) => value * Math.sin(angles[i])),
+        ];
+      });
+    const o = new Float64Array(n * size);
+    slopes.forEach((slope, h) => {
+      const { o: rows } = attend({
+        q: place(part(0, h), h),
+        k: place(part(1, h), h),
+        v: part(2, h),
+        g: Array<number>(n).fill(-slope),
+        scale: 1,
+        initial: zeroMatrix(layer.keySize, head),
+      });
+      rows.forEach((row, t) => o.set(row, t * size + h * head));
     });
-    rows.forEach((row, t) => o.set(row, t * size + h * head));
+    const gated = normalised(o, size).map((value, i) =>
+      value * all[Math.floor(i / size) * 4 * size + 3 * size + i % size]
+    );
+    const expected = project(gated, await layer.out_proj.weight.data(), size);
+    const { output, state } = layer.forward(x, undefined, start);
+    assertEquals(state.shape, [1, heads, positions ? 2 * head : head, head]);
+    await assertNear(output, expected, 1e-5);
   });
-  const gated = normalised(o, size).map((value, i) =>
-    value * all[Math.floor(i / size) * 4 * size + 3 * size + i % size]
-  );
-  const expected = project(gated, await layer.out_proj.weight.data(), size);
-  const { output, state } = layer.forward(x);
-  assertEquals(state.shape, [1, heads, head, head]);
-  await assertNear(output, expected, 1e-5);
-});
+}
 
 testOnBackends("with LRPE a score depends only on how far apart query and key are", async () => {
   using lrpe = new LRPE(2, 4);
@@ -135,6 +173,25 @@ testOnCpu("loading names everything that does not fit, and then changes nothing"
   };
   const error = assertThrows(() => layer.load(values), LevinError) as LevinError;
   for (const name of ["l2.weight", "l3.weight", "l4.weight"]) assert(error.message.includes(name));
+  assertEquals(await layer.l1.weight.data(), before);
+});
+
+testOnBackends("loading a tensor that was disposed names it and changes nothing", async () => {
+  using layer = new nn.SGLU(2, 3, { seed: 1 });
+  const before = await layer.l1.weight.data();
+  const gone = zeros([3, 2]);
+  gone.dispose();
+  const values = { "l1.weight": zeros([3, 2]), "l2.weight": gone, "l3.weight": zeros([2, 3]) };
+  assertThrows(() => layer.load(values), LevinError, "l2.weight was disposed");
+  assertEquals(await layer.l1.weight.data(), before);
+});
+
+testOnWebgpu("loading a tensor of another device names it and changes nothing", async () => {
+  using layer = new nn.SGLU(2, 3, { seed: 1 });
+  const before = await layer.l1.weight.data();
+  using stranger = zeros([3, 2], { device: cpu });
+  const values = { "l1.weight": zeros([3, 2]), "l2.weight": stranger, "l3.weight": zeros([2, 3]) };
+  assertThrows(() => layer.load(values), LevinError, "l2.weight is on another device");
   assertEquals(await layer.l1.weight.data(), before);
 });
 

@@ -55,25 +55,36 @@ const READ: Record<
 /** The longest header that readers of the format accept, in bytes. */
 const LONGEST_HEADER = 100_000_000;
 
-/** The bytes of a safetensors file with these tensors and this metadata. */
+/**
+ * The bytes of a safetensors file with these tensors and this metadata.
+ *
+ * @throws {FormatError} if a tensor has the name `__metadata__`, which the format keeps for itself.
+ */
 export async function encodeSafetensors(
   tensors: Readonly<Record<string, Tensor>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<Uint8Array<ArrayBuffer>> {
+  if (Object.hasOwn(tensors, "__metadata__")) {
+    throw new FormatError(
+      "safetensors: a tensor cannot have the name __metadata__, which the format keeps for itself; " +
+        "give it another",
+    );
+  }
   // Wide elements first, then by name, as the reference writer does: every tensor is then aligned.
   const entries = Object.entries(tensors).sort(([a, x], [b, y]) =>
     READ[WRITTEN[y.dtype]].bytes - READ[WRITTEN[x.dtype]].bytes || (a < b ? -1 : 1)
   );
   const arrays = await Promise.all(entries.map(([, t]) => t.data()));
-  const header: Record<string, unknown> = {};
-  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
+  const header: [string, unknown][] = [];
+  if (Object.keys(metadata).length > 0) header.push(["__metadata__", metadata]);
   let end = 0;
   entries.forEach(([name, { dtype, shape }], i) => {
     const begin = end;
     end += arrays[i].byteLength;
-    header[name] = { dtype: WRITTEN[dtype], shape, data_offsets: [begin, end] };
+    header.push([name, { dtype: WRITTEN[dtype], shape, data_offsets: [begin, end] }]);
   });
-  const json = new TextEncoder().encode(JSON.stringify(header));
+  // Not by assignment, which would lose a tensor of the name __proto__.
+  const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries(header)));
   const headerLength = Math.ceil(json.length / 8) * 8;
   const file = new Uint8Array(8 + headerLength + end);
   new DataView(file.buffer).setBigUint64(0, BigInt(headerLength), true);
@@ -105,20 +116,23 @@ export function decodeSafetensors(
   }
   const checked = Object.entries(entries).map(([name, entry]) => checkEntry(name, entry));
   checkCoverage(checked, file.length - start);
-  const tensors: Record<string, Tensor> = {};
+  const tensors: [string, Tensor][] = [];
   try {
     for (const { name, dtype, shape, begin, end } of checked) {
       const { dtype: held, values } = READ[dtype];
       // A copy that starts on a boundary of every element type; slice() of Node's Buffer is none.
       const elements = values(new Uint8Array(file.subarray(start + begin, start + end)).buffer);
       const array = toTypedArray(held, elements, name);
-      tensors[name] = tensor(array, { shape, dtype: held, device });
+      tensors.push([name, tensor(array, { shape, dtype: held, device })]);
     }
   } catch (error) {
-    for (const t of Object.values(tensors)) t.dispose();
+    for (const [, t] of tensors) t.dispose();
     throw error;
   }
-  return { tensors, metadata: metadata as Record<string, string> };
+  return {
+    tensors: Object.fromEntries(tensors),
+    metadata: metadata as Record<string, string>,
+  };
 }
 
 function readHeader(file: Uint8Array): { header: Record<string, unknown>; start: number } {

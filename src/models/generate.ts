@@ -38,7 +38,8 @@ export interface GenerateOptions {
  *   console.log(token);
  * }
  * ```
- * @throws {ShapeError} if the prompt is empty or an option makes no sense.
+ * @throws {ShapeError} if the prompt is empty or has a token that the model does not know, or if an
+ * option makes no sense.
  */
 export async function* generate(
   model: TransNormerLLM,
@@ -46,6 +47,14 @@ export async function* generate(
   { maxTokens = Infinity, temperature = 1, topK, topP = 1, seed = 0 }: GenerateOptions = {},
 ): AsyncGenerator<number, void, void> {
   if (prompt.length === 0) throw new ShapeError("generate: expected a prompt of one token or more");
+  const { vocabulary } = model.config;
+  const unknown = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabulary));
+  if (unknown !== undefined) {
+    throw new ShapeError(`generate: expected tokens from 0 to ${vocabulary - 1}, found ${unknown}`);
+  }
+  if (!(maxTokens >= 0)) {
+    throw new ShapeError(`generate: expected maxTokens ≥ 0, found ${maxTokens}`);
+  }
   if (!(temperature >= 0) || !(topP > 0 && topP <= 1) || (topK !== undefined && !(topK >= 1))) {
     throw new ShapeError(
       `generate: expected temperature ≥ 0, topK ≥ 1 and topP in (0, 1], found ${temperature}, ` +

@@ -46,19 +46,25 @@ export abstract class Module implements Disposable {
   /**
    * Copies values into the parameters, converting dtypes.
    *
-   * @throws {LevinError} listing by name all tensors that are missing, extra or of another shape; then
-   * no parameter has been changed.
+   * @throws {LevinError} listing by name all tensors that are missing, extra, of another shape, on
+   * another device or disposed; then no parameter has been changed.
    */
   load(values: Readonly<Record<string, Tensor>>): void {
     const own = this.parameters();
     const problems = [
       ...Object.keys(own).filter((name) => !(name in values)).map((name) => `${name} is missing`),
       ...Object.keys(values).filter((name) => !(name in own)).map((name) => `${name} is unknown`),
-      ...Object.entries(own).flatMap(([name, { shape }]) =>
-        values[name] === undefined || sameShape(values[name].shape, shape)
+      ...Object.entries(own).flatMap(([name, { shape, device }]) => {
+        const value = values[name];
+        if (value === undefined) return [];
+        if (value.disposed) return [`${name} was disposed`];
+        if (value.device !== device) {
+          return [`${name} is on another device, ${value.device.name}, expected ${device.name}`];
+        }
+        return sameShape(value.shape, shape)
           ? []
-          : [`${name} has shape ${format(values[name].shape)}, expected ${format(shape)}`]
-      ),
+          : [`${name} has shape ${format(value.shape)}, expected ${format(shape)}`];
+      }),
     ];
     if (problems.length > 0) {
       throw new LevinError(`Cannot load parameters: ${problems.join("; ")}`);

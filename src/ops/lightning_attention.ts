@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { isRecording } from "../autograd.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { tidy } from "../scope.ts";
 import { format, sameShape } from "../shape.ts";
@@ -162,8 +163,39 @@ export function lightningAttentionWithState(
   return { output, state };
 }
 
-/** One call of the operator. */
+/**
+ * Tokens of a segment where the decay's gradient is wanted: a running sum of differences whose rounding
+ * grows with its length, so it starts anew, from the states in between, for every segment.
+ */
+const SEGMENT = 512;
+
+/** One call of the operator, or one for each segment, the state carried from one to the next. */
 function oneWay(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  g: Tensor,
+  initial: Tensor | undefined,
+  options: LightningOptions,
+): Tensor[] {
+  const n = q.shape[2];
+  if (n <= SEGMENT || g.node === undefined || !isRecording()) {
+    return attendOnce(q, k, v, g, initial, options);
+  }
+  const lengths = Array.from({ length: Math.ceil(n / SEGMENT) }, () => SEGMENT);
+  lengths[lengths.length - 1] = n - SEGMENT * (lengths.length - 1);
+  const [qs, ks, vs, gs] = [q, k, v, g].map((t) => split(t, lengths, 2));
+  const outputs: Tensor[] = Array(lengths.length);
+  let state = initial;
+  for (let i = 0; i < lengths.length; i++) {
+    const at = options.reverse ? lengths.length - 1 - i : i;
+    [outputs[at], state] = attendOnce(qs[at], ks[at], vs[at], gs[at], state, options);
+  }
+  return [concat(outputs, 2), state!];
+}
+
+/** One call of the operator. */
+function attendOnce(
   q: Tensor,
   k: Tensor,
   v: Tensor,

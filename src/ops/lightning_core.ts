@@ -166,10 +166,11 @@ function inTimeOrder<V extends View | CpuView>(
 function attendOnCpu(
   [q, k, v, g, initial]: CpuView[],
   [out, last]: CpuView[],
-  { alpha, beta, decayAfter, blockSize }: LightningOptions,
+  { alpha, beta, decayAfter, ...options }: LightningOptions,
 ): void {
   const [b, h, n, d] = k.shape;
   const e = v.shape[3];
+  const blockSize = Math.min(options.blockSize, Math.max(n, 1));
   const scores = denseMatrix(blockSize, blockSize);
   const decayed = denseMatrix(blockSize, d);
   const fromState = denseMatrix(blockSize, e);
@@ -287,9 +288,10 @@ function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): vo
   }
 }
 
-const TILE = 64;
 /** The most rows of a chunk whose positions fit lightning_positions.wgsl's integers. */
 const LONGEST_CHUNK = 512;
+/** Rows of the outputs that a workgroup makes. */
+const ROWS = 64;
 
 /** The GPU: what every chunk adds to the state, a scan over the chunks, and then all outputs at once. */
 function plan(
@@ -304,9 +306,10 @@ function plan(
   const chunks = Math.ceil(n / chunk);
   const positions = context.scratch(2 * b * h * (n + chunks));
   const states = context.scratch(b * h * chunks * d * e);
-  const tiles = (length: number) => Math.ceil(length / TILE);
+  const isWide = (length: number) => length > 64;
+  const tiles = (length: number) => Math.ceil(length / (isWide(length) ? 128 : 64));
   const add = b * h * chunks * tiles(d) * tiles(e);
-  const read = b * h * chunks * tiles(chunk) * tiles(e);
+  const read = b * h * chunks * Math.ceil(chunk / ROWS) * tiles(e);
   const hasInitial = { HAS_INITIAL: initial !== undefined };
   const dispatches: Dispatch[] = [
     {
@@ -318,7 +321,7 @@ function plan(
     },
     {
       shader: statesShader,
-      constants: { Stored: k.dtype },
+      constants: { ...elements({ k, v }), WIDE_D: isWide(d), WIDE_E: isWide(e) },
       bindings: [k, v, positions, states],
       params: [
         ...[k, v].flatMap((view) => view.strides),
@@ -340,7 +343,13 @@ function plan(
     },
     {
       shader: outputsShader,
-      constants: { Stored: k.dtype, Result: out.dtype, ...hasInitial },
+      constants: {
+        ...elements({ q, k, v }),
+        ...(e % 4 === 0 && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
+        Result: out.dtype,
+        WIDE: isWide(e),
+        ...hasInitial,
+      },
       bindings: [q, k, v, positions, states, out],
       params: [
         ...[q, k, v, out].flatMap((view) => view.strides),
@@ -351,4 +360,16 @@ function plan(
     },
   ];
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
+}
+
+/** How shaders read matrices of one dtype: four neighbours at once where all of them lie so. */
+function elements(views: Readonly<Record<string, View>>): Record<string, string> {
+  const list = Object.entries(views);
+  const [[, { dtype }]] = list;
+  const inFours = list.every(([, { shape, strides, offset }]) =>
+    strides[3] === 1 && [shape[3], offset, ...strides.slice(0, 3)].every((x) => x % 4 === 0)
+  );
+  if (!inFours) return { Element: dtype };
+  const loads = list.map(([name]) => [`four_${name}`, `vec4f(${name}[at / 4u])`]);
+  return { Element: `vec4<${dtype}>`, ...Object.fromEntries(loads) };
 }

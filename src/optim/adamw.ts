@@ -71,16 +71,18 @@ export class AdamW implements Disposable {
   readonly #options: Required<AdamWOptions>;
 
   /** Optimizes `parameters`, by name: float32 leaves. */
-  constructor(parameters: Readonly<Record<string, Tensor>>, options: AdamWOptions = {}) {
-    this.#options = {
-      learningRate: 1e-3,
-      betas: [0.9, 0.95],
-      epsilon: 1e-8,
-      weightDecay: 0.1,
-      decays: (_, parameter) => parameter.rank >= 2,
-      ...options,
-    };
-    this.learningRate = this.#options.learningRate;
+  constructor(
+    parameters: Readonly<Record<string, Tensor>>,
+    {
+      learningRate = 1e-3,
+      betas = [0.9, 0.95],
+      epsilon = 1e-8,
+      weightDecay = 0.1,
+      decays = (_, parameter) => parameter.rank >= 2,
+    }: AdamWOptions = {},
+  ) {
+    this.#options = { learningRate, betas, epsilon, weightDecay, decays };
+    this.learningRate = learningRate;
     this.#parameters = new Map(Object.entries(parameters));
     for (const [name, { dtype, isContiguous }] of this.#parameters) {
       if (dtype !== "f32" || !isContiguous) {

@@ -27,7 +27,7 @@ export function specialise(shader: string, constants: Constants): string {
       throw new LevinError(`Cannot specialise a shader: it declares no const, alias or fn ${name}`);
     }
     text = text.replace(declaration, (_, a, b, c, d) => `${a ?? c}${value}${b ?? d}`);
-    half ||= value === "f16";
+    half ||= String(value).includes("f16");
   }
   return half ? `enable f16;\n${text}` : text;
 }

@@ -1,0 +1,158 @@
+// `deno task accuracy [--longest N]`: the numeric contract of Lightning Attention-2. Relative RMS errors
+// against a float64 recurrence, of outputs, states and every gradient, by dtype, length and slope.
+import { parseArgs } from "@std/cli/parse-args";
+import {
+  type Device,
+  DeviceError,
+  init,
+  lightningAttentionWithState,
+  randn,
+  setDefaultDevice,
+  tensor,
+  tidy,
+} from "../mod.ts";
+
+/** Values of one head, row by row. */
+type Rows = ArrayLike<number>;
+
+const SIZE = 16;
+const COLUMNS = ["o", "S", "dq", "dk", "dv", "dslope", "dS0"] as const;
+const SLOPES = [0.917, 0.05, 0.004, 3.9e-8];
+
+/** One row of the table. */
+export interface Accuracy {
+  readonly device: string;
+  readonly dtype: "f32" | "f16";
+  readonly n: number;
+  readonly slope: number;
+  /** Relative RMS errors, in the order of the columns. */
+  readonly errors: Record<typeof COLUMNS[number], number>;
+}
+
+/** What the operator computes, token by token in float64; it shares nothing with the code it judges. */
+function recurrence(q: Rows, k: Rows, v: Rows, s0: Rows, slope: number, u: Rows, us: Rows) {
+  const n = q.length / SIZE;
+  const decay = Math.exp(-slope);
+  const o = new Float64Array(n * SIZE);
+  const [dq, dk, dv] = [0, 1, 2].map(() => new Float64Array(n * SIZE));
+  const state = Float64Array.from(s0);
+  // d slope = Σ_t −exp(−slope) ⟨S_{t−1}, dS_t⟩ needs every S; 2048 of them at a time are kept.
+  const segment = 2048;
+  const starts: Float64Array[] = [];
+  const forward = (from: number, to: number, visit?: (t: number) => void) => {
+    for (let t = from; t < to; t++) {
+      visit?.(t);
+      for (let i = 0; i < SIZE; i++) {
+        for (let j = 0; j < SIZE; j++) {
+          const at = i * SIZE + j;
+          state[at] = decay * state[at] + k[t * SIZE + i] * v[t * SIZE + j];
+        }
+      }
+    }
+  };
+  for (let from = 0; from < n; from += segment) {
+    starts.push(state.slice());
+    forward(from, Math.min(n, from + segment));
+  }
+  const last = state.slice();
+  const gradient = Float64Array.from(us);
+  let dslope = 0;
+  for (let block = starts.length - 1; block >= 0; block--) {
+    const [from, to] = [block * segment, Math.min(n, (block + 1) * segment)];
+    const before: Float64Array[] = [];
+    state.set(starts[block]);
+    forward(from, to, () => before.push(state.slice()));
+    for (let t = to - 1; t >= from; t--) {
+      const row = t * SIZE;
+      for (let i = 0; i < SIZE; i++) {
+        for (let j = 0; j < SIZE; j++) {
+          const at = i * SIZE + j;
+          const now = decay * before[t - from][at] + k[row + i] * v[row + j];
+          o[row + j] += q[row + i] * now;
+          dq[row + i] += u[row + j] * now;
+          gradient[at] += q[row + i] * u[row + j];
+          dk[row + i] += gradient[at] * v[row + j];
+          dv[row + j] += gradient[at] * k[row + i];
+          dslope -= decay * before[t - from][at] * gradient[at];
+          gradient[at] *= decay;
+        }
+      }
+    }
+  }
+  return { o, S: last, dq, dk, dv, dslope: [dslope], dS0: gradient };
+}
+
+function relativeError(found: Rows, expected: Rows): number {
+  let [difference, size] = [0, 0];
+  for (let i = 0; i < expected.length; i++) {
+    difference += (found[i] - expected[i]) ** 2;
+    size += expected[i] ** 2;
+  }
+  return Math.sqrt(difference / size);
+}
+
+/** The errors at one length and slope. */
+export async function accuracy(
+  device: Device,
+  dtype: "f32" | "f16",
+  n: number,
+  slope: number,
+): Promise<Accuracy> {
+  setDefaultDevice(device);
+  const [q, k, v, u] = [1, 2, 3, 4].map((seed) =>
+    randn([1, 1, n, SIZE], { seed, dtype, requiresGrad: seed < 4 })
+  );
+  const initialState = randn([1, 1, SIZE, SIZE], { seed: 5, requiresGrad: true });
+  const us = randn([1, 1, SIZE, SIZE], { seed: 6 });
+  const slopes = tensor([slope], { requiresGrad: true });
+  const { output, state } = tidy(() => {
+    const found = lightningAttentionWithState(q, k, v, { slopes, initialState });
+    found.output.to("f32").mul(u.to("f32")).sum().add(found.state.mul(us).sum()).backward();
+    return found;
+  });
+  const inputs = await Promise.all([q, k, v, initialState, u, us].map((t) => t.data()));
+  const [qs, ks, vs, s0, uv, usv] = inputs as Rows[];
+  const expected = recurrence(qs, ks, vs, s0, Math.fround(slope), uv, usv);
+  const found = {
+    o: output,
+    S: state,
+    dq: q.grad!,
+    dk: k.grad!,
+    dv: v.grad!,
+    dslope: slopes.grad!,
+    dS0: initialState.grad!,
+  };
+  const errors = Object.fromEntries(
+    await Promise.all(
+      COLUMNS.map(async (name) => {
+        return [name, relativeError(await found[name].data() as Rows, expected[name])] as const;
+      }),
+    ),
+  ) as Accuracy["errors"];
+  for (const t of [q, k, v, u, initialState, us, slopes, output, state]) t.dispose();
+  return { device: device.name, dtype, n, slope, errors };
+}
+
+if (import.meta.main) {
+  const { longest } = parseArgs(Deno.args, { string: ["longest"], default: { longest: "131072" } });
+  const devices = [await init({ backend: "cpu" })];
+  try {
+    devices.push(await init({ backend: "webgpu" }));
+  } catch (error) {
+    if (!(error instanceof DeviceError)) throw error;
+    console.log(error.message);
+  }
+  console.log(`| device | dtype | n | slope | ${COLUMNS.join(" | ")} |`);
+  console.log(`|---|---|---|---|${COLUMNS.map(() => "---").join("|")}|`);
+  for (const device of devices) {
+    for (const dtype of ["f32", "f16"] as const) {
+      for (const n of [128, 4096, 131072].filter((n) => n <= Number(longest))) {
+        for (const slope of SLOPES) {
+          const { errors } = await accuracy(device, dtype, n, slope);
+          const cells = COLUMNS.map((name) => errors[name].toExponential(1));
+          console.log(`| ${device.name} | ${dtype} | ${n} | ${slope} | ${cells.join(" | ")} |`);
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,24 @@
+import { assert } from "@std/assert";
+import { accuracy } from "../bench/accuracy.ts";
+import { testOnBackends } from "./harness.ts";
+
+// The contract that README.md states, at the lengths that a test has time for.
+const MOST = {
+  f32: { o: 1e-5, S: 1e-5, dq: 1e-4, dk: 1e-4, dv: 1e-4, dslope: 1e-4, dS0: 1e-4 },
+  f16: { o: 5e-3, S: 5e-3, dq: 5e-3, dk: 5e-3, dv: 5e-3, dslope: 5e-3, dS0: 5e-3 },
+};
+
+for (const dtype of ["f32", "f16"] as const) {
+  testOnBackends(
+    `the numeric contract holds in ${dtype}, of every output and gradient`,
+    async (device) => {
+      for (const [n, slope] of [[128, 0.917], [1000, 0.05], [2048, 0.004], [2048, 3.9e-8]]) {
+        const { errors } = await accuracy(device, dtype, n, slope);
+        for (const [name, most] of Object.entries(MOST[dtype])) {
+          const error = errors[name as keyof typeof errors];
+          assert(error > 0 && error <= most, `${name} at n = ${n}, slope ${slope}: ${error}`);
+        }
+      }
+    },
+  );
+}
