@@ -51,6 +51,6 @@ fn main(
   let wanted = targets[params.targets_offset + row];
   z[params.z_offset + row] = total;
   var loss = bitcast<f32>(params.length | 0x7fc00000u);
-  if (wanted < params.length) { loss = total - f32(x[first + wanted]); }
+  if (wanted < params.length) { loss = log(parts[0].y) + (parts[0].x - f32(x[first + wanted])); }
   losses[params.losses_offset + row] = loss;
 }

@@ -1,7 +1,8 @@
 // The outputs of 64 rows of one chunk, from the state S before the chunk and the rows up to them:
 //   o_r = α · exp(−P_r) · q_r S + Σ_{t ≤ r} α · β · exp(P_t − P_r) · (q_r · k_t) · v_t
 // P is what lightning_positions.wgsl wrote. A workgroup makes 64 columns of [rows, e], or 128 (WIDE); a
-// thread, 4 × 4 of each 64. Every product goes through the same two tiles, 16 terms of its sums at a time.
+// thread, 4 × 4 of each quarter: of upper and lower rows, of left and right columns. Every product goes
+// through the same two tiles, 16 terms of its sums at a time.
 
 // Of q, k and v: a scalar, or four neighbours in a row of a dense matrix.
 alias Element = f32;
@@ -94,9 +95,43 @@ fn decay(row: u32, position: vec2u, sources: vec4u, from_high: vec4u, from_low: 
   return select(vec4f(), weights, sources <= vec4u(row));
 }
 
-// row + terms · columns, for four terms whose four columns each lie at `right[at]`, a pitch apart.
-fn multiply_row(row: vec4f, terms: vec4f, b0: vec4f, b1: vec4f, b2: vec4f, b3: vec4f) -> vec4f {
-  return fma(terms.xxxx, b0, fma(terms.yyyy, b1, fma(terms.zzzz, b2, fma(terms.wwww, b3, row))));
+fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
+  return fma(terms.xxxx, columns[0], fma(terms.yyyy, columns[1], fma(terms.zzzz, columns[2], fma(terms.wwww, columns[3], row))));
+}
+
+// sum + rows · columns: four terms of each of four rows, four columns of each of the four terms.
+fn add_product(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
+  return mat4x4f(
+    add_row(sum[0], rows[0], columns), add_row(sum[1], rows[1], columns),
+    add_row(sum[2], rows[2], columns), add_row(sum[3], rows[3], columns));
+}
+
+// sum + rows · columns, where columns holds four terms of each column instead.
+fn add_dots(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
+  return mat4x4f(
+    sum[0] + rows[0] * columns, sum[1] + rows[1] * columns,
+    sum[2] + rows[2] * columns, sum[3] + rows[3] * columns);
+}
+
+// Four rows of the left tile; four terms of the right one; four of its columns, sixteen apart.
+fn rows_of_left(part: u32, row: u32) -> mat4x4f {
+  let at = part * LEFT_PITCH + row;
+  return mat4x4f(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
+}
+
+fn terms_of_right(part: u32, column: u32) -> mat4x4f {
+  let at = 4u * part * RIGHT_PITCH + column;
+  return mat4x4f(right[at], right[at + RIGHT_PITCH], right[at + 2u * RIGHT_PITCH], right[at + 3u * RIGHT_PITCH]);
+}
+
+fn columns_of_right(part: u32, column: u32) -> mat4x4f {
+  let at = part * LEFT_PITCH + column;
+  return mat4x4f(right[at], right[at + 16u], right[at + 32u], right[at + 48u]);
+}
+
+// Each row by its own weight.
+fn weighted(sum: mat4x4f, weight: vec4f) -> mat4x4f {
+  return mat4x4f(sum[0] * weight.x, sum[1] * weight.y, sum[2] * weight.z, sum[3] * weight.w);
 }
 
 fn store_row(base: u32, row: u32, end: u32, column: u32, values: vec4f) {
@@ -116,7 +151,7 @@ fn store(base: u32, row: u32, end: u32, column: u32, values: mat4x4f) {
   store_row(base, row + 3u, end, column, values[3]);
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(128)
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
@@ -139,11 +174,13 @@ fn main(
   let base_k = params.k_offset + dot(at, params.k_strides.xy) + start * params.k_strides.z;
   let base_v = params.v_offset + dot(at, params.v_strides.xy) + start * params.v_strides.z;
 
-  // What a thread computes: rows from `row`, columns from `e`. What it loads: of q and k, four terms of
-  // one row; of the state and of v, four columns of one term.
+  // What a thread computes: four rows from `row`, four from `row` + 32; columns from `e` and `e` + 64.
+  // What it loads: of q and k, four terms of a row and of the row 32 below; of the state and of v, four
+  // columns of a term and of the term 8 after.
   let across = thread / 16u;
   let along = thread % 16u;
-  let row = first_row + 4u * across;
+  let tile_row = 4u * across;
+  let row = first_row + tile_row;
   let e = first_e + 4u * along;
   let load_row = thread / 4u;
   let load_group = thread % 4u;
@@ -155,76 +192,68 @@ fn main(
   let p1 = positions[base_position + row + 1u];
   let p2 = positions[base_position + row + 2u];
   let p3 = positions[base_position + row + 3u];
-  var sum = mat4x4f();
-  var sum_right = mat4x4f();
+  let p4 = positions[base_position + row + 32u];
+  let p5 = positions[base_position + row + 33u];
+  let p6 = positions[base_position + row + 34u];
+  let p7 = positions[base_position + row + 35u];
+  var upper = mat4x4f();
+  var upper_right = mat4x4f();
+  var lower = mat4x4f();
+  var lower_right = mat4x4f();
 
   if (HAS_INITIAL || chunk > 0u) {
     let base_state = (instance * params.chunks + chunk) * params.d * params.e;
     for (var d = 0u; d < params.d; d += DEPTH) {
-      left[left_place] = load_q(base_q, first_row + load_row, rows, d + 4u * load_group);
+      let column = d + 4u * load_group;
+      left[left_place] = load_q(base_q, first_row + load_row, rows, column);
+      left[left_place + 32u] = load_q(base_q, first_row + load_row + 32u, rows, column);
       right[right_place] = load_state(base_state, d + across, e);
-      if (WIDE) { right[right_place + 16u] = load_state(base_state, d + across, e + 64u); }
+      right[right_place + 8u * RIGHT_PITCH] = load_state(base_state, d + across + 8u, e);
+      if (WIDE) {
+        right[right_place + 16u] = load_state(base_state, d + across, e + 64u);
+        right[right_place + 8u * RIGHT_PITCH + 16u] = load_state(base_state, d + across + 8u, e + 64u);
+      }
       workgroupBarrier();
       for (var part = 0u; part < DEPTH / 4u; part++) {
-        let terms = part * LEFT_PITCH + 4u * across;
-        let a0 = left[terms];
-        let a1 = left[terms + 1u];
-        let a2 = left[terms + 2u];
-        let a3 = left[terms + 3u];
-        var columns = 4u * part * RIGHT_PITCH + along;
-        var b0 = right[columns];
-        var b1 = right[columns + RIGHT_PITCH];
-        var b2 = right[columns + 2u * RIGHT_PITCH];
-        var b3 = right[columns + 3u * RIGHT_PITCH];
-        sum[0] = multiply_row(sum[0], a0, b0, b1, b2, b3);
-        sum[1] = multiply_row(sum[1], a1, b0, b1, b2, b3);
-        sum[2] = multiply_row(sum[2], a2, b0, b1, b2, b3);
-        sum[3] = multiply_row(sum[3], a3, b0, b1, b2, b3);
+        let a = rows_of_left(part, tile_row);
+        let b = rows_of_left(part, tile_row + 32u);
+        let terms = terms_of_right(part, along);
+        upper = add_product(upper, a, terms);
+        lower = add_product(lower, b, terms);
         if (WIDE) {
-          columns += 16u;
-          b0 = right[columns];
-          b1 = right[columns + RIGHT_PITCH];
-          b2 = right[columns + 2u * RIGHT_PITCH];
-          b3 = right[columns + 3u * RIGHT_PITCH];
-          sum_right[0] = multiply_row(sum_right[0], a0, b0, b1, b2, b3);
-          sum_right[1] = multiply_row(sum_right[1], a1, b0, b1, b2, b3);
-          sum_right[2] = multiply_row(sum_right[2], a2, b0, b1, b2, b3);
-          sum_right[3] = multiply_row(sum_right[3], a3, b0, b1, b2, b3);
+          let terms_right = terms_of_right(part, along + 16u);
+          upper_right = add_product(upper_right, a, terms_right);
+          lower_right = add_product(lower_right, b, terms_right);
         }
       }
       workgroupBarrier();
     }
-    let to_high = vec4u(p0.x, p1.x, p2.x, p3.x);
-    let to_low = vec4u(p0.y, p1.y, p2.y, p3.y);
-    let weight = params.query_scale * decays_between(vec4u(), vec4u(), to_high, to_low);
-    sum = mat4x4f(sum[0] * weight.x, sum[1] * weight.y, sum[2] * weight.z, sum[3] * weight.w);
-    sum_right = mat4x4f(
-      sum_right[0] * weight.x, sum_right[1] * weight.y, sum_right[2] * weight.z, sum_right[3] * weight.w);
+    let weight = params.query_scale *
+      decays_between(vec4u(), vec4u(), vec4u(p0.x, p1.x, p2.x, p3.x), vec4u(p0.y, p1.y, p2.y, p3.y));
+    let weight_lower = params.query_scale *
+      decays_between(vec4u(), vec4u(), vec4u(p4.x, p5.x, p6.x, p7.x), vec4u(p4.y, p5.y, p6.y, p7.y));
+    upper = weighted(upper, weight);
+    upper_right = weighted(upper_right, weight);
+    lower = weighted(lower, weight_lower);
+    lower_right = weighted(lower_right, weight_lower);
   }
 
   for (var source = 0u; source <= first_row; source += ROWS) {
-    // Scores of this thread's four rows and the sources along, along + 16, + 32 and + 48: then
-    // neighbouring threads read neighbouring columns.
+    // Scores of this thread's rows and the sources along, along + 16, + 32 and + 48: then neighbouring
+    // threads read neighbouring columns.
     var scores = mat4x4f();
+    var scores_lower = mat4x4f();
     for (var d = 0u; d < params.d; d += DEPTH) {
-      left[left_place] = load_q(base_q, first_row + load_row, rows, d + 4u * load_group);
-      right[left_place] = load_k(base_k, source + load_row, rows, d + 4u * load_group);
+      let column = d + 4u * load_group;
+      left[left_place] = load_q(base_q, first_row + load_row, rows, column);
+      left[left_place + 32u] = load_q(base_q, first_row + load_row + 32u, rows, column);
+      right[left_place] = load_k(base_k, source + load_row, rows, column);
+      right[left_place + 32u] = load_k(base_k, source + load_row + 32u, rows, column);
       workgroupBarrier();
       for (var part = 0u; part < DEPTH / 4u; part++) {
-        let terms = part * LEFT_PITCH + 4u * across;
-        let columns = part * LEFT_PITCH + along;
-        let a0 = left[terms];
-        let a1 = left[terms + 1u];
-        let a2 = left[terms + 2u];
-        let a3 = left[terms + 3u];
-        let b0 = right[columns];
-        let b1 = right[columns + 16u];
-        let b2 = right[columns + 32u];
-        let b3 = right[columns + 48u];
-        scores[0] += vec4f(dot(a0, b0), dot(a0, b1), dot(a0, b2), dot(a0, b3));
-        scores[1] += vec4f(dot(a1, b0), dot(a1, b1), dot(a1, b2), dot(a1, b3));
-        scores[2] += vec4f(dot(a2, b0), dot(a2, b1), dot(a2, b2), dot(a2, b3));
-        scores[3] += vec4f(dot(a3, b0), dot(a3, b1), dot(a3, b2), dot(a3, b3));
+        let columns = columns_of_right(part, along);
+        scores = add_dots(scores, rows_of_left(part, tile_row), columns);
+        scores_lower = add_dots(scores_lower, rows_of_left(part, tile_row + 32u), columns);
       }
       workgroupBarrier();
     }
@@ -241,46 +270,45 @@ fn main(
       scores[1] * decay(row + 1u, p1, sources, high, low),
       scores[2] * decay(row + 2u, p2, sources, high, low),
       scores[3] * decay(row + 3u, p3, sources, high, low));
+    scores_lower = scale * mat4x4f(
+      scores_lower[0] * decay(row + 32u, p4, sources, high, low),
+      scores_lower[1] * decay(row + 33u, p5, sources, high, low),
+      scores_lower[2] * decay(row + 34u, p6, sources, high, low),
+      scores_lower[3] * decay(row + 35u, p7, sources, high, low));
 
     // Now scores · v, the sources of four threads at a time, which hand their scores over as groups of
     // four terms.
     for (var turn = 0u; turn < 4u; turn++) {
       if (along / 4u == turn) {
-        let to = along % 4u * LEFT_PITCH + 4u * across;
-        left[to] = scores[0];
-        left[to + 1u] = scores[1];
-        left[to + 2u] = scores[2];
-        left[to + 3u] = scores[3];
+        let place = along % 4u * LEFT_PITCH + tile_row;
+        left[place] = scores[0];
+        left[place + 1u] = scores[1];
+        left[place + 2u] = scores[2];
+        left[place + 3u] = scores[3];
+        left[place + 32u] = scores_lower[0];
+        left[place + 33u] = scores_lower[1];
+        left[place + 34u] = scores_lower[2];
+        left[place + 35u] = scores_lower[3];
       }
+      // Term 4 i + j of the tile is source 4 turn + i + 16 j.
       let v_row = source + 4u * turn + across / 4u + 16u * (across % 4u);
       right[right_place] = load_v(base_v, v_row, rows, e);
-      if (WIDE) { right[right_place + 16u] = load_v(base_v, v_row, rows, e + 64u); }
+      right[right_place + 8u * RIGHT_PITCH] = load_v(base_v, v_row + 2u, rows, e);
+      if (WIDE) {
+        right[right_place + 16u] = load_v(base_v, v_row, rows, e + 64u);
+        right[right_place + 8u * RIGHT_PITCH + 16u] = load_v(base_v, v_row + 2u, rows, e + 64u);
+      }
       workgroupBarrier();
       for (var part = 0u; part < DEPTH / 4u; part++) {
-        let terms = part * LEFT_PITCH + 4u * across;
-        let a0 = left[terms];
-        let a1 = left[terms + 1u];
-        let a2 = left[terms + 2u];
-        let a3 = left[terms + 3u];
-        var columns = 4u * part * RIGHT_PITCH + along;
-        var b0 = right[columns];
-        var b1 = right[columns + RIGHT_PITCH];
-        var b2 = right[columns + 2u * RIGHT_PITCH];
-        var b3 = right[columns + 3u * RIGHT_PITCH];
-        sum[0] = multiply_row(sum[0], a0, b0, b1, b2, b3);
-        sum[1] = multiply_row(sum[1], a1, b0, b1, b2, b3);
-        sum[2] = multiply_row(sum[2], a2, b0, b1, b2, b3);
-        sum[3] = multiply_row(sum[3], a3, b0, b1, b2, b3);
+        let a = rows_of_left(part, tile_row);
+        let b = rows_of_left(part, tile_row + 32u);
+        let terms = terms_of_right(part, along);
+        upper = add_product(upper, a, terms);
+        lower = add_product(lower, b, terms);
         if (WIDE) {
-          columns += 16u;
-          b0 = right[columns];
-          b1 = right[columns + RIGHT_PITCH];
-          b2 = right[columns + 2u * RIGHT_PITCH];
-          b3 = right[columns + 3u * RIGHT_PITCH];
-          sum_right[0] = multiply_row(sum_right[0], a0, b0, b1, b2, b3);
-          sum_right[1] = multiply_row(sum_right[1], a1, b0, b1, b2, b3);
-          sum_right[2] = multiply_row(sum_right[2], a2, b0, b1, b2, b3);
-          sum_right[3] = multiply_row(sum_right[3], a3, b0, b1, b2, b3);
+          let terms_right = terms_of_right(part, along + 16u);
+          upper_right = add_product(upper_right, a, terms_right);
+          lower_right = add_product(lower_right, b, terms_right);
         }
       }
       workgroupBarrier();
@@ -288,6 +316,10 @@ fn main(
   }
 
   let base_out = params.out_offset + dot(at, params.out_strides.xy) + start * params.out_strides.z;
-  store(base_out, row, rows, e, sum);
-  if (WIDE) { store(base_out, row, rows, e + 64u, sum_right); }
+  store(base_out, row, rows, e, upper);
+  store(base_out, row + 32u, rows, e, lower);
+  if (WIDE) {
+    store(base_out, row, rows, e + 64u, upper_right);
+    store(base_out, row + 32u, rows, e + 64u, lower_right);
+  }
 }

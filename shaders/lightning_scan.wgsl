@@ -1,8 +1,10 @@
 // From what each chunk adds to the state before each chunk, in place, and the state after the last:
 //   S ← initial;  for every chunk: (states[chunk], S) ← (S, exp(−P_m) · S + states[chunk])
-// P_m is what lightning_positions.wgsl wrote of each chunk.
-// A thread owns one element of one head's [d, e].
+// P_m is what lightning_positions.wgsl wrote of each chunk. A thread owns one element of one head's
+// [d, e], or four neighbours; it asks for eight chunks at once, because memory answers late.
 
+alias Element = f32;
+const LANES: u32 = 1;
 const HAS_INITIAL: bool = false;
 
 struct Params {
@@ -15,14 +17,17 @@ struct Params {
   d: u32,
   e: u32,
   chunks: u32,
-  size: u32,
+  size: u32,                 // in Elements
 }
 
-@group(0) @binding(0) var<storage, read_write> states: array<f32>;
+@group(0) @binding(0) var<storage, read_write> states: array<Element>;
 @group(0) @binding(1) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(2) var<storage, read> initial: array<f32>;
 @group(0) @binding(3) var<storage, read_write> last: array<f32>;
 @group(0) @binding(4) var<uniform> params: Params;
+
+fn initial_at(at: u32, step: u32) -> Element { return initial[at]; }
+fn lane_of(values: Element, lane: u32) -> f32 { return values; }
 
 // The decay from one position to a later one; see lightning_positions.wgsl.
 fn decay_between(earlier: vec2u, later: vec2u) -> f32 {
@@ -30,24 +35,63 @@ fn decay_between(earlier: vec2u, later: vec2u) -> f32 {
   return exp(-(f32(high) / 65536.0 + f32(later.y - earlier.y) / 281474976710656.0));
 }
 
+fn decay_of(at: u32) -> f32 { return decay_between(vec2u(), positions[at]); }
+
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let number = id.y * groups.x * 256u + id.x;
   if (number >= params.size) { return; }
-  let area = params.d * params.e;
+  let area = params.d * params.e / LANES;
   let element = number % area;
   let instance = number / area;
-  let at = vec4u(instance / params.heads, instance % params.heads, element / params.e, element % params.e);
-  let base_position = instance * (params.n + params.chunks) + params.n;
+  let at = vec4u(
+    instance / params.heads, instance % params.heads,
+    element * LANES / params.e, element * LANES % params.e);
+  var position = instance * (params.n + params.chunks) + params.n;
 
-  var state = 0.0;
-  if (HAS_INITIAL) { state = initial[params.initial_offset + dot(at, params.initial_strides)]; }
+  var state = Element();
+  if (HAS_INITIAL) {
+    state = initial_at(params.initial_offset + dot(at, params.initial_strides), params.initial_strides.w);
+  }
   var place = instance * params.chunks * area + element;
-  for (var chunk = 0u; chunk < params.chunks; chunk++) {
+  var chunk = 0u;
+  for (; chunk + 8u <= params.chunks; chunk += 8u) {
+    let a0 = states[place];
+    let a1 = states[place + area];
+    let a2 = states[place + 2u * area];
+    let a3 = states[place + 3u * area];
+    let a4 = states[place + 4u * area];
+    let a5 = states[place + 5u * area];
+    let a6 = states[place + 6u * area];
+    let a7 = states[place + 7u * area];
+    states[place] = state;
+    state = decay_of(position) * state + a0;
+    states[place + area] = state;
+    state = decay_of(position + 1u) * state + a1;
+    states[place + 2u * area] = state;
+    state = decay_of(position + 2u) * state + a2;
+    states[place + 3u * area] = state;
+    state = decay_of(position + 3u) * state + a3;
+    states[place + 4u * area] = state;
+    state = decay_of(position + 4u) * state + a4;
+    states[place + 5u * area] = state;
+    state = decay_of(position + 5u) * state + a5;
+    states[place + 6u * area] = state;
+    state = decay_of(position + 6u) * state + a6;
+    states[place + 7u * area] = state;
+    state = decay_of(position + 7u) * state + a7;
+    place += 8u * area;
+    position += 8u;
+  }
+  for (; chunk < params.chunks; chunk++) {
     let added = states[place];
     states[place] = state;
-    state = fma(decay_between(vec2u(), positions[base_position + chunk]), state, added);
+    state = decay_of(position) * state + added;
     place += area;
+    position++;
   }
-  last[params.final_offset + dot(at, params.final_strides)] = state;
+  let end = params.final_offset + dot(at, params.final_strides);
+  for (var lane = 0u; lane < LANES; lane++) {
+    last[end + lane * params.final_strides.w] = lane_of(state, lane);
+  }
 }

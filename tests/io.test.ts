@@ -100,7 +100,9 @@ testOnCpu("malformed files are refused, saying what is wrong", () => {
   for (const [header, data, message] of cases) {
     assertThrows(() => decodeSafetensors(fileOf(header, data)), FormatError, message);
   }
-  assertThrows(() => decodeSafetensors(fileOf({ x: entry("F8_E4M3", [4], 4) }, four)), DTypeError);
+  for (const dtype of ["F8_E4M3", "toString"]) {
+    assertThrows(() => decodeSafetensors(fileOf({ x: entry(dtype, [4], 4) }, four)), DTypeError);
+  }
   const big = bytesOf(new BigInt64Array([2n ** 40n]));
   assertThrows(() => decodeSafetensors(fileOf({ x: entry("I64", [1], 8) }, big)), DTypeError);
 });

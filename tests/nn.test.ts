@@ -32,7 +32,9 @@ testOnBackends("Linear multiplies by its transposed weight and adds its bias", a
   using layer = new nn.Linear(5, 3, { seed: 1, bias: true });
   const x = randn([2, 4, 5], { seed: 2 });
   const expected = project(await x.data(), await layer.weight.data(), 5);
-  const bias = await layer.bias!.data();
+  assertEquals([...await layer.bias!.data()], [0, 0, 0]);
+  const bias = [1, -2, 0.5];
+  layer.load({ weight: layer.weight, bias: tensor(bias) });
   const y = layer.forward(x);
   assertEquals(y.shape, [2, 4, 3]);
   await assertNear(y, expected.map((value, i) => value + bias[i % 3]), 1e-6);
@@ -199,6 +201,23 @@ testOnBackends("loading copies values and converts dtypes", async () => {
   using layer = new nn.Linear(2, 2, { seed: 1 });
   layer.load({ weight: tensor([[1, 2], [3, 4]], { dtype: "i32" }) });
   assertEquals([...await layer.weight.data()], [1, 2, 3, 4]);
+});
+
+testOnBackends("a module may load its own parameters, turned or exchanged", async () => {
+  using layer = new nn.SGLU(2, 2, { seed: 1 });
+  const [l1, l2, l3] = [[[1, 2], [3, 4]], [[5, 6], [7, 8]], [[9, 10], [11, 12]]];
+  const weights = { "l1.weight": tensor(l1), "l2.weight": tensor(l2), "l3.weight": tensor(l3) };
+  const read = () => Promise.all([layer.l1, layer.l2, layer.l3].map((l) => l.weight.array()));
+  layer.load(weights);
+  layer.load({ ...layer.parameters(), "l2.weight": weights["l1.weight"] });
+  assertEquals(await read(), [l1, l1, l3]);
+  layer.load(weights);
+  layer.load({
+    "l1.weight": layer.l2.weight,
+    "l2.weight": layer.l1.weight,
+    "l3.weight": layer.l3.weight.transpose(),
+  });
+  assertEquals(await read(), [l2, l1, [[9, 11], [10, 12]]]);
 });
 
 testOnCpu("heads that do not divide the size are refused", () => {

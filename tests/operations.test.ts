@@ -13,7 +13,7 @@ import {
   uniform,
   where,
 } from "../mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, relativeError, testOnBackends, testOnCpu } from "./harness.ts";
 
 interface PointwiseCase {
   f: (x: Tensor) => Tensor;
@@ -410,4 +410,31 @@ testOnCpu("bad arguments are refused with what was found", () => {
   assertThrows(() => x.gather(x), DTypeError, "indices");
   assertThrows(() => randn([0]).max(), ShapeError, "no entries");
   assertThrows(() => concat([x, randn([3, 4, 1])]), ShapeError, "concat");
+});
+
+testOnBackends("a large matmul, in any layout and dtype, equals float64", async () => {
+  // Large enough for wide tiles, ragged at every edge, and each of the four ways to be dense.
+  for (const [m, k, n] of [[1100, 20, 1030], [1024, 37, 1028]]) {
+    for (const dtype of ["f32", "f16"] as const) {
+      const [x, y] = [randn([m, k], { seed: 1, dtype }), randn([k, n], { seed: 2, dtype })];
+      const [xs, ys] = await Promise.all([x.data(), y.data()]);
+      const rows = [0, 63, 64, 500, m - 1];
+      const expected = rows.flatMap((row) =>
+        Array.from({ length: n }, (_, column) => {
+          let sum = 0;
+          for (let i = 0; i < k; i++) sum += xs[row * k + i] * ys[i * n + column];
+          return sum;
+        })
+      );
+      const turned = (t: Tensor) => t.transpose().contiguous().transpose();
+      for (
+        const [left, right] of [[x, y], [turned(x), y], [x, turned(y)], [turned(x), turned(y)]]
+      ) {
+        const product = await left.matmul(right).data();
+        const found = rows.flatMap((row) => [...product.slice(row * n, (row + 1) * n)]);
+        const error = relativeError(found, expected);
+        assert(error <= (dtype === "f16" ? 1e-3 : 1e-6), `${[m, k, n]} in ${dtype}: ${error}`);
+      }
+    }
+  }
 });

@@ -3,11 +3,9 @@
  *
  * @module
  */
-import { noGrad } from "../autograd.ts";
 import { LevinError } from "../errors.ts";
-import { copyInto } from "../ops/pointwise.ts";
-import { cast } from "../ops/pointwise.ts";
-import { adopt, tidy } from "../scope.ts";
+import { loadInto } from "../ops/pointwise.ts";
+import { adopt } from "../scope.ts";
 import { format, sameShape } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 
@@ -69,13 +67,7 @@ export abstract class Module implements Disposable {
     if (problems.length > 0) {
       throw new LevinError(`Cannot load parameters: ${problems.join("; ")}`);
     }
-    tidy(() =>
-      noGrad(() => {
-        for (const [name, target] of Object.entries(own)) {
-          copyInto(cast(values[name], target.dtype), target);
-        }
-      })
-    );
+    loadInto(Object.entries(own).map(([name, target]) => [values[name], target]));
   }
 
   /** Frees every tensor of the module. */

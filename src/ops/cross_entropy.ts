@@ -37,7 +37,9 @@ const lossOp = defineOp<undefined, TensorSpec[]>({
       const total = largest + Math.log(sum);
       const target = targets.data[row];
       z.data[row] = total;
-      losses.data[row] = target >= 0 && target < classes ? total - x.data[first + target] : NaN;
+      losses.data[row] = target >= 0 && target < classes
+        ? Math.log(sum) + (largest - x.data[first + target])
+        : NaN;
     }
   },
   gpu: ([x, targets], [losses, z], _, context) => ({

@@ -40,7 +40,7 @@ export interface LightningAttentionOptions extends DecayOptions {
    */
   initialState?: Tensor;
   /**
-   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, or
+   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 128, or
    * 32 on the CPU.
    */
   blockSize?: number;
@@ -129,7 +129,7 @@ export function lightningAttentionWithState(
   options: LightningAttentionOptions = {},
 ): OutputAndState {
   const { initialState, offsets, bidirectional = false, reverse = false } = options;
-  const { scale = 1, blockSize = q.device.backend === "cpu" ? 32 : 64 } = options;
+  const { scale = 1, blockSize = q.device.backend === "cpu" ? 32 : 128 } = options;
   checkInputs("lightningAttention", q, k, v);
   if (!Number.isInteger(blockSize) || blockSize < 1) {
     throw new ShapeError(

@@ -310,6 +310,7 @@ function plan(
   const tiles = (length: number) => Math.ceil(length / (isWide(length) ? 128 : 64));
   const add = b * h * chunks * tiles(d) * tiles(e);
   const read = b * h * chunks * Math.ceil(chunk / ROWS) * tiles(e);
+  const elementsOfState = b * h * d * e / (e % 4 === 0 ? 4 : 1);
   const hasInitial = { HAS_INITIAL: initial !== undefined };
   const dispatches: Dispatch[] = [
     {
@@ -332,14 +333,23 @@ function plan(
     },
     {
       shader: scanShader,
-      constants: hasInitial,
+      constants: {
+        ...hasInitial,
+        ...(e % 4 === 0 && {
+          Element: "vec4f",
+          LANES: 4,
+          initial_at: "vec4f(initial[at], initial[at + step], initial[at + 2u * step], " +
+            "initial[at + 3u * step])",
+          lane_of: "values[lane]",
+        }),
+      },
       bindings: [states, positions, initial ?? positions, last],
       params: [
         ...[initial ?? last, last].flatMap((view) => view.strides),
         ...[initial ?? last, last].map((view) => view.offset),
-        ...[h, n, d, e, chunks, b * h * d * e],
+        ...[h, n, d, e, chunks, elementsOfState],
       ],
-      workgroups: grid(Math.ceil(b * h * d * e / 256), context),
+      workgroups: grid(Math.ceil(elementsOfState / 256), context),
     },
     {
       shader: outputsShader,

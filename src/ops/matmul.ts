@@ -17,6 +17,7 @@ import { tidy } from "../scope.ts";
 import { broadcastShapes, collapse, format, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/matmul.wgsl" with { type: "text" };
+import wideShader from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
 
 const batched: Op = defineOp({
@@ -99,7 +100,8 @@ function offsetOf(entry: number, shape: readonly number[], strides: readonly num
   return offset;
 }
 
-const TILE = 64;
+/** Wide tiles are faster once there are enough of them to occupy a GPU. */
+const ENOUGH_TILES = 64;
 
 function plan(x: View, y: View, out: View): Dispatch {
   const { batch, steps, sizes: [m, n, k] } = geometry(x, y, out);
@@ -115,15 +117,19 @@ function plan(x: View, y: View, out: View): Dispatch {
     ...Array<number>(4 - list.length).fill(rest),
     ...list,
   ];
+  const tiles = (size: number) =>
+    [Math.ceil(n / size), Math.ceil(m / size), sizeOf(batch)] as const;
+  const isWide = m > 64 && n > 64 && sizeOf(tiles(128)) >= ENOUGH_TILES;
+  const along = { X_ALONG_K: x.strides.at(-1) === 1, Y_ALONG_K: y.strides.at(-1) !== 1 };
+  const reads: Record<string, string> = isWide
+    ? {
+      ...elements("x", x, along.X_ALONG_K ? -1 : -2),
+      ...elements("y", y, along.Y_ALONG_K ? -2 : -1),
+    }
+    : { StoredX: x.dtype, StoredY: y.dtype };
   return {
-    shader,
-    constants: {
-      StoredX: x.dtype,
-      StoredY: y.dtype,
-      StoredOut: out.dtype,
-      X_ALONG_K: x.strides.at(-1) === 1,
-      Y_ALONG_K: y.strides.at(-1) !== 1,
-    },
+    shader: isWide ? wideShader : shader,
+    constants: { ...reads, StoredOut: out.dtype, ...along },
     params: [
       ...four(batch, 1),
       ...steps.flatMap((list) => four(list, 0)),
@@ -132,6 +138,17 @@ function plan(x: View, y: View, out: View): Dispatch {
       k,
       ...[x, y, out].flatMap((v) => [v.offset, ...v.strides.slice(-2)]),
     ],
-    workgroups: [Math.ceil(n / TILE), Math.ceil(m / TILE), sizeOf(batch)],
+    workgroups: tiles(isWide ? 128 : 64),
   };
+}
+
+/** How the wide shader reads an operand: four neighbours along `axis` at once where it can. */
+function elements(name: "x" | "y", view: View, axis: -1 | -2): Record<string, string> {
+  const { shape, strides, offset, dtype } = view;
+  const others = strides.filter((_, i) => i !== strides.length + axis);
+  const inFours = strides.at(axis) === 1 &&
+    [shape.at(axis)!, offset, ...others].every((x) => x % 4 === 0);
+  const alias = `Element${name.toUpperCase()}`;
+  if (!inFours) return { [alias]: dtype };
+  return { [alias]: `vec4<${dtype}>`, [`four_${name}`]: `vec4f(${name}[at / 4u])` };
 }

@@ -10,6 +10,7 @@
  *
  * @module
  */
+import { noGrad } from "../autograd.ts";
 import { type DType, isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
 import type { Operand } from "../methods.ts";
@@ -334,6 +335,22 @@ export function contiguous(x: Tensor): Tensor {
 /** Writes the elements of `source` into `target`, which has its shape and dtype, in place. */
 export function copyInto(source: Tensor, target: Tensor): void {
   runInPlace(copyProgram, [source], [target], undefined);
+}
+
+/** Writes sources into targets of their shapes, in place, converting dtypes. */
+export function loadInto(pairs: readonly (readonly [source: Tensor, target: Tensor])[]): void {
+  const written = new Set(pairs.map(([, target]) => target.storage));
+  tidy(() =>
+    noGrad(() => {
+      // What shares memory with a target is read before anything is written.
+      const sources = pairs.map(([source]) =>
+        written.has(source.storage) ? copyOp(source) : source
+      );
+      pairs.forEach(([, target], i) =>
+        tidy(() => copyInto(cast(sources[i], target.dtype), target))
+      );
+    })
+  );
 }
 
 function stretch(x: Tensor, shape: Shape): Tensor {

@@ -11,7 +11,7 @@ import { floatBits, type Program } from "../backend/contract.ts";
 import { DTypeError, LevinError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { zeros } from "../ops/create.ts";
-import { copyInto } from "../ops/pointwise.ts";
+import { loadInto } from "../ops/pointwise.ts";
 import { grid } from "../ops/pointwise_program.ts";
 import { adopt, tidy } from "../scope.ts";
 import { sameShape, sizeOf } from "../shape.ts";
@@ -144,7 +144,7 @@ export class AdamW implements Disposable {
         );
       }
     }
-    for (const [name, target] of own) copyInto(state[name], target);
+    loadInto(own.map(([name, target]) => [state[name], target]));
     this.steps = steps;
   }
 
