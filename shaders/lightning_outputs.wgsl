@@ -8,8 +8,10 @@
 alias Element = f32;
 // Of the states, likewise.
 alias StateElement = f32;
-// Of the outputs.
+// Of the outputs, and what they are stored as: one of them, or four neighbours (IN_FOURS).
 alias Result = f32;
+alias ResultElement = f32;
+const IN_FOURS: bool = false;
 // Whether there is a state before the first chunk of a sequence, so that no chunk may skip it.
 const HAS_INITIAL: bool = false;
 const WIDE: bool = false;
@@ -44,7 +46,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> v: array<Element>;
 @group(0) @binding(3) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(4) var<storage, read> states: array<StateElement>;
-@group(0) @binding(5) var<storage, read_write> out: array<Result>;
+@group(0) @binding(5) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(6) var<uniform> params: Params;
 
 // Four terms of a row, by group of terms and then by row.
@@ -134,14 +136,20 @@ fn weighted(sum: mat4x4f, weight: vec4f) -> mat4x4f {
   return mat4x4f(sum[0] * weight.x, sum[1] * weight.y, sum[2] * weight.z, sum[3] * weight.w);
 }
 
+fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
+
 fn store_row(base: u32, row: u32, end: u32, column: u32, values: vec4f) {
-  if (row >= end) { return; }
+  if (row >= end || column >= params.e) { return; }
   let at = base + row * params.out_strides.z + column * params.out_strides.w;
   let step = params.out_strides.w;
-  if (column < params.e) { out[at] = Result(values.x); }
-  if (column + 1u < params.e) { out[at + step] = Result(values.y); }
-  if (column + 2u < params.e) { out[at + 2u * step] = Result(values.z); }
-  if (column + 3u < params.e) { out[at + 3u * step] = Result(values.w); }
+  if (IN_FOURS) {
+    out[at / 4u] = four_results(values);
+  } else {
+    out[at] = ResultElement(Result(values.x));
+    if (column + 1u < params.e) { out[at + step] = ResultElement(Result(values.y)); }
+    if (column + 2u < params.e) { out[at + 2u * step] = ResultElement(Result(values.z)); }
+    if (column + 3u < params.e) { out[at + 3u * step] = ResultElement(Result(values.w)); }
+  }
 }
 
 fn store(base: u32, row: u32, end: u32, column: u32, values: mat4x4f) {

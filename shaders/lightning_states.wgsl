@@ -5,6 +5,9 @@
 
 // Of k and v: a scalar, or four neighbours in a row of a dense matrix.
 alias Element = f32;
+// Of the states: a scalar, or four neighbours (IN_FOURS).
+alias StateElement = f32;
+const IN_FOURS: bool = false;
 const WIDE_D: bool = false;
 const WIDE_E: bool = false;
 const DEPTH: u32 = 16;
@@ -29,7 +32,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read> k: array<Element>;
 @group(0) @binding(1) var<storage, read> v: array<Element>;
 @group(0) @binding(2) var<storage, read> positions: array<vec2u>;
-@group(0) @binding(3) var<storage, read_write> states: array<f32>;
+@group(0) @binding(3) var<storage, read_write> states: array<StateElement>;
 @group(0) @binding(4) var<uniform> params: Params;
 
 // By row of the chunk, then by groups of four columns.
@@ -64,13 +67,19 @@ fn outer(sum: mat4x4f, a: vec4f, b: vec4f) -> mat4x4f {
   return mat4x4f(fma(a.xxxx, b, sum[0]), fma(a.yyyy, b, sum[1]), fma(a.zzzz, b, sum[2]), fma(a.wwww, b, sum[3]));
 }
 
+fn four_states(values: vec4f) -> StateElement { return values.x; }
+
 fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
-  if (row >= params.d) { return; }
+  if (row >= params.d || column >= params.e) { return; }
   let at = base + row * params.e + column;
-  if (column < params.e) { states[at] = values.x; }
-  if (column + 1u < params.e) { states[at + 1u] = values.y; }
-  if (column + 2u < params.e) { states[at + 2u] = values.z; }
-  if (column + 3u < params.e) { states[at + 3u] = values.w; }
+  if (IN_FOURS) {
+    states[at / 4u] = four_states(values);
+  } else {
+    states[at] = StateElement(values.x);
+    if (column + 1u < params.e) { states[at + 1u] = StateElement(values.y); }
+    if (column + 2u < params.e) { states[at + 2u] = StateElement(values.z); }
+    if (column + 3u < params.e) { states[at + 3u] = StateElement(values.w); }
+  }
 }
 
 fn store(base: u32, row: u32, column: u32, values: mat4x4f) {

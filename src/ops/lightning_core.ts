@@ -322,7 +322,12 @@ function plan(
     },
     {
       shader: statesShader,
-      constants: { ...elements({ k, v }), WIDE_D: isWide(d), WIDE_E: isWide(e) },
+      constants: {
+        ...elements({ k, v }),
+        ...(e % 4 === 0 && { IN_FOURS: true, StateElement: "vec4f", four_states: "values" }),
+        WIDE_D: isWide(d),
+        WIDE_E: isWide(e),
+      },
       bindings: [k, v, positions, states],
       params: [
         ...[k, v].flatMap((view) => view.strides),
@@ -357,6 +362,12 @@ function plan(
         ...elements({ q, k, v }),
         ...(e % 4 === 0 && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
         Result: out.dtype,
+        ResultElement: out.dtype,
+        ...(isInFours(out) && {
+          IN_FOURS: true,
+          ResultElement: `vec4<${out.dtype}>`,
+          four_results: "ResultElement(values)",
+        }),
         WIDE: isWide(e),
         ...hasInitial,
       },
@@ -376,10 +387,12 @@ function plan(
 function elements(views: Readonly<Record<string, View>>): Record<string, string> {
   const list = Object.entries(views);
   const [[, { dtype }]] = list;
-  const inFours = list.every(([, { shape, strides, offset }]) =>
-    strides[3] === 1 && [shape[3], offset, ...strides.slice(0, 3)].every((x) => x % 4 === 0)
-  );
-  if (!inFours) return { Element: dtype };
+  if (!list.every(([, view]) => isInFours(view))) return { Element: dtype };
   const loads = list.map(([name]) => [`four_${name}`, `vec4f(${name}[at / 4u])`]);
   return { Element: `vec4<${dtype}>`, ...Object.fromEntries(loads) };
+}
+
+/** Whether the rows of a view are dense and start at multiples of four elements. */
+function isInFours({ shape, strides, offset }: View): boolean {
+  return strides[3] === 1 && [shape[3], offset, ...strides.slice(0, 3)].every((x) => x % 4 === 0);
 }
