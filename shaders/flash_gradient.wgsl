@@ -1,0 +1,354 @@
+// 64 rows of one gradient of softmax attention, from L of flash_attention.wgsl:
+//   dq_i = scale · Σ_j dS_ij k_j      dk_j = scale · Σ_i dS_ij q_i      dv_j = Σ_i P_ij g_i
+//   P_ij = exp(scale · q_i · k_j − L_i)      dS_ij = P_ij (g_i · v_j − D_i)
+// All three are the same sum over pairs of rows: `own`, whose gradient it is, and `other`. The x of a row
+// is its query or key, of size d; its y, its gradient of the output or its value, of size e. For keys and
+// values the other rows are the queries of every head that reads them, one head after the other, so that
+// nothing is added by two workgroups. Tiles and threads are those of flash_attention.wgsl.
+
+// Of each operand: a scalar, or four neighbours in a row of a dense matrix.
+alias Element_own_x = f32;
+alias Element_own_y = f32;
+alias Element_other_x = f32;
+alias Element_other_y = f32;
+alias Result = f32;
+// Whether own rows are queries; if not, whether the gradient is that of values or of keys.
+const OF_QUERIES: bool = true;
+const OF_VALUES: bool = false;
+// Whether query i sees keys up to i + (m − n) only.
+const CAUSAL: bool = true;
+const WIDE: bool = false;
+const ROWS: u32 = 64;
+const DEPTH: u32 = 16;
+// Rows of the left tile and one more, so that groups of terms start in different banks.
+const LEFT_PITCH: u32 = 65;
+const RIGHT_PITCH: u32 = 32;
+// The exponent of a pair that is not seen: its exponential is 0.
+const HIDDEN: f32 = -3.0e38;
+
+struct Params {
+  own_x_strides: vec4u,      // of batch, group, member of the group, row
+  own_y_strides: vec4u,
+  other_x_strides: vec4u,
+  other_y_strides: vec4u,
+  out_strides: vec4u,
+  own_x_column: u32,
+  own_y_column: u32,
+  other_x_column: u32,
+  other_y_column: u32,
+  out_column: u32,
+  own_x_offset: u32,
+  own_y_offset: u32,
+  other_x_offset: u32,
+  other_y_offset: u32,
+  out_offset: u32,
+  groups: u32,
+  members: u32,
+  own_count: u32,
+  other_count: u32,
+  shift: u32,                // m − n
+  d: u32,
+  e: u32,
+  workgroups: u32,
+  scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read> own_x: array<Element_own_x>;
+@group(0) @binding(1) var<storage, read> own_y: array<Element_own_y>;
+@group(0) @binding(2) var<storage, read> other_x: array<Element_other_x>;
+@group(0) @binding(3) var<storage, read> other_y: array<Element_other_y>;
+// L and D of every query.
+@group(0) @binding(4) var<storage, read> rows: array<vec2f>;
+@group(0) @binding(5) var<storage, read_write> out: array<Result>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+// Four terms of a row, by group of terms and then by row.
+var<workgroup> left: array<vec4f, DEPTH / 4u * LEFT_PITCH>;
+// Either four terms of a column, by group and then by column; or four columns of a term, by term.
+var<workgroup> right: array<vec4f, DEPTH * RIGHT_PITCH>;
+
+fn four_own_x(at: u32) -> vec4f { return vec4f(f32(own_x[at]), f32(own_x[at + params.own_x_column]), f32(own_x[at + 2u * params.own_x_column]), f32(own_x[at + 3u * params.own_x_column])); }
+fn four_own_y(at: u32) -> vec4f { return vec4f(f32(own_y[at]), f32(own_y[at + params.own_y_column]), f32(own_y[at + 2u * params.own_y_column]), f32(own_y[at + 3u * params.own_y_column])); }
+fn four_other_x(at: u32) -> vec4f { return vec4f(f32(other_x[at]), f32(other_x[at + params.other_x_column]), f32(other_x[at + 2u * params.other_x_column]), f32(other_x[at + 3u * params.other_x_column])); }
+fn four_other_y(at: u32) -> vec4f { return vec4f(f32(other_y[at]), f32(other_y[at + params.other_y_column]), f32(other_y[at + 2u * params.other_y_column]), f32(other_y[at + 3u * params.other_y_column])); }
+
+// The first so many of four values, then zeros.
+fn first(values: vec4f, count: i32) -> vec4f {
+  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
+}
+
+fn load_own_x(base: u32, row: u32, column: u32) -> vec4f {
+  if (row >= params.own_count || column >= params.d) { return vec4f(); }
+  return first(four_own_x(base + row * params.own_x_strides.w + column * params.own_x_column), i32(params.d - column));
+}
+
+fn load_own_y(base: u32, row: u32, column: u32) -> vec4f {
+  if (row >= params.own_count || column >= params.e) { return vec4f(); }
+  return first(four_own_y(base + row * params.own_y_strides.w + column * params.own_y_column), i32(params.e - column));
+}
+
+fn load_other_x(base: u32, row: u32, column: u32) -> vec4f {
+  if (row >= params.other_count || column >= params.d) { return vec4f(); }
+  return first(four_other_x(base + row * params.other_x_strides.w + column * params.other_x_column), i32(params.d - column));
+}
+
+fn load_other_y(base: u32, row: u32, column: u32) -> vec4f {
+  if (row >= params.other_count || column >= params.e) { return vec4f(); }
+  return first(four_other_y(base + row * params.other_y_strides.w + column * params.other_y_column), i32(params.e - column));
+}
+
+// The terms of the sum: P · g for values, scale · dS · k or q for the others.
+fn load_term(base_x: u32, base_y: u32, row: u32, column: u32) -> vec4f {
+  if (OF_VALUES) { return load_other_y(base_y, row, column); }
+  return load_other_x(base_x, row, column);
+}
+
+fn load_stats(base: u32, row: u32, count: u32) -> vec2f {
+  if (row >= count) { return vec2f(); }
+  return rows[base + row];
+}
+
+fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
+  return fma(terms.xxxx, columns[0], fma(terms.yyyy, columns[1], fma(terms.zzzz, columns[2], fma(terms.wwww, columns[3], row))));
+}
+
+// sum + rows · columns: four terms of each of four rows, four columns of each of the four terms.
+fn add_product(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
+  return mat4x4f(
+    add_row(sum[0], rows[0], columns), add_row(sum[1], rows[1], columns),
+    add_row(sum[2], rows[2], columns), add_row(sum[3], rows[3], columns));
+}
+
+// sum + rows · columns, where columns holds four terms of each column instead.
+fn add_dots(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
+  return mat4x4f(
+    sum[0] + rows[0] * columns, sum[1] + rows[1] * columns,
+    sum[2] + rows[2] * columns, sum[3] + rows[3] * columns);
+}
+
+// Four rows of the left tile; four terms of the right one; four of its columns, sixteen apart.
+fn rows_of_left(part: u32, row: u32) -> mat4x4f {
+  let at = part * LEFT_PITCH + row;
+  return mat4x4f(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
+}
+
+fn terms_of_right(part: u32, column: u32) -> mat4x4f {
+  let at = 4u * part * RIGHT_PITCH + column;
+  return mat4x4f(right[at], right[at + RIGHT_PITCH], right[at + 2u * RIGHT_PITCH], right[at + 3u * RIGHT_PITCH]);
+}
+
+fn columns_of_right(part: u32, column: u32) -> mat4x4f {
+  let at = part * LEFT_PITCH + column;
+  return mat4x4f(right[at], right[at + 16u], right[at + 32u], right[at + 48u]);
+}
+
+fn seen(row: u32, others: vec4u) -> vec4<bool> {
+  let inside = others < vec4u(params.other_count);
+  if (!CAUSAL) { return inside; }
+  if (OF_QUERIES) { return inside & (others <= vec4u(row + params.shift)); }
+  return inside & (vec4u(row) <= others + params.shift);
+}
+
+// P or dS of one own row and four others. The exponent is masked, not its exponential, which may be ∞.
+fn weights(row: u32, others: vec4u, scores: vec4f, products: vec4f, logsum: vec4f, mean: vec4f) -> vec4f {
+  let exponent = params.scale * scores - logsum;
+  let p = exp(select(vec4f(HIDDEN), exponent, seen(row, others)));
+  if (OF_VALUES) { return p; }
+  return params.scale * p * (products - mean);
+}
+
+fn width_of_out() -> u32 {
+  return select(params.d, params.e, OF_VALUES);
+}
+
+fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
+  if (row >= params.own_count) { return; }
+  let step = params.out_column;
+  let at = base + row * params.out_strides.w + column * step;
+  if (column < width_of_out()) { out[at] = Result(values.x); }
+  if (column + 1u < width_of_out()) { out[at + step] = Result(values.y); }
+  if (column + 2u < width_of_out()) { out[at + 2u * step] = Result(values.z); }
+  if (column + 3u < width_of_out()) { out[at + 3u * step] = Result(values.w); }
+}
+
+fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
+  store_row(base, row, column, values[0]);
+  store_row(base, row + 1u, column, values[1]);
+  store_row(base, row + 2u, column, values[2]);
+  store_row(base, row + 3u, column, values[3]);
+}
+
+@compute @workgroup_size(128)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let number = group.y * groups.x + group.x;
+  if (number >= params.workgroups) { return; }
+  let width = select(64u, 128u, WIDE);
+  let tiles_column = (width_of_out() + width - 1u) / width;
+  let tiles_row = (params.own_count + ROWS - 1u) / ROWS;
+  let first_column = number % tiles_column * width;
+  // The rows with most to sum, the last queries or the first keys, first.
+  let tile = number / tiles_column % tiles_row;
+  let first_row = select(tile, tiles_row - 1u - tile, OF_QUERIES) * ROWS;
+  let instance = number / tiles_column / tiles_row;
+  let own_members = select(1u, params.members, OF_QUERIES);
+  let in_batch = instance % (params.groups * own_members);
+  let at = vec4u(instance / (params.groups * own_members), in_batch / own_members, in_batch % own_members, 0u);
+  let base_own_x = params.own_x_offset + dot(at, params.own_x_strides);
+  let base_own_y = params.own_y_offset + dot(at, params.own_y_strides);
+  let queries = select(params.other_count, params.own_count, OF_QUERIES);
+
+  // What a thread computes: four rows from `row`, four from `row` + 32; columns from `column` and
+  // `column` + 64. What it loads: of rows, four terms of one and of the one 32 below; of terms, four
+  // columns of one and of the one 8 after.
+  let across = thread / 16u;
+  let along = thread % 16u;
+  let tile_row = 4u * across;
+  let row = first_row + tile_row;
+  let column = first_column + 4u * along;
+  let load_row = thread / 4u;
+  let load_group = thread % 4u;
+  let left_place = load_group * LEFT_PITCH + load_row;
+  let right_place = across * RIGHT_PITCH + along;
+  var upper = mat4x4f();
+  var upper_right = mat4x4f();
+  var lower = mat4x4f();
+  var lower_right = mat4x4f();
+
+  var begin = 0u;
+  var end = params.other_count;
+  if (CAUSAL && OF_QUERIES) { end = min(end, first_row + ROWS + params.shift); }
+  if (CAUSAL && !OF_QUERIES) { begin = max(first_row, params.shift) - params.shift; }
+  let last_member = select(params.members, at.z + 1u, OF_QUERIES);
+  for (var member = at.z; member < last_member; member++) {
+    let other_at = vec4u(at.xy, member, 0u);
+    let base_other_x = params.other_x_offset + dot(other_at, params.other_x_strides);
+    let base_other_y = params.other_y_offset + dot(other_at, params.other_y_strides);
+    let base_rows = ((at.x * params.groups + at.y) * params.members + member) * queries;
+    for (var source = begin; source < end; source += ROWS) {
+      // Of this thread's rows and the others along, along + 16, + 32 and + 48: x · x and y · y.
+      var scores = mat4x4f();
+      var scores_lower = mat4x4f();
+      for (var term = 0u; term < params.d; term += DEPTH) {
+        let from_term = term + 4u * load_group;
+        left[left_place] = load_own_x(base_own_x, first_row + load_row, from_term);
+        left[left_place + 32u] = load_own_x(base_own_x, first_row + load_row + 32u, from_term);
+        right[left_place] = load_other_x(base_other_x, source + load_row, from_term);
+        right[left_place + 32u] = load_other_x(base_other_x, source + load_row + 32u, from_term);
+        workgroupBarrier();
+        for (var part = 0u; part < DEPTH / 4u; part++) {
+          let columns = columns_of_right(part, along);
+          scores = add_dots(scores, rows_of_left(part, tile_row), columns);
+          scores_lower = add_dots(scores_lower, rows_of_left(part, tile_row + 32u), columns);
+        }
+        workgroupBarrier();
+      }
+      var products = mat4x4f();
+      var products_lower = mat4x4f();
+      if (!OF_VALUES) {
+        for (var term = 0u; term < params.e; term += DEPTH) {
+          let from_term = term + 4u * load_group;
+          left[left_place] = load_own_y(base_own_y, first_row + load_row, from_term);
+          left[left_place + 32u] = load_own_y(base_own_y, first_row + load_row + 32u, from_term);
+          right[left_place] = load_other_y(base_other_y, source + load_row, from_term);
+          right[left_place + 32u] = load_other_y(base_other_y, source + load_row + 32u, from_term);
+          workgroupBarrier();
+          for (var part = 0u; part < DEPTH / 4u; part++) {
+            let columns = columns_of_right(part, along);
+            products = add_dots(products, rows_of_left(part, tile_row), columns);
+            products_lower = add_dots(products_lower, rows_of_left(part, tile_row + 32u), columns);
+          }
+          workgroupBarrier();
+        }
+      }
+      let others = vec4u(source + along) + vec4u(0u, 16u, 32u, 48u);
+      if (OF_QUERIES) {
+        let s0 = load_stats(base_rows, row, queries);
+        let s1 = load_stats(base_rows, row + 1u, queries);
+        let s2 = load_stats(base_rows, row + 2u, queries);
+        let s3 = load_stats(base_rows, row + 3u, queries);
+        let s4 = load_stats(base_rows, row + 32u, queries);
+        let s5 = load_stats(base_rows, row + 33u, queries);
+        let s6 = load_stats(base_rows, row + 34u, queries);
+        let s7 = load_stats(base_rows, row + 35u, queries);
+        scores = mat4x4f(
+          weights(row, others, scores[0], products[0], s0.xxxx, s0.yyyy),
+          weights(row + 1u, others, scores[1], products[1], s1.xxxx, s1.yyyy),
+          weights(row + 2u, others, scores[2], products[2], s2.xxxx, s2.yyyy),
+          weights(row + 3u, others, scores[3], products[3], s3.xxxx, s3.yyyy));
+        scores_lower = mat4x4f(
+          weights(row + 32u, others, scores_lower[0], products_lower[0], s4.xxxx, s4.yyyy),
+          weights(row + 33u, others, scores_lower[1], products_lower[1], s5.xxxx, s5.yyyy),
+          weights(row + 34u, others, scores_lower[2], products_lower[2], s6.xxxx, s6.yyyy),
+          weights(row + 35u, others, scores_lower[3], products_lower[3], s7.xxxx, s7.yyyy));
+      } else {
+        let s0 = load_stats(base_rows, others.x, queries);
+        let s1 = load_stats(base_rows, others.y, queries);
+        let s2 = load_stats(base_rows, others.z, queries);
+        let s3 = load_stats(base_rows, others.w, queries);
+        let logsum = vec4f(s0.x, s1.x, s2.x, s3.x);
+        let mean = vec4f(s0.y, s1.y, s2.y, s3.y);
+        scores = mat4x4f(
+          weights(row, others, scores[0], products[0], logsum, mean),
+          weights(row + 1u, others, scores[1], products[1], logsum, mean),
+          weights(row + 2u, others, scores[2], products[2], logsum, mean),
+          weights(row + 3u, others, scores[3], products[3], logsum, mean));
+        scores_lower = mat4x4f(
+          weights(row + 32u, others, scores_lower[0], products_lower[0], logsum, mean),
+          weights(row + 33u, others, scores_lower[1], products_lower[1], logsum, mean),
+          weights(row + 34u, others, scores_lower[2], products_lower[2], logsum, mean),
+          weights(row + 35u, others, scores_lower[3], products_lower[3], logsum, mean));
+      }
+
+      // Now weights · terms, the sources of four threads at a time, which hand their weights over as groups of
+      // four terms.
+      for (var turn = 0u; turn < 4u; turn++) {
+        if (along / 4u == turn) {
+          let place = along % 4u * LEFT_PITCH + tile_row;
+          left[place] = scores[0];
+          left[place + 1u] = scores[1];
+          left[place + 2u] = scores[2];
+          left[place + 3u] = scores[3];
+          left[place + 32u] = scores_lower[0];
+          left[place + 33u] = scores_lower[1];
+          left[place + 34u] = scores_lower[2];
+          left[place + 35u] = scores_lower[3];
+        }
+        // Term 4 i + j of the tile is source 4 turn + i + 16 j.
+        let from_row = source + 4u * turn + across / 4u + 16u * (across % 4u);
+        right[right_place] = load_term(base_other_x, base_other_y, from_row, column);
+        right[right_place + 8u * RIGHT_PITCH] = load_term(base_other_x, base_other_y, from_row + 2u, column);
+        if (WIDE) {
+          right[right_place + 16u] = load_term(base_other_x, base_other_y, from_row, column + 64u);
+          right[right_place + 8u * RIGHT_PITCH + 16u] =
+            load_term(base_other_x, base_other_y, from_row + 2u, column + 64u);
+        }
+        workgroupBarrier();
+        for (var part = 0u; part < DEPTH / 4u; part++) {
+          let a = rows_of_left(part, tile_row);
+          let b = rows_of_left(part, tile_row + 32u);
+          let terms = terms_of_right(part, along);
+          upper = add_product(upper, a, terms);
+          lower = add_product(lower, b, terms);
+          if (WIDE) {
+            let terms_right = terms_of_right(part, along + 16u);
+            upper_right = add_product(upper_right, a, terms_right);
+            lower_right = add_product(lower_right, b, terms_right);
+          }
+        }
+        workgroupBarrier();
+      }
+    }
+  }
+
+  let base_out = params.out_offset + dot(at, params.out_strides);
+  store(base_out, row, column, upper);
+  store(base_out, row + 32u, column, lower);
+  if (WIDE) {
+    store(base_out, row, column + 64u, upper_right);
+    store(base_out, row + 32u, column + 64u, lower_right);
+  }
+}

@@ -1,0 +1,248 @@
+// 64 rows of linear attention with decay in its quadratic form, 64 sources at a time:
+//   o_i = scale · Σ_{j ≤ i} exp(−slope · (i − j)) · (q_i · k_j) · v_j
+// A workgroup makes 64 columns of [rows, e], or 128 (WIDE); a thread, 4 × 4 of each quarter: of upper and
+// lower rows, of left and right columns. Every product goes through the same two tiles, 16 terms of its
+// sums at a time.
+
+// Of each operand: a scalar, or four neighbours in a row of a dense matrix.
+alias Element_q = f32;
+alias Element_k = f32;
+alias Element_v = f32;
+alias Result = f32;
+const WIDE: bool = false;
+const ROWS: u32 = 64;
+const DEPTH: u32 = 16;
+// Rows of the left tile and one more, so that groups of terms start in different banks.
+const LEFT_PITCH: u32 = 65;
+const RIGHT_PITCH: u32 = 32;
+
+struct Params {
+  q_strides: vec3u,          // of batch, head, row
+  q_column: u32,
+  k_strides: vec3u,
+  k_column: u32,
+  v_strides: vec3u,
+  v_column: u32,
+  out_strides: vec3u,
+  out_column: u32,
+  q_offset: u32,
+  k_offset: u32,
+  v_offset: u32,
+  out_offset: u32,
+  slopes_step: u32,
+  slopes_offset: u32,
+  heads: u32,
+  n: u32,
+  d: u32,
+  e: u32,
+  workgroups: u32,
+  scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read> q: array<Element_q>;
+@group(0) @binding(1) var<storage, read> k: array<Element_k>;
+@group(0) @binding(2) var<storage, read> v: array<Element_v>;
+@group(0) @binding(3) var<storage, read> slopes: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<Result>;
+@group(0) @binding(5) var<uniform> params: Params;
+
+// Four terms of a row, by group of terms and then by row.
+var<workgroup> left: array<vec4f, DEPTH / 4u * LEFT_PITCH>;
+// Either four terms of a column, by group and then by column; or four columns of a term, by term.
+var<workgroup> right: array<vec4f, DEPTH * RIGHT_PITCH>;
+
+fn four_q(at: u32) -> vec4f { return vec4f(f32(q[at]), f32(q[at + params.q_column]), f32(q[at + 2u * params.q_column]), f32(q[at + 3u * params.q_column])); }
+fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_column]), f32(k[at + 2u * params.k_column]), f32(k[at + 3u * params.k_column])); }
+fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_column]), f32(v[at + 2u * params.v_column]), f32(v[at + 3u * params.v_column])); }
+
+// The first so many of four values, then zeros.
+fn first(values: vec4f, count: i32) -> vec4f {
+  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
+}
+
+fn load_q(base: u32, row: u32, column: u32) -> vec4f {
+  if (row >= params.n || column >= params.d) { return vec4f(); }
+  return first(four_q(base + row * params.q_strides.z + column * params.q_column), i32(params.d - column));
+}
+
+fn load_k(base: u32, row: u32, column: u32) -> vec4f {
+  if (row >= params.n || column >= params.d) { return vec4f(); }
+  return first(four_k(base + row * params.k_strides.z + column * params.k_column), i32(params.d - column));
+}
+
+fn load_v(base: u32, row: u32, column: u32) -> vec4f {
+  if (row >= params.n || column >= params.e) { return vec4f(); }
+  return first(four_v(base + row * params.v_strides.z + column * params.v_column), i32(params.e - column));
+}
+
+fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
+  return fma(terms.xxxx, columns[0], fma(terms.yyyy, columns[1], fma(terms.zzzz, columns[2], fma(terms.wwww, columns[3], row))));
+}
+
+// sum + rows · columns: four terms of each of four rows, four columns of each of the four terms.
+fn add_product(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
+  return mat4x4f(
+    add_row(sum[0], rows[0], columns), add_row(sum[1], rows[1], columns),
+    add_row(sum[2], rows[2], columns), add_row(sum[3], rows[3], columns));
+}
+
+// sum + rows · columns, where columns holds four terms of each column instead.
+fn add_dots(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
+  return mat4x4f(
+    sum[0] + rows[0] * columns, sum[1] + rows[1] * columns,
+    sum[2] + rows[2] * columns, sum[3] + rows[3] * columns);
+}
+
+// Four rows of the left tile; four terms of the right one; four of its columns, sixteen apart.
+fn rows_of_left(part: u32, row: u32) -> mat4x4f {
+  let at = part * LEFT_PITCH + row;
+  return mat4x4f(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
+}
+
+fn terms_of_right(part: u32, column: u32) -> mat4x4f {
+  let at = 4u * part * RIGHT_PITCH + column;
+  return mat4x4f(right[at], right[at + RIGHT_PITCH], right[at + 2u * RIGHT_PITCH], right[at + 3u * RIGHT_PITCH]);
+}
+
+fn columns_of_right(part: u32, column: u32) -> mat4x4f {
+  let at = part * LEFT_PITCH + column;
+  return mat4x4f(right[at], right[at + 16u], right[at + 32u], right[at + 48u]);
+}
+
+// Products of row `row` with rows `sources`, decayed, and 0 where a source comes after it. The exponent is
+// never positive: e^(slope · distance) the other way overflows, and 0 · ∞ would be NaN.
+fn decayed(row: u32, sources: vec4u, products: vec4f, slope: f32) -> vec4f {
+  let seen = sources <= vec4u(row);
+  let distance = vec4f(select(vec4u(), row - sources, seen));
+  return select(vec4f(), params.scale * exp(-slope * distance) * products, seen);
+}
+
+fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
+  if (row >= params.n) { return; }
+  let step = params.out_column;
+  let at = base + row * params.out_strides.z + column * step;
+  if (column < params.e) { out[at] = Result(values.x); }
+  if (column + 1u < params.e) { out[at + step] = Result(values.y); }
+  if (column + 2u < params.e) { out[at + 2u * step] = Result(values.z); }
+  if (column + 3u < params.e) { out[at + 3u * step] = Result(values.w); }
+}
+
+fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
+  store_row(base, row, column, values[0]);
+  store_row(base, row + 1u, column, values[1]);
+  store_row(base, row + 2u, column, values[2]);
+  store_row(base, row + 3u, column, values[3]);
+}
+
+@compute @workgroup_size(128)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let number = group.y * groups.x + group.x;
+  if (number >= params.workgroups) { return; }
+  let width = select(64u, 128u, WIDE);
+  let tiles_e = (params.e + width - 1u) / width;
+  let tiles_row = (params.n + ROWS - 1u) / ROWS;
+  let first_column = number % tiles_e * width;
+  // The last rows, which see most, first.
+  let first_row = (tiles_row - 1u - number / tiles_e % tiles_row) * ROWS;
+  let instance = number / tiles_e / tiles_row;
+  let at = vec3u(instance / params.heads, instance % params.heads, 0u);
+  let base_q = params.q_offset + dot(at, params.q_strides);
+  let base_k = params.k_offset + dot(at, params.k_strides);
+  let base_v = params.v_offset + dot(at, params.v_strides);
+  let slope = slopes[params.slopes_offset + at.y * params.slopes_step];
+
+  // What a thread computes: four rows from `row`, four from `row` + 32; columns from `column` and
+  // `column` + 64. What it loads: of rows, four terms of one and of the one 32 below; of terms, four
+  // columns of one and of the one 8 after.
+  let across = thread / 16u;
+  let along = thread % 16u;
+  let tile_row = 4u * across;
+  let row = first_row + tile_row;
+  let column = first_column + 4u * along;
+  let load_row = thread / 4u;
+  let load_group = thread % 4u;
+  let left_place = load_group * LEFT_PITCH + load_row;
+  let right_place = across * RIGHT_PITCH + along;
+  var upper = mat4x4f();
+  var upper_right = mat4x4f();
+  var lower = mat4x4f();
+  var lower_right = mat4x4f();
+
+  for (var source = 0u; source <= first_row; source += ROWS) {
+    // Scores of this thread's rows and the sources along, along + 16, + 32 and + 48: then neighbouring
+    // threads read neighbouring columns.
+    var scores = mat4x4f();
+    var scores_lower = mat4x4f();
+    for (var term = 0u; term < params.d; term += DEPTH) {
+      let from_term = term + 4u * load_group;
+      left[left_place] = load_q(base_q, first_row + load_row, from_term);
+      left[left_place + 32u] = load_q(base_q, first_row + load_row + 32u, from_term);
+      right[left_place] = load_k(base_k, source + load_row, from_term);
+      right[left_place + 32u] = load_k(base_k, source + load_row + 32u, from_term);
+      workgroupBarrier();
+      for (var part = 0u; part < DEPTH / 4u; part++) {
+        let columns = columns_of_right(part, along);
+        scores = add_dots(scores, rows_of_left(part, tile_row), columns);
+        scores_lower = add_dots(scores_lower, rows_of_left(part, tile_row + 32u), columns);
+      }
+      workgroupBarrier();
+    }
+    let sources = vec4u(source + along) + vec4u(0u, 16u, 32u, 48u);
+    scores = mat4x4f(
+      decayed(row, sources, scores[0], slope), decayed(row + 1u, sources, scores[1], slope),
+      decayed(row + 2u, sources, scores[2], slope), decayed(row + 3u, sources, scores[3], slope));
+    scores_lower = mat4x4f(
+      decayed(row + 32u, sources, scores_lower[0], slope), decayed(row + 33u, sources, scores_lower[1], slope),
+      decayed(row + 34u, sources, scores_lower[2], slope), decayed(row + 35u, sources, scores_lower[3], slope));
+
+    // Now scores · v, the sources of four threads at a time, which hand their scores over as groups of
+    // four terms.
+    for (var turn = 0u; turn < 4u; turn++) {
+      if (along / 4u == turn) {
+        let place = along % 4u * LEFT_PITCH + tile_row;
+        left[place] = scores[0];
+        left[place + 1u] = scores[1];
+        left[place + 2u] = scores[2];
+        left[place + 3u] = scores[3];
+        left[place + 32u] = scores_lower[0];
+        left[place + 33u] = scores_lower[1];
+        left[place + 34u] = scores_lower[2];
+        left[place + 35u] = scores_lower[3];
+      }
+      // Term 4 i + j of the tile is source 4 turn + i + 16 j.
+      let from_row = source + 4u * turn + across / 4u + 16u * (across % 4u);
+      right[right_place] = load_v(base_v, from_row, column);
+      right[right_place + 8u * RIGHT_PITCH] = load_v(base_v, from_row + 2u, column);
+      if (WIDE) {
+        right[right_place + 16u] = load_v(base_v, from_row, column + 64u);
+        right[right_place + 8u * RIGHT_PITCH + 16u] = load_v(base_v, from_row + 2u, column + 64u);
+      }
+      workgroupBarrier();
+      for (var part = 0u; part < DEPTH / 4u; part++) {
+        let a = rows_of_left(part, tile_row);
+        let b = rows_of_left(part, tile_row + 32u);
+        let terms = terms_of_right(part, along);
+        upper = add_product(upper, a, terms);
+        lower = add_product(lower, b, terms);
+        if (WIDE) {
+          let terms_right = terms_of_right(part, along + 16u);
+          upper_right = add_product(upper_right, a, terms_right);
+          lower_right = add_product(lower_right, b, terms_right);
+        }
+      }
+      workgroupBarrier();
+    }
+  }
+
+  let base_out = params.out_offset + dot(at, params.out_strides);
+  store(base_out, row, column, upper);
+  store(base_out, row + 32u, column, lower);
+  if (WIDE) {
+    store(base_out, row, column + 64u, upper_right);
+    store(base_out, row + 32u, column + 64u, lower_right);
+  }
+}
