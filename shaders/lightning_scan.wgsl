@@ -29,13 +29,14 @@ struct Params {
 fn initial_at(at: u32, step: u32) -> Element { return initial[at]; }
 fn lane_of(values: Element, lane: u32) -> f32 { return values; }
 
-// exp(−P_m) − 1. A decay next to 1 rounded to float32 would err the same way in every chunk, and over
-// thousands of them the errors would add up; its difference from 1 has all its digits.
-fn loss_of(at: u32) -> f32 {
+// exp(−P_m) · state + added. A decay next to 1 rounded to float32 would err the same way in every chunk,
+// and over thousands of them the errors would add up; its difference from 1 has all its digits.
+fn advance(state: Element, at: u32, added: Element) -> Element {
   let position = positions[at];
   let x = -(f32(position.x) / 65536.0 + f32(position.y) / 281474976710656.0);
-  if (x < -0.1) { return exp(x) - 1.0; }
-  return x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0 + x / 120.0))));
+  if (x < -0.1) { return exp(x) * state + added; }
+  let less_one = x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0 + x / 120.0))));
+  return state + (less_one * state + added);
 }
 
 @compute @workgroup_size(256)
@@ -66,28 +67,28 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let a6 = states[place + 6u * area];
     let a7 = states[place + 7u * area];
     states[place] = state;
-    state += loss_of(position) * state + a0;
+    state = advance(state, position, a0);
     states[place + area] = state;
-    state += loss_of(position + 1u) * state + a1;
+    state = advance(state, position + 1u, a1);
     states[place + 2u * area] = state;
-    state += loss_of(position + 2u) * state + a2;
+    state = advance(state, position + 2u, a2);
     states[place + 3u * area] = state;
-    state += loss_of(position + 3u) * state + a3;
+    state = advance(state, position + 3u, a3);
     states[place + 4u * area] = state;
-    state += loss_of(position + 4u) * state + a4;
+    state = advance(state, position + 4u, a4);
     states[place + 5u * area] = state;
-    state += loss_of(position + 5u) * state + a5;
+    state = advance(state, position + 5u, a5);
     states[place + 6u * area] = state;
-    state += loss_of(position + 6u) * state + a6;
+    state = advance(state, position + 6u, a6);
     states[place + 7u * area] = state;
-    state += loss_of(position + 7u) * state + a7;
+    state = advance(state, position + 7u, a7);
     place += 8u * area;
     position += 8u;
   }
   for (; chunk < params.chunks; chunk++) {
     let added = states[place];
     states[place] = state;
-    state += loss_of(position) * state + added;
+    state = advance(state, position, added);
     place += area;
     position++;
   }

@@ -161,6 +161,21 @@ testOnBackends(
   },
 );
 
+testOnBackends("what is nearly forgotten keeps its digits", async () => {
+  // Found by the property above, of a scan that computed S + (decay − 1) S.
+  for (const g of [-31, -10, -0.2, -0.05, -1e-7]) {
+    const initialState = tensor([[[[3]]]], { requiresGrad: true });
+    const [zero, one] = [zeros([1, 1, 1, 1]), tensor([[[[1]]]])];
+    const { state } = lightningAttentionWithState(one, one, zero, {
+      logDecay: tensor([[[g]]]),
+      initialState,
+    });
+    state.sum().backward();
+    await assertNear(state, [3 * Math.exp(Math.fround(g))], 1e-6, `S at ${g}`);
+    await assertNear(initialState.grad!, [Math.exp(Math.fround(g))], 1e-6, `dS at ${g}`);
+  }
+});
+
 testOnBackends("reverse is the same of time turned round, gradients too", async () => {
   await fc.assert(
     fc.asyncProperty(sizes, async ({ b, h, n, d, e, blockSize, seed }) => {
