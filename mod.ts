@@ -63,6 +63,12 @@ export {
   lightningAttentionStep,
   type LightningAttentionStepOptions,
 } from "./src/ops/lightning_step.ts";
+export {
+  lightningAttention1,
+  type LightningAttention1Options,
+} from "./src/ops/lightning_attention1.ts";
+export { flashAttention, type FlashAttentionOptions } from "./src/ops/flash_attention.ts";
+export { KeyValueCache, type KeyValueCacheOptions } from "./src/ops/key_value_cache.ts";
 export { naiveAttention, type NaiveAttentionOptions } from "./src/ops/naive_attention.ts";
 export { decaySlopes, type SlopeOptions } from "./src/ops/slopes.ts";
 export { grad, type ScalarFunction, type Tree, valueAndGrad } from "./src/grad.ts";

@@ -9,9 +9,10 @@
 alias Element_q = f32;
 alias Element_k = f32;
 alias Element_v = f32;
+// Of the outputs, and what they are stored as: one of them, or four neighbours (IN_FOURS).
 alias Result = f32;
-// Whether query i sees keys up to i + (m − n) only.
-const CAUSAL: bool = true;
+alias ResultElement = f32;
+const IN_FOURS: bool = false;
 const WIDE: bool = false;
 const ROWS: u32 = 64;
 const DEPTH: u32 = 16;
@@ -40,6 +41,7 @@ struct Params {
   members: u32,
   n: u32,
   m: u32,
+  shift: u32,                // query i sees keys up to i + shift
   d: u32,
   e: u32,
   workgroups: u32,
@@ -49,7 +51,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read> q: array<Element_q>;
 @group(0) @binding(1) var<storage, read> k: array<Element_k>;
 @group(0) @binding(2) var<storage, read> v: array<Element_v>;
-@group(0) @binding(3) var<storage, read_write> out: array<Result>;
+@group(0) @binding(3) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(4) var<storage, read_write> logsum: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
@@ -119,8 +121,7 @@ fn columns_of_right(part: u32, column: u32) -> mat4x4f {
 
 // The scores of a row, hidden where its query does not see the key.
 fn seen(row: u32, keys: vec4u, products: vec4f) -> vec4f {
-  var end = params.m;
-  if (CAUSAL) { end = min(end, row + 1u + params.m - params.n); }
+  let end = min(params.m, row + 1u + params.shift);
   return select(vec4f(HIDDEN), params.scale * products, keys < vec4u(end));
 }
 
@@ -153,14 +154,20 @@ fn store_logsums(base: u32, row: u32, values: vec4f) {
   if (row + 3u < params.n) { logsum[at + 3u * step] = values.w; }
 }
 
+fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
+
 fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
-  if (row >= params.n) { return; }
+  if (row >= params.n || column >= params.e) { return; }
   let step = params.out_column;
   let at = base + row * params.out_strides.w + column * step;
-  if (column < params.e) { out[at] = Result(values.x); }
-  if (column + 1u < params.e) { out[at + step] = Result(values.y); }
-  if (column + 2u < params.e) { out[at + 2u * step] = Result(values.z); }
-  if (column + 3u < params.e) { out[at + 3u * step] = Result(values.w); }
+  if (IN_FOURS) {
+    out[at / 4u] = four_results(values);
+  } else {
+    out[at] = ResultElement(Result(values.x));
+    if (column + 1u < params.e) { out[at + step] = ResultElement(Result(values.y)); }
+    if (column + 2u < params.e) { out[at + 2u * step] = ResultElement(Result(values.z)); }
+    if (column + 3u < params.e) { out[at + 3u * step] = ResultElement(Result(values.w)); }
+  }
 }
 
 fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
@@ -214,8 +221,7 @@ fn main(
   var sum = vec4f();
   var sum_lower = vec4f();
 
-  var end = params.m;
-  if (CAUSAL) { end = min(end, first_row + ROWS + params.m - params.n); }
+  let end = min(params.m, first_row + ROWS + params.shift);
   for (var source = 0u; source < end; source += ROWS) {
     // Scores of this thread's rows and the keys along, along + 16, + 32 and + 48: then neighbouring
     // threads read neighbouring columns.

@@ -11,12 +11,13 @@ alias Element_own_x = f32;
 alias Element_own_y = f32;
 alias Element_other_x = f32;
 alias Element_other_y = f32;
+// Of the outputs, and what they are stored as: one of them, or four neighbours (IN_FOURS).
 alias Result = f32;
+alias ResultElement = f32;
+const IN_FOURS: bool = false;
 // Whether own rows are queries; if not, whether the gradient is that of values or of keys.
 const OF_QUERIES: bool = true;
 const OF_VALUES: bool = false;
-// Whether query i sees keys up to i + (m − n) only.
-const CAUSAL: bool = true;
 const WIDE: bool = false;
 const ROWS: u32 = 64;
 const DEPTH: u32 = 16;
@@ -46,7 +47,7 @@ struct Params {
   members: u32,
   own_count: u32,
   other_count: u32,
-  shift: u32,                // m − n
+  shift: u32,                // query i sees keys up to i + shift
   d: u32,
   e: u32,
   workgroups: u32,
@@ -59,7 +60,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> other_y: array<Element_other_y>;
 // L and D of every query.
 @group(0) @binding(4) var<storage, read> rows: array<vec2f>;
-@group(0) @binding(5) var<storage, read_write> out: array<Result>;
+@group(0) @binding(5) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(6) var<uniform> params: Params;
 
 // Four terms of a row, by group of terms and then by row.
@@ -144,7 +145,6 @@ fn columns_of_right(part: u32, column: u32) -> mat4x4f {
 
 fn seen(row: u32, others: vec4u) -> vec4<bool> {
   let inside = others < vec4u(params.other_count);
-  if (!CAUSAL) { return inside; }
   if (OF_QUERIES) { return inside & (others <= vec4u(row + params.shift)); }
   return inside & (vec4u(row) <= others + params.shift);
 }
@@ -161,14 +161,20 @@ fn width_of_out() -> u32 {
   return select(params.d, params.e, OF_VALUES);
 }
 
+fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
+
 fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
-  if (row >= params.own_count) { return; }
+  if (row >= params.own_count || column >= width_of_out()) { return; }
   let step = params.out_column;
   let at = base + row * params.out_strides.w + column * step;
-  if (column < width_of_out()) { out[at] = Result(values.x); }
-  if (column + 1u < width_of_out()) { out[at + step] = Result(values.y); }
-  if (column + 2u < width_of_out()) { out[at + 2u * step] = Result(values.z); }
-  if (column + 3u < width_of_out()) { out[at + 3u * step] = Result(values.w); }
+  if (IN_FOURS) {
+    out[at / 4u] = four_results(values);
+  } else {
+    out[at] = ResultElement(Result(values.x));
+    if (column + 1u < width_of_out()) { out[at + step] = ResultElement(Result(values.y)); }
+    if (column + 2u < width_of_out()) { out[at + 2u * step] = ResultElement(Result(values.z)); }
+    if (column + 3u < width_of_out()) { out[at + 3u * step] = ResultElement(Result(values.w)); }
+  }
 }
 
 fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
@@ -218,10 +224,12 @@ fn main(
   var lower = mat4x4f();
   var lower_right = mat4x4f();
 
+  // The others that any own row sees, or is seen by.
   var begin = 0u;
   var end = params.other_count;
-  if (CAUSAL && OF_QUERIES) { end = min(end, first_row + ROWS + params.shift); }
-  if (CAUSAL && !OF_QUERIES) { begin = max(first_row, params.shift) - params.shift; }
+  if (OF_QUERIES) { end = min(end, first_row + ROWS + params.shift); } else {
+    begin = max(first_row, params.shift) - params.shift;
+  }
   let last_member = select(params.members, at.z + 1u, OF_QUERIES);
   for (var member = at.z; member < last_member; member++) {
     let other_at = vec4u(at.xy, member, 0u);

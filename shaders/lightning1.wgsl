@@ -8,7 +8,10 @@
 alias Element_q = f32;
 alias Element_k = f32;
 alias Element_v = f32;
+// Of the outputs, and what they are stored as: one of them, or four neighbours (IN_FOURS).
 alias Result = f32;
+alias ResultElement = f32;
+const IN_FOURS: bool = false;
 const WIDE: bool = false;
 const ROWS: u32 = 64;
 const DEPTH: u32 = 16;
@@ -17,21 +20,23 @@ const LEFT_PITCH: u32 = 65;
 const RIGHT_PITCH: u32 = 32;
 
 struct Params {
-  q_strides: vec3u,          // of batch, head, row
+  q_strides: vec4u,          // of batch, group, member of the group, row
+  k_strides: vec4u,
+  v_strides: vec4u,
+  out_strides: vec4u,
   q_column: u32,
-  k_strides: vec3u,
   k_column: u32,
-  v_strides: vec3u,
   v_column: u32,
-  out_strides: vec3u,
   out_column: u32,
   q_offset: u32,
   k_offset: u32,
   v_offset: u32,
   out_offset: u32,
-  slopes_step: u32,
+  slopes_group: u32,
+  slopes_member: u32,
   slopes_offset: u32,
-  heads: u32,
+  groups: u32,
+  members: u32,
   n: u32,
   d: u32,
   e: u32,
@@ -43,7 +48,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> k: array<Element_k>;
 @group(0) @binding(2) var<storage, read> v: array<Element_v>;
 @group(0) @binding(3) var<storage, read> slopes: array<f32>;
-@group(0) @binding(4) var<storage, read_write> out: array<Result>;
+@group(0) @binding(4) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(5) var<uniform> params: Params;
 
 // Four terms of a row, by group of terms and then by row.
@@ -62,17 +67,17 @@ fn first(values: vec4f, count: i32) -> vec4f {
 
 fn load_q(base: u32, row: u32, column: u32) -> vec4f {
   if (row >= params.n || column >= params.d) { return vec4f(); }
-  return first(four_q(base + row * params.q_strides.z + column * params.q_column), i32(params.d - column));
+  return first(four_q(base + row * params.q_strides.w + column * params.q_column), i32(params.d - column));
 }
 
 fn load_k(base: u32, row: u32, column: u32) -> vec4f {
   if (row >= params.n || column >= params.d) { return vec4f(); }
-  return first(four_k(base + row * params.k_strides.z + column * params.k_column), i32(params.d - column));
+  return first(four_k(base + row * params.k_strides.w + column * params.k_column), i32(params.d - column));
 }
 
 fn load_v(base: u32, row: u32, column: u32) -> vec4f {
   if (row >= params.n || column >= params.e) { return vec4f(); }
-  return first(four_v(base + row * params.v_strides.z + column * params.v_column), i32(params.e - column));
+  return first(four_v(base + row * params.v_strides.w + column * params.v_column), i32(params.e - column));
 }
 
 fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
@@ -117,14 +122,20 @@ fn decayed(row: u32, sources: vec4u, products: vec4f, slope: f32) -> vec4f {
   return select(vec4f(), params.scale * exp(-slope * distance) * products, seen);
 }
 
+fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
+
 fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
-  if (row >= params.n) { return; }
+  if (row >= params.n || column >= params.e) { return; }
   let step = params.out_column;
-  let at = base + row * params.out_strides.z + column * step;
-  if (column < params.e) { out[at] = Result(values.x); }
-  if (column + 1u < params.e) { out[at + step] = Result(values.y); }
-  if (column + 2u < params.e) { out[at + 2u * step] = Result(values.z); }
-  if (column + 3u < params.e) { out[at + 3u * step] = Result(values.w); }
+  let at = base + row * params.out_strides.w + column * step;
+  if (IN_FOURS) {
+    out[at / 4u] = four_results(values);
+  } else {
+    out[at] = ResultElement(Result(values.x));
+    if (column + 1u < params.e) { out[at + step] = ResultElement(Result(values.y)); }
+    if (column + 2u < params.e) { out[at + 2u * step] = ResultElement(Result(values.z)); }
+    if (column + 3u < params.e) { out[at + 3u * step] = ResultElement(Result(values.w)); }
+  }
 }
 
 fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
@@ -149,11 +160,12 @@ fn main(
   // The last rows, which see most, first.
   let first_row = (tiles_row - 1u - number / tiles_e % tiles_row) * ROWS;
   let instance = number / tiles_e / tiles_row;
-  let at = vec3u(instance / params.heads, instance % params.heads, 0u);
+  let in_batch = instance % (params.groups * params.members);
+  let at = vec4u(instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members, 0u);
   let base_q = params.q_offset + dot(at, params.q_strides);
   let base_k = params.k_offset + dot(at, params.k_strides);
   let base_v = params.v_offset + dot(at, params.v_strides);
-  let slope = slopes[params.slopes_offset + at.y * params.slopes_step];
+  let slope = slopes[params.slopes_offset + at.y * params.slopes_group + at.z * params.slopes_member];
 
   // What a thread computes: four rows from `row`, four from `row` + 32; columns from `column` and
   // `column` + 64. What it loads: of rows, four terms of one and of the one 32 below; of terms, four

@@ -10,6 +10,7 @@
  *
  * @module
  */
+import type { Device } from "../device.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { tidy } from "../scope.ts";
 import { format } from "../shape.ts";
@@ -46,8 +47,8 @@ export interface NaiveAttentionOptions {
  * console.log(naiveAttention(q, k, v, { slopes: 0.1 }).shape); // [1, 4, 10, 8]
  * console.log(naiveAttention(q, k, v, { kind: "softmax" }).shape); // [1, 4, 10, 8]
  * ```
- * @throws {ShapeError} if shapes do not fit.
- * @throws {DTypeError} if dtypes are mixed or not floating.
+ * @throws {ShapeError} if shapes do not fit, a slope is negative or not finite, or the scale is not finite.
+ * @throws {DTypeError} if dtypes are mixed or not floating, or a tensor of slopes is not float32.
  */
 export function naiveAttention(
   q: Tensor,
@@ -58,35 +59,44 @@ export function naiveAttention(
   if (kind !== "linear" && kind !== "softmax") {
     throw new ShapeError(`naiveAttention: expected kind "linear" or "softmax", found "${kind}"`);
   }
-  const { n, m, heads, d } = checkQuadratic("naiveAttention", q, k, v, causal || kind === "linear");
+  const { n, m, heads, d } = checkQuadratic("naiveAttention", q, k, v, {
+    causal: causal || kind === "linear",
+    scale,
+  });
   if (kind === "softmax" && slopes !== undefined) {
     throw new ShapeError("naiveAttention: slopes are for linear attention, not for softmax");
   }
   return tidy(() => {
     const { device, dtype } = q;
     const scores = q.matmul(repeated(k, heads).transpose());
-    // i − j, with queries at the last n of m positions.
-    const distance = arange(m - n, { end: m, device }).reshape([n, 1]).sub(arange(m, { device }));
-    const seen = distance.greaterEqual(0);
     if (kind === "softmax") {
-      const scaled = scores.mul(scale ?? d ** -0.5);
-      const masked = causal ? where(seen, scaled, minusInfinity(scaled)) : scaled;
-      return masked.softmax(-1).matmul(repeated(v, heads));
+      return softmaxWeights(scores.mul(scale ?? d ** -0.5), causal).matmul(repeated(v, heads));
     }
+    const distance = distances(n, m, device);
     const s = slopesTensor("naiveAttention", slopes ?? decaySlopes(heads), heads, device);
     // The exponent is masked before the exponential: 0 · ∞ is NaN.
     const exponent = s.reshape([heads, 1, 1]).mul(distance.maximum(0)).neg();
-    const decay = exponent.exp().mul(seen.to("f32")).to(dtype);
+    const decay = exponent.exp().mul(distance.greaterEqual(0).to("f32")).to(dtype);
     return scores.mul(decay).matmul(repeated(v, heads)).mul(scale ?? 1);
   });
 }
 
-function minusInfinity({ shape, dtype, device }: Tensor): Tensor {
-  return full([1], -Infinity, { dtype, device }).expand(shape);
+/** The softmax of scores [.., n, m] over the keys that each query sees. */
+export function softmaxWeights(scores: Tensor, causal: boolean): Tensor {
+  if (!causal) return scores.softmax(-1);
+  const { shape, dtype, device } = scores;
+  const [n, m] = shape.slice(-2);
+  const hidden = full([1], -Infinity, { dtype, device });
+  return where(distances(n, m, device).greaterEqual(0), scores, hidden).softmax(-1);
 }
 
-/** Each head of x [b, g, m, d] h/g times in a row, as a view. */
-export function repeated(x: Tensor, heads: number): Tensor {
+/** i − j [n, m], with queries at the last n of m positions. */
+function distances(n: number, m: number, device: Device): Tensor {
+  return arange(m - n, { end: m, device }).reshape([n, 1]).sub(arange(m, { device }));
+}
+
+/** Each head of x [b, g, m, d] h/g times in a row. */
+function repeated(x: Tensor, heads: number): Tensor {
   const [b, g, m, d] = x.shape;
   if (g === heads) return x;
   return x.reshape([b, g, 1, m, d]).expand([b, g, heads / g, m, d]).reshape([b, heads, m, d]);
@@ -98,7 +108,7 @@ export function checkQuadratic(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  causal: boolean,
+  { causal, scale = 1 }: { causal: boolean; scale?: number },
 ): { n: number; m: number; heads: number; d: number } {
   const found = `q ${format(q.shape)}, k ${format(k.shape)}, v ${format(v.shape)}`;
   if ([q, k, v].some((t) => t.rank !== 4)) {
@@ -108,12 +118,13 @@ export function checkQuadratic(
   }
   const [b, heads, n, d] = q.shape;
   const [kb, groups, m, kd] = k.shape;
-  const agree = kb === b && kd === d && v.shape[0] === b && v.shape[1] === groups &&
+  const agree = kb === b && kd === d && d > 0 && v.shape[3] > 0 && v.shape[0] === b &&
+    v.shape[1] === groups &&
     v.shape[2] === m && (groups === heads || (groups > 0 && heads % groups === 0));
   if (!agree) {
     throw new ShapeError(
-      `${operation}: expected q [b, h, n, d], k [b, g, m, d] and v [b, g, m, e] with g dividing h, ` +
-        `found ${found}`,
+      `${operation}: expected q [b, h, n, d], k [b, g, m, d] and v [b, g, m, e] with g dividing h and ` +
+        `d, e ≥ 1, found ${found}`,
     );
   }
   if (causal && n > m) {
@@ -128,6 +139,9 @@ export function checkQuadratic(
         [...dtypes].join(", ")
       }; convert with to()`,
     );
+  }
+  if (!Number.isFinite(scale)) {
+    throw new ShapeError(`${operation}: expected a finite scale, found ${scale}`);
   }
   return { n, m, heads, d };
 }

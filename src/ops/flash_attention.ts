@@ -1,0 +1,250 @@
+/**
+ * Softmax attention in tiles, as in FlashAttention-2 (Dao, arXiv 2307.08691): no [n, m] matrix is stored.
+ *
+ *     S = scale · q kᵀ, −∞ where a query does not see a key        P = softmax(S)        o = P v
+ *
+ * For each block of queries the keys are walked block by block with the largest score m so far and the sum
+ * l of exp(S − m); sums shrink by exp(old m − new m) when m grows. From g, the gradient of o,
+ *
+ *     P = exp(S − L), L = m + log l        D_i = Σ_c g_ic o_ic        dS = P ∘ (g vᵀ − D)
+ *     dq = scale · dS k        dk = scale · dSᵀ q        dv = Pᵀ g
+ *
+ * Shapes: q, dq [b, h, n, d]; k, dk [b, g, m, d]; v, dv [b, g, m, e]; o [b, h, n, e]; L, D [b, h, n] in
+ * float32. Within this file every operand has its heads as [groups, members of a group]; k and v have one
+ * member, read by all through a stride of 0, and the members of dk and dv are summed by the one workgroup
+ * that owns them. Saved: q, k, v, o and L. Nothing is added atomically: results are the same bit for bit
+ * from run to run.
+ *
+ * The gradients' own gradient is not tiled: with ȯ the derivative of o along (q̇, k̇, v̇), the gradients that
+ * arrived at dq, dk and dv, it is the gradient of Σ g ∘ ȯ, computed by [n, m] matrices.
+ *
+ * @module
+ */
+import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
+import { grad } from "../grad.ts";
+import { defineOp, type Op } from "../operation.ts";
+import { tidy } from "../scope.ts";
+import { sizeOf } from "../shape.ts";
+import type { Tensor, TensorSpec } from "../tensor.ts";
+import shader from "../../shaders/flash_attention.wgsl" with { type: "text" };
+import gradientShader from "../../shaders/flash_gradient.wgsl" with { type: "text" };
+import rowsShader from "../../shaders/flash_rows.wgsl" with { type: "text" };
+import { attendOnCpu, gradientsOnCpu } from "./flash_attention_cpu.ts";
+import { checkQuadratic, softmaxWeights } from "./naive_attention.ts";
+import { grid } from "./pointwise_program.ts";
+import { elements, results, stepsOf, tilesOf } from "./tiles.ts";
+
+/** Options of {@linkcode flashAttention}. */
+export interface FlashAttentionOptions {
+  /**
+   * Whether query i sees keys j ≤ i + (m − n) only: queries are the last n of the m positions, as when
+   * the keys before them come from a cache. Default true.
+   */
+  causal?: boolean;
+  /** A factor on the scores. Default 1/√d. */
+  scale?: number;
+}
+
+/**
+ * Softmax attention, softmax(scale · q kᵀ) v, in memory linear in n and m. Any n, m ≥ 0, d ≥ 1 and e ≥ 1;
+ * strides are read as they are. Scores are computed, and all sums are made, in float32.
+ *
+ * Gradients are linear in memory too, and the same from run to run. Gradients of gradients are computed
+ * with a few [n, m] matrices for every head.
+ *
+ * @param q Queries [batch, heads, n, d], f32 or f16.
+ * @param k Keys [batch, key heads, m, d], of the same dtype. With fewer key heads than heads, head i
+ * reads key head ⌊i · key heads / heads⌋; nothing is copied.
+ * @param v Values [batch, key heads, m, e], of the same dtype.
+ * @returns The outputs [batch, heads, n, e], of the same dtype; zeros if there are no keys.
+ *
+ * @example
+ * ```ts
+ * import { flashAttention, randn } from "@levin/levin";
+ *
+ * const q = randn([1, 8, 100, 32], { requiresGrad: true });
+ * const [k, v] = [randn([1, 2, 100, 32]), randn([1, 2, 100, 32])];
+ * const o = flashAttention(q, k, v);
+ * o.sum().backward();
+ * console.log(q.grad!.shape); // [1, 8, 100, 32]
+ * ```
+ * @throws {ShapeError} if shapes do not fit, causal queries are more than keys, or the scale is not finite.
+ * @throws {DTypeError} if dtypes are mixed or not floating.
+ */
+export function flashAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  { causal = true, scale }: FlashAttentionOptions = {},
+): Tensor {
+  const { heads, n, d } = checkQuadratic("flashAttention", q, k, v, { causal, scale });
+  const [b, groups, m, e] = v.shape;
+  return tidy(() => {
+    const members = groups === 0 ? 1 : heads / groups;
+    const [o] = attend(
+      q.reshape([b, groups, members, n, d]),
+      k.reshape([b, groups, 1, m, d]),
+      v.reshape([b, groups, 1, m, e]),
+      { causal, scale: scale ?? d ** -0.5 },
+    );
+    return o.reshape([b, heads, n, e]);
+  });
+}
+
+/** The options of a call, complete. */
+export interface FlashOptions {
+  /** Whether query i sees keys up to i + (m − n) only. */
+  readonly causal: boolean;
+  /** The factor on scores. */
+  readonly scale: number;
+}
+
+/** An input whose gradient is computed. */
+export type Wanted = "q" | "k" | "v";
+
+/** q, k and v → o and L. */
+const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec[]>({
+  name: "flashAttention",
+  strided: true,
+  output: ([q, , v]) => [
+    { shape: q.shape.with(4, v.shape[4]), dtype: q.dtype },
+    { shape: q.shape.slice(0, 4), dtype: "f32" },
+  ],
+  cpu: attendOnCpu,
+  gpu: ([q, k, v], [out, logsum], { causal, scale }, context) => {
+    const [, groups, members, n, d] = q.shape;
+    const [m, e] = v.shape.slice(3);
+    const { WIDE, tiles } = tilesOf(n, e);
+    const workgroups = sizeOf(q.shape.slice(0, 3)) * tiles;
+    return {
+      shader,
+      constants: { ...elements({ q, k, v }), ...results(out), WIDE },
+      params: [
+        ...[q, k, v, out].flatMap((view) => stepsOf(view).slice(0, 4)),
+        ...logsum.strides,
+        ...[q, k, v, out].map((view) => view.strides[4]),
+        ...[q, k, v, out, logsum].map((view) => view.offset),
+        ...[groups, members, n, m, shiftOf(n, m, causal), d, e, workgroups, floatBits(scale)],
+      ],
+      workgroups: grid(workgroups, context),
+    };
+  },
+  // By batch, by group and by member of a group.
+  cuts: () => [0, 1, 2].map((axis) => Array<number>(5).fill(axis)),
+  saves: { inputs: [0, 1, 2], outputs: [0, 1] },
+  backward: ({ grads: [g], inputs: [q, k, v], outputs: [o, logsum], needs, options }) => {
+    const of = (["q", "k", "v"] as const).filter((_, i) => needs[i]);
+    const found = gradients(q, k, v, o, logsum, g, { ...options, of });
+    return (["q", "k", "v"] as const).map((name) => found[of.indexOf(name)]);
+  },
+});
+
+interface GradientOptions extends FlashOptions {
+  /** Which gradients, in the order q, k, v. */
+  readonly of: readonly Wanted[];
+}
+
+/** q, k, v, o, L and g → the wanted ones of dq, dk and dv. */
+const gradients: Op<GradientOptions, TensorSpec[]> = defineOp<GradientOptions, TensorSpec[]>({
+  name: "flashAttentionGradient",
+  strided: true,
+  output: ([q, k, v], { of }) => {
+    const specs = { q, k, v };
+    return of.map((name) => ({ shape: specs[name].shape, dtype: q.dtype }));
+  },
+  cpu: gradientsOnCpu,
+  gpu: planGradients,
+  cuts: (_, outputs) => [0, 1].map((axis) => Array<number>(6 + outputs.length).fill(axis)),
+  scratchBytes: ([q]) => 8 * sizeOf(q.shape.slice(0, 4)),
+  saves: { inputs: [0, 1, 2, 5] },
+  backward: ({ grads, inputs: [q, k, v, , , g], options }) => {
+    const along = (name: Wanted) => grads[options.of.indexOf(name)]?.to("f32");
+    const directions = [along("q"), along("k"), along("v")];
+    const wide = [q, k, v, g].map((t) => t.to("f32"));
+    const changeOfLoss = ([q, k, v, g]: Tensor[]) =>
+      derivative(q, k, v, directions, options).mul(g).sum();
+    const [dq, dk, dv, dg] = grad(changeOfLoss)(wide).map((t) => t.to(q.dtype));
+    // o and L are functions of q, k and v: what they contribute is in dq, dk and dv.
+    return [dq, dk, dv, null, null, dg];
+  },
+});
+
+/** By how much the last key that a query sees is ahead of it: query i sees keys j ≤ i + shift. */
+function shiftOf(n: number, m: number, causal: boolean): number {
+  return causal ? m - n : m;
+}
+
+/** ȯ = (P ∘ (Ṡ − Σ_j P Ṡ)) v + P v̇, Ṡ = scale · (q̇ kᵀ + q k̇ᵀ). */
+function derivative(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  [alongQ, alongK, alongV]: (Tensor | undefined)[],
+  { causal, scale }: FlashOptions,
+): Tensor {
+  const p = softmaxWeights(q.matmul(k.transpose()).mul(scale), causal);
+  const terms: Tensor[] = [];
+  for (const change of [alongQ?.matmul(k.transpose()), alongK && q.matmul(alongK.transpose())]) {
+    if (change === undefined) continue;
+    const scaled = change.mul(scale);
+    const mean = p.mul(scaled).sum(-1, { keepDims: true });
+    terms.push(p.mul(scaled.sub(mean)).matmul(v));
+  }
+  if (alongV !== undefined) terms.push(p.matmul(alongV));
+  return terms.reduce((sum, term) => sum.add(term));
+}
+
+/** The GPU: L and D of every query side by side, then one dispatch for each gradient. */
+function planGradients(
+  [q, k, v, o, logsum, g]: View[],
+  outputs: View[],
+  { of, causal, scale }: GradientOptions,
+  context: GpuContext,
+): Dispatch[] {
+  const [b, groups, members, n, d] = q.shape;
+  const [m, e] = v.shape.slice(3);
+  const count = sizeOf(q.shape.slice(0, 4));
+  const rows = context.scratch(2 * count);
+  const statistics: Dispatch = {
+    shader: rowsShader,
+    constants: { Stored_out: o.dtype, Stored_g: g.dtype },
+    bindings: [o, g, logsum, rows],
+    params: [
+      ...[o, g].flatMap((view) => stepsOf(view).slice(0, 4)),
+      ...logsum.strides,
+      ...[o, g].map((view) => view.strides[4]),
+      ...[o, g, logsum].map((view) => view.offset),
+      ...[groups, members, n, e, count],
+    ],
+    workgroups: grid(Math.ceil(count / 16), context),
+  };
+  const gradients = of.map((name, i): Dispatch => {
+    const out = outputs[i];
+    const ofQueries = name === "q";
+    const [own_x, own_y, other_x, other_y] = ofQueries ? [q, g, k, v] : [k, v, q, g];
+    const { WIDE, tiles } = tilesOf(out.shape[3], out.shape[4]);
+    const workgroups = b * groups * (ofQueries ? members : 1) * tiles;
+    const operands = { own_x, own_y, other_x, other_y };
+    const views = [...Object.values(operands), out];
+    return {
+      shader: gradientShader,
+      constants: {
+        ...elements(operands),
+        ...results(out),
+        OF_QUERIES: ofQueries,
+        OF_VALUES: name === "v",
+        WIDE,
+      },
+      bindings: [own_x, own_y, other_x, other_y, rows, out],
+      params: [
+        ...views.flatMap((view) => stepsOf(view).slice(0, 4)),
+        ...views.map((view) => view.strides[4]),
+        ...views.map((view) => view.offset),
+        ...[groups, members, ...(ofQueries ? [n, m] : [m, n]), shiftOf(n, m, causal)],
+        ...[d, e, workgroups, floatBits(scale)],
+      ],
+      workgroups: grid(workgroups, context),
+    };
+  });
+  return [statistics, ...gradients].filter(({ workgroups }) => workgroups[0] > 0);
+}

@@ -1,0 +1,201 @@
+/**
+ * Lightning Attention-1, the baseline of the paper: linear attention with decay by its quadratic form,
+ * tiled so that no [n, n] matrix is stored. Time is quadratic in n, memory linear.
+ *
+ *     o = scale · [(q kᵀ) ⊙ M] v        M_ij = e^(−s (i−j)) for i ≥ j, else 0
+ *
+ * Shapes: q [b, h, n, d]; k [b, g, n, d]; v [b, g, n, e]; o [b, h, n, e]; slopes s [h] in float32. The
+ * operation has its heads as [groups, members of a group]; the members of k and v are repeated by a stride
+ * of 0. Saved: q, k, v and s.
+ *
+ * The form is closed under differentiation. With R its twin that runs backwards in time, M_ij = e^(−s (j−i))
+ * for j ≥ i, and u the gradient of o,
+ *
+ *     dq = LA(u, v, k)        dk = R(v, u, q)        dv = R(k, q, u)
+ *
+ * so gradients of any order are calls of this one operation.
+ *
+ * @module
+ */
+import { isRecording } from "../autograd.ts";
+import { type CpuView, floatBits, type View } from "../backend/contract.ts";
+import { LevinError, ShapeError } from "../errors.ts";
+import { defineOp, type Op } from "../operation.ts";
+import { tidy } from "../scope.ts";
+import type { Tensor } from "../tensor.ts";
+import shader from "../../shaders/lightning1.wgsl" with { type: "text" };
+import { multiply } from "./matmul_cpu.ts";
+import { checkQuadratic } from "./naive_attention.ts";
+import { grid } from "./pointwise_program.ts";
+import { decaySlopes, slopesTensor } from "./slopes.ts";
+import {
+  denseMatrix,
+  elements,
+  entriesOf,
+  matrixAt,
+  results,
+  stepsOf,
+  tilesOf,
+  transposed,
+} from "./tiles.ts";
+
+/** Options of {@linkcode lightningAttention1}. */
+export interface LightningAttention1Options {
+  /**
+   * The decay of each head, e^(−slope) a token: one number for all heads, an array or a float32 tensor
+   * [heads], which must not require a gradient. All ≥ 0. Default: `decaySlopes(heads)`.
+   */
+  slopes?: number | readonly number[] | Tensor;
+  /** A factor on the outputs. Default 1. */
+  scale?: number;
+  /** Run from the last token to the first: o_i sees tokens j ≥ i. Default false. */
+  reverse?: boolean;
+}
+
+/**
+ * Lightning Attention-1: what `lightningAttention` computes, in time quadratic in n; it is there to be
+ * compared with. Strides are read as they are; f16 is accumulated in float32.
+ *
+ * @param q Queries [batch, heads, n, d], f32 or f16.
+ * @param k Keys [batch, key heads, n, d], of the same dtype. With fewer key heads than heads, head i
+ * reads key head ⌊i · key heads / heads⌋; nothing is copied.
+ * @param v Values [batch, key heads, n, e], of the same dtype.
+ * @returns The outputs [batch, heads, n, e], of the same dtype.
+ *
+ * @example
+ * ```ts
+ * import { lightningAttention1, randn } from "@levin/levin";
+ *
+ * const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 4, 100, 16], { seed }));
+ * console.log(lightningAttention1(q, k, v, { slopes: 0.1 }).shape); // [1, 4, 100, 16]
+ * ```
+ * @throws {ShapeError} if shapes do not fit, a slope is negative or not finite, or the scale is not finite.
+ * @throws {DTypeError} if dtypes are mixed or not floating, or a tensor of slopes is not float32.
+ * @throws {LevinError} if a gradient of the slopes would be needed.
+ */
+export function lightningAttention1(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  { slopes, scale = 1, reverse = false }: LightningAttention1Options = {},
+): Tensor {
+  const name = "lightningAttention1";
+  const { heads, n, m, d } = checkQuadratic(name, q, k, v, { causal: true, scale });
+  if (n !== m) {
+    throw new ShapeError(`${name}: expected as many keys as queries, found ${m} and ${n}`);
+  }
+  return tidy(() => {
+    const s = slopesTensor(name, slopes ?? decaySlopes(heads), heads, q.device);
+    if (isRecording() && s.requiresGrad) {
+      throw new LevinError(
+        `${name} has no gradient of its slopes: pass slopes.detach(), or learn them with ` +
+          `lightningAttention`,
+      );
+    }
+    const [b, groups, , e] = v.shape;
+    const members = heads / groups;
+    const shared = (x: Tensor, width: number) =>
+      x.reshape([b, groups, 1, n, width]).expand([b, groups, members, n, width]);
+    const queries = q.reshape([b, groups, members, n, d]);
+    const decays = s.reshape([groups, members]);
+    const o = attend(queries, shared(k, d), shared(v, e), decays, { scale, reverse });
+    return o.reshape([b, heads, n, e]);
+  });
+}
+
+interface Lightning1Options {
+  readonly scale: number;
+  readonly reverse: boolean;
+}
+
+/** q, k, v and slopes → o. */
+const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
+  name: "lightningAttention1",
+  strided: true,
+  output: ([q, , v]) => ({ shape: q.shape.with(4, v.shape[4]), dtype: q.dtype }),
+  cpu: ([q, k, v, slopes], [out], { scale, reverse }) => {
+    const order = <V extends CpuView>(view: V) => inTimeOrder(view, reverse);
+    attendOnCpu(order(q), order(k), order(v), slopes, order(out), scale);
+  },
+  gpu: ([q, k, v, slopes], [out], { scale, reverse }, context) => {
+    const [b, groups, members, n, d] = q.shape;
+    const e = v.shape[4];
+    const { WIDE, tiles } = tilesOf(n, e);
+    const workgroups = b * groups * members * tiles;
+    const views = [q, k, v, out].map((view) => inTimeOrder(view, reverse));
+    return {
+      shader,
+      constants: {
+        ...elements({ q: views[0], k: views[1], v: views[2] }),
+        ...results(out),
+        WIDE,
+      },
+      params: [
+        ...views.flatMap((view) => stepsOf(view).slice(0, 4)),
+        ...views.map((view) => view.strides[4]),
+        ...views.map((view) => view.offset),
+        ...[...slopes.strides, slopes.offset],
+        ...[groups, members, n, d, e, workgroups, floatBits(scale)],
+      ],
+      workgroups: grid(workgroups, context),
+    };
+  },
+  // By batch, by group and by member of a group.
+  cuts: () => [[0, 0, 0, -1, 0], [1, 1, 1, 0, 1], [2, 2, 2, 1, 2]],
+  backward: ({ grads: [u], inputs: [q, k, v, slopes], needs, options }) => {
+    const back = { ...options, reverse: !options.reverse };
+    return [
+      needs[0] ? attend(u, v, k, slopes, options) : null,
+      needs[1] ? attend(v, u, q, slopes, back) : null,
+      needs[2] ? attend(k, q, u, slopes, back) : null,
+      null,
+    ];
+  },
+});
+
+/** The view in the order of processing: reversed along n when time runs backwards. */
+function inTimeOrder<V extends View | CpuView>(view: V, reverse: boolean): V {
+  const n = view.shape[3];
+  if (!reverse || n === 0) return view;
+  const strides = view.strides.with(3, -view.strides[3]);
+  return { ...view, strides, offset: view.offset + (n - 1) * view.strides[3] };
+}
+
+/** Rows and sources of a block of the CPU twin. */
+const BLOCK = 64;
+
+/** The CPU twin: for each block of rows, two matrix products a block of sources. */
+function attendOnCpu(
+  q: CpuView,
+  k: CpuView,
+  v: CpuView,
+  slopes: CpuView,
+  out: CpuView,
+  scale: number,
+): void {
+  const [n, d] = q.shape.slice(3);
+  const e = v.shape[4];
+  const scores = denseMatrix(BLOCK, BLOCK);
+  for (const entry of entriesOf(q.shape.slice(0, 3))) {
+    const [, group, member] = entry;
+    const slope =
+      slopes.data[slopes.offset + group * slopes.strides[0] + member * slopes.strides[1]];
+    for (let start = 0; start < n; start += BLOCK) {
+      const rows = Math.min(BLOCK, n - start);
+      for (let from = 0; from <= start; from += BLOCK) {
+        const sources = Math.min(BLOCK, n - from);
+        const sourcesT = transposed(matrixAt(k, entry, from));
+        multiply([rows, sources, d], matrixAt(q, entry, start), sourcesT, scores);
+        for (let r = 0; r < rows; r++) {
+          for (let j = 0; j < sources; j++) {
+            const distance = start + r - from - j;
+            const weight = distance < 0 ? 0 : scale * Math.exp(-slope * distance);
+            scores.data[r * BLOCK + j] *= weight;
+          }
+        }
+        const to = matrixAt(out, entry, start);
+        multiply([rows, e, sources], scores, matrixAt(v, entry, from), to, from > 0);
+      }
+    }
+  }
+}
