@@ -5,7 +5,9 @@
 // through the same two tiles, 16 terms of its sums at a time.
 
 // Of q, k and v: a scalar, or four neighbours in a row of a dense matrix.
-alias Element = f32;
+alias Element_q = f32;
+alias Element_k = f32;
+alias Element_v = f32;
 // Of the states, likewise.
 alias StateElement = f32;
 // Of the outputs, and what they are stored as: one of them, or four neighbours (IN_FOURS).
@@ -41,9 +43,9 @@ struct Params {
   source_scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> q: array<Element>;
-@group(0) @binding(1) var<storage, read> k: array<Element>;
-@group(0) @binding(2) var<storage, read> v: array<Element>;
+@group(0) @binding(0) var<storage, read> q: array<Element_q>;
+@group(0) @binding(1) var<storage, read> k: array<Element_k>;
+@group(0) @binding(2) var<storage, read> v: array<Element_v>;
 @group(0) @binding(3) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(4) var<storage, read> states: array<StateElement>;
 @group(0) @binding(5) var<storage, read_write> out: array<ResultElement>;

@@ -4,7 +4,8 @@
 // chunk's [d, e], 64 wide or 128 (WIDE); a thread, 4 × 4 elements of each quarter of it.
 
 // Of k and v: a scalar, or four neighbours in a row of a dense matrix.
-alias Element = f32;
+alias Element_k = f32;
+alias Element_v = f32;
 // Of the states: a scalar, or four neighbours (IN_FOURS).
 alias StateElement = f32;
 const IN_FOURS: bool = false;
@@ -29,8 +30,8 @@ struct Params {
   source_scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> k: array<Element>;
-@group(0) @binding(1) var<storage, read> v: array<Element>;
+@group(0) @binding(0) var<storage, read> k: array<Element_k>;
+@group(0) @binding(1) var<storage, read> v: array<Element_v>;
 @group(0) @binding(2) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> states: array<StateElement>;
 @group(0) @binding(4) var<uniform> params: Params;

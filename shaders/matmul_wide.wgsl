@@ -3,8 +3,8 @@
 // the threads load x and half load y, each a block of 4 × 4 that is turned over on the way if need be.
 
 // A scalar, or four neighbours along whichever axis of the matrix is dense.
-alias ElementX = f32;
-alias ElementY = f32;
+alias Element_x = f32;
+alias Element_y = f32;
 alias StoredOut = f32;
 const X_ALONG_K: bool = true;
 const Y_ALONG_K: bool = false;
@@ -31,8 +31,8 @@ struct Params {
   out_n: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<ElementX>;
-@group(0) @binding(1) var<storage, read> y: array<ElementY>;
+@group(0) @binding(0) var<storage, read> x: array<Element_x>;
+@group(0) @binding(1) var<storage, read> y: array<Element_y>;
 @group(0) @binding(2) var<storage, read_write> out: array<StoredOut>;
 @group(0) @binding(3) var<uniform> params: Params;
 

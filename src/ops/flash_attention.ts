@@ -32,7 +32,7 @@ import rowsShader from "../../shaders/flash_rows.wgsl" with { type: "text" };
 import { attendOnCpu, gradientsOnCpu } from "./flash_attention_cpu.ts";
 import { checkQuadratic, softmaxWeights } from "./naive_attention.ts";
 import { grid } from "./pointwise_program.ts";
-import { elements, results, stepsOf, tilesOf } from "./tiles.ts";
+import { elements, isWide, results, stepsOf, tilesOf } from "./tiles.ts";
 
 /** Options of {@linkcode flashAttention}. */
 export interface FlashAttentionOptions {
@@ -114,11 +114,10 @@ const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec
   gpu: ([q, k, v], [out, logsum], { causal, scale }, context) => {
     const [, groups, members, n, d] = q.shape;
     const [m, e] = v.shape.slice(3);
-    const { WIDE, tiles } = tilesOf(n, e);
-    const workgroups = sizeOf(q.shape.slice(0, 3)) * tiles;
+    const workgroups = sizeOf(q.shape.slice(0, 3)) * tilesOf(n, e);
     return {
       shader,
-      constants: { ...elements({ q, k, v }), ...results(out), WIDE },
+      constants: { ...elements({ q, k, v }), ...results(out), WIDE: isWide(e) },
       params: [
         ...[q, k, v, out].flatMap((view) => stepsOf(view).slice(0, 4)),
         ...logsum.strides,
@@ -222,8 +221,8 @@ function planGradients(
     const out = outputs[i];
     const ofQueries = name === "q";
     const [own_x, own_y, other_x, other_y] = ofQueries ? [q, g, k, v] : [k, v, q, g];
-    const { WIDE, tiles } = tilesOf(out.shape[3], out.shape[4]);
-    const workgroups = b * groups * (ofQueries ? members : 1) * tiles;
+    const [length, columns] = out.shape.slice(3);
+    const workgroups = b * groups * (ofQueries ? members : 1) * tilesOf(length, columns);
     const operands = { own_x, own_y, other_x, other_y };
     const views = [...Object.values(operands), out];
     return {
@@ -233,7 +232,7 @@ function planGradients(
         ...results(out),
         OF_QUERIES: ofQueries,
         OF_VALUES: name === "v",
-        WIDE,
+        WIDE: isWide(columns),
       },
       bindings: [own_x, own_y, other_x, other_y, rows, out],
       params: [

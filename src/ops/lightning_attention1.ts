@@ -32,8 +32,10 @@ import {
   denseMatrix,
   elements,
   entriesOf,
+  isWide,
   matrixAt,
   results,
+  reversed,
   stepsOf,
   tilesOf,
   transposed,
@@ -114,21 +116,20 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
   strided: true,
   output: ([q, , v]) => ({ shape: q.shape.with(4, v.shape[4]), dtype: q.dtype }),
   cpu: ([q, k, v, slopes], [out], { scale, reverse }) => {
-    const order = <V extends CpuView>(view: V) => inTimeOrder(view, reverse);
-    attendOnCpu(order(q), order(k), order(v), slopes, order(out), scale);
+    const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
+    attendOnCpu(views, slopes, scale);
   },
   gpu: ([q, k, v, slopes], [out], { scale, reverse }, context) => {
     const [b, groups, members, n, d] = q.shape;
     const e = v.shape[4];
-    const { WIDE, tiles } = tilesOf(n, e);
-    const workgroups = b * groups * members * tiles;
-    const views = [q, k, v, out].map((view) => inTimeOrder(view, reverse));
+    const workgroups = b * groups * members * tilesOf(n, e);
+    const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
     return {
       shader,
       constants: {
         ...elements({ q: views[0], k: views[1], v: views[2] }),
         ...results(out),
-        WIDE,
+        WIDE: isWide(e),
       },
       params: [
         ...views.flatMap((view) => stepsOf(view).slice(0, 4)),
@@ -153,26 +154,14 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
   },
 });
 
-/** The view in the order of processing: reversed along n when time runs backwards. */
-function inTimeOrder<V extends View | CpuView>(view: V, reverse: boolean): V {
-  const n = view.shape[3];
-  if (!reverse || n === 0) return view;
-  const strides = view.strides.with(3, -view.strides[3]);
-  return { ...view, strides, offset: view.offset + (n - 1) * view.strides[3] };
-}
+/** The view with its rows in the order of processing when time runs backwards. */
+const turned = <V extends View | CpuView>(view: V): V => reversed(view, 3);
 
 /** Rows and sources of a block of the CPU twin. */
 const BLOCK = 64;
 
 /** The CPU twin: for each block of rows, two matrix products a block of sources. */
-function attendOnCpu(
-  q: CpuView,
-  k: CpuView,
-  v: CpuView,
-  slopes: CpuView,
-  out: CpuView,
-  scale: number,
-): void {
+function attendOnCpu([q, k, v, out]: CpuView[], slopes: CpuView, scale: number): void {
   const [n, d] = q.shape.slice(3);
   const e = v.shape[4];
   const scores = denseMatrix(BLOCK, BLOCK);

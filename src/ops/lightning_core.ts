@@ -47,6 +47,17 @@ import statesShader from "../../shaders/lightning_states.wgsl" with { type: "tex
 import { full, zeros } from "./create.ts";
 import { type Matrix, multiply } from "./matmul_cpu.ts";
 import { grid } from "./pointwise_program.ts";
+import {
+  denseMatrix,
+  elements,
+  isWide,
+  matrixAt,
+  results,
+  reversed,
+  tilesAlong,
+  tilesOf,
+  transposed,
+} from "./tiles.ts";
 
 /** How the operator runs. */
 export interface LightningOptions {
@@ -150,16 +161,13 @@ function inTimeOrder<V extends View | CpuView>(
   outputs: readonly V[],
   { reverse }: LightningOptions,
 ): { inputs: V[]; outputs: V[] } {
-  const turn = (view: V): V => {
-    const n = view.shape[2];
-    if (n === 0) return view;
-    const strides = view.strides.with(2, -view.strides[2]);
-    return { ...view, strides, offset: view.offset + (n - 1) * view.strides[2] };
-  };
   if (!reverse) return { inputs: [...inputs], outputs: [...outputs] };
-  const [q, k, v, g, ...rest] = inputs;
+  const turn = (view: V): V => reversed(view, 2);
   const [out, last] = outputs;
-  return { inputs: [turn(q), turn(k), turn(v), turn(g), ...rest], outputs: [turn(out), last] };
+  return {
+    inputs: [...inputs.slice(0, 4).map(turn), ...inputs.slice(4)],
+    outputs: [turn(out), last],
+  };
 }
 
 /** The CPU twin: four matrix products a block. */
@@ -180,11 +188,11 @@ function attendOnCpu(
     const [batch, head] = [Math.floor(instance / h), instance % h];
     decays.rows = 0;
     if (initial === undefined) state.data.fill(0);
-    else copyMatrix(matrixAt(initial, batch, head, 0), state, d, e);
+    else copyMatrix(matrixAt(initial, [batch, head]), state, d, e);
 
     for (let start = 0; start < n; start += blockSize) {
       const m = Math.min(blockSize, n - start);
-      const [qb, kb, vb, ob] = [q, k, v, out].map((view) => matrixAt(view, batch, head, start));
+      const [qb, kb, vb, ob] = [q, k, v, out].map((view) => matrixAt(view, [batch, head], start));
       decays.read(g, batch, head, start, m);
       const { between, fromStart, toEnd } = decays;
       // Scores, decayed and masked; then o = scores · v.
@@ -214,7 +222,7 @@ function attendOnCpu(
       for (let i = 0; i < state.data.length; i++) state.data[i] *= decays.whole;
       multiply([d, e, m], transposed(decayed), vb, state, true);
     }
-    copyMatrix(state, matrixAt(last, batch, head, 0), d, e);
+    copyMatrix(state, matrixAt(last, [batch, head]), d, e);
   }
 }
 
@@ -265,20 +273,6 @@ class BlockDecays {
   }
 }
 
-function denseMatrix(rows: number, columns: number): Matrix {
-  return { data: new Float32Array(rows * columns), offset: 0, row: columns, column: 1 };
-}
-
-/** The matrix over the last two axes of `view` at a batch and a head, from row `start` on. */
-function matrixAt(view: CpuView, batch: number, head: number, start: number): Matrix {
-  const [b, h, row, column] = view.strides;
-  return { data: view.data, offset: view.offset + batch * b + head * h + start * row, row, column };
-}
-
-function transposed({ data, offset, row, column }: Matrix): Matrix {
-  return { data, offset, row: column, column: row };
-}
-
 function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): void {
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++) {
@@ -290,8 +284,6 @@ function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): vo
 
 /** The most rows of a chunk whose positions fit lightning_positions.wgsl's integers. */
 const LONGEST_CHUNK = 512;
-/** Rows of the outputs that a workgroup makes. */
-const ROWS = 64;
 
 /** The GPU: what every chunk adds to the state, a scan over the chunks, and then all outputs at once. */
 function plan(
@@ -306,10 +298,8 @@ function plan(
   const chunks = Math.ceil(n / chunk);
   const positions = context.scratch(2 * b * h * (n + chunks));
   const states = context.scratch(b * h * chunks * d * e);
-  const isWide = (length: number) => length > 64;
-  const tiles = (length: number) => Math.ceil(length / (isWide(length) ? 128 : 64));
-  const add = b * h * chunks * tiles(d) * tiles(e);
-  const read = b * h * chunks * Math.ceil(chunk / ROWS) * tiles(e);
+  const add = b * h * chunks * tilesAlong(d) * tilesAlong(e);
+  const read = b * h * chunks * tilesOf(chunk, e);
   const elementsOfState = b * h * d * e / (e % 4 === 0 ? 4 : 1);
   const hasInitial = { HAS_INITIAL: initial !== undefined };
   const dispatches: Dispatch[] = [
@@ -361,13 +351,7 @@ function plan(
       constants: {
         ...elements({ q, k, v }),
         ...(e % 4 === 0 && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
-        Result: out.dtype,
-        ResultElement: out.dtype,
-        ...(isInFours(out) && {
-          IN_FOURS: true,
-          ResultElement: `vec4<${out.dtype}>`,
-          four_results: "ResultElement(values)",
-        }),
+        ...results(out),
         WIDE: isWide(e),
         ...hasInitial,
       },
@@ -381,18 +365,4 @@ function plan(
     },
   ];
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
-}
-
-/** How shaders read matrices of one dtype: four neighbours at once where all of them lie so. */
-function elements(views: Readonly<Record<string, View>>): Record<string, string> {
-  const list = Object.entries(views);
-  const [[, { dtype }]] = list;
-  if (!list.every(([, view]) => isInFours(view))) return { Element: dtype };
-  const loads = list.map(([name]) => [`four_${name}`, `vec4f(${name}[at / 4u])`]);
-  return { Element: `vec4<${dtype}>`, ...Object.fromEntries(loads) };
-}
-
-/** Whether the rows of a view are dense and start at multiples of four elements. */
-function isInFours({ shape, strides, offset }: View): boolean {
-  return strides[3] === 1 && [shape[3], offset, ...strides.slice(0, 3)].every((x) => x % 4 === 0);
 }

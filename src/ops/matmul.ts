@@ -19,6 +19,7 @@ import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/matmul.wgsl" with { type: "text" };
 import wideShader from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
+import { elements } from "./tiles.ts";
 
 const batched: Op = defineOp({
   name: "matmul",
@@ -123,8 +124,8 @@ function plan(x: View, y: View, out: View): Dispatch {
   const along = { X_ALONG_K: x.strides.at(-1) === 1, Y_ALONG_K: y.strides.at(-1) !== 1 };
   const reads: Record<string, string> = isWide
     ? {
-      ...elements("x", x, along.X_ALONG_K ? -1 : -2),
-      ...elements("y", y, along.Y_ALONG_K ? -2 : -1),
+      ...elements({ x }, along.X_ALONG_K ? -1 : -2),
+      ...elements({ y }, along.Y_ALONG_K ? -2 : -1),
     }
     : { StoredX: x.dtype, StoredY: y.dtype };
   return {
@@ -140,15 +141,4 @@ function plan(x: View, y: View, out: View): Dispatch {
     ],
     workgroups: tiles(isWide ? 128 : 64),
   };
-}
-
-/** How the wide shader reads an operand: four neighbours along `axis` at once where it can. */
-function elements(name: "x" | "y", view: View, axis: -1 | -2): Record<string, string> {
-  const { shape, strides, offset, dtype } = view;
-  const others = strides.filter((_, i) => i !== strides.length + axis);
-  const inFours = strides.at(axis) === 1 &&
-    [shape.at(axis)!, offset, ...others].every((x) => x % 4 === 0);
-  const alias = `Element${name.toUpperCase()}`;
-  if (!inFours) return { [alias]: dtype };
-  return { [alias]: `vec4<${dtype}>`, [`four_${name}`]: `vec4f(${name}[at / 4u])` };
 }

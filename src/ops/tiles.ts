@@ -1,6 +1,5 @@
 /**
- * What the tiled quadratic attentions share: how their shaders read operands, and the blocks of their CPU
- * twins.
+ * What kernels that work in tiles share: how their shaders read operands, and the blocks of their CPU twins.
  *
  * @module
  */
@@ -10,11 +9,17 @@ import type { Matrix } from "./matmul_cpu.ts";
 /** Rows of the outputs that a workgroup makes. */
 const ROWS = 64;
 
-/** Constants by which shaders read operands, by name: four neighbours of a row at once where they lie so. */
-export function elements(views: Readonly<Record<string, View>>): Record<string, string> {
+/**
+ * Constants by which shaders read operands, by name: four neighbours along `axis` at once where they lie
+ * so.
+ */
+export function elements(
+  views: Readonly<Record<string, View>>,
+  axis: -1 | -2 = -1,
+): Record<string, string> {
   const constants: Record<string, string> = {};
   for (const [name, view] of Object.entries(views)) {
-    const inFours = isInFours(view);
+    const inFours = isInFours(view, axis);
     constants[`Element_${name}`] = inFours ? `vec4<${view.dtype}>` : view.dtype;
     if (inFours) constants[`four_${name}`] = `vec4f(${name}[at / 4u])`;
   }
@@ -29,11 +34,20 @@ export function results(out: View): Record<string, string | boolean> {
   return { Result: dtype, ResultElement: `vec4<${dtype}>`, four_results, IN_FOURS: true };
 }
 
-/** Whether the rows of a view are dense and start at multiples of four elements. */
-function isInFours(view: View): boolean {
-  const [column, ...others] = stepsOf(view).reverse();
-  const places = [view.shape.at(-1)!, view.offset, ...others];
-  return column === 1 && places.every((x) => x % 4 === 0);
+/** Whether a view is dense along `axis` and all lines along it start at multiples of four elements. */
+function isInFours(view: View, axis: -1 | -2 = -1): boolean {
+  const steps = stepsOf(view);
+  const others = steps.toSpliced(axis, 1);
+  return steps.at(axis) === 1 &&
+    [view.shape.at(axis)!, view.offset, ...others].every((x) => x % 4 === 0);
+}
+
+/** The view with the order of its entries along `axis` reversed. */
+export function reversed<V extends View | CpuView>(view: V, axis: number): V {
+  const n = view.shape[axis];
+  if (n === 0) return view;
+  const strides = view.strides.with(axis, -view.strides[axis]);
+  return { ...view, strides, offset: view.offset + (n - 1) * view.strides[axis] };
 }
 
 /** Strides, 0 along axes of size 1, which are read at entry 0 whatever entry is asked for. */
@@ -41,10 +55,19 @@ export function stepsOf({ shape, strides }: View | CpuView): number[] {
   return strides.map((stride, axis) => shape[axis] === 1 ? 0 : stride);
 }
 
-/** How the columns of the outputs are cut: whether 128 wide, and the workgroups for all `rows`. */
-export function tilesOf(rows: number, columns: number): { WIDE: boolean; tiles: number } {
-  const WIDE = columns > 64;
-  return { WIDE, tiles: Math.ceil(rows / ROWS) * Math.ceil(columns / (WIDE ? 128 : 64)) };
+/** Whether tiles along an axis of this length are 128 wide, or 64. */
+export function isWide(length: number): boolean {
+  return length > 64;
+}
+
+/** How many tiles an axis of this length is cut into. */
+export function tilesAlong(length: number): number {
+  return Math.ceil(length / (isWide(length) ? 128 : 64));
+}
+
+/** How many workgroups make all `rows` and `columns` of an output. */
+export function tilesOf(rows: number, columns: number): number {
+  return Math.ceil(rows / ROWS) * tilesAlong(columns);
 }
 
 /** The matrix over the last two axes of `view` at an entry of the axes before, from row `start` on. */
