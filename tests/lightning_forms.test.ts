@@ -231,6 +231,17 @@ testOnBackends("bidirectional attention decays with the distance, either way", a
   );
 });
 
+testOnBackends("an empty packed sequence has two directions as well", async () => {
+  // Found by the fuzzing of arguments below.
+  const [q, k, v] = [1, 2, 3].map((seed) => draw(1, 2, 6, 3, seed));
+  const options = { slopes: 0.1, bidirectional: true };
+  const packed = lightningAttentionWithState(q, k, v, { ...options, offsets: [0, 6, 6] });
+  assertEquals(packed.state.shape, [2, 2, 3, 3]);
+  const expected = await lightningAttention(q, k, v, options).data();
+  assert(expected.some((x) => x !== 0));
+  await assertNear(packed.output, expected, 1e-6);
+});
+
 const packings = fc.record({
   lengths: fc.array(fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 40 })), {
     minLength: 1,

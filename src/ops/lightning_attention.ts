@@ -221,10 +221,10 @@ function bothWays(
 ): Tensor[] {
   const [forth, state] = oneWay(q, k, v, g, undefined, options);
   const [back] = oneWay(q, k, v, g, undefined, { ...options, reverse: true });
-  const [b, , n, d] = q.shape;
+  const [b, , n] = q.shape;
   const groups = k.shape[1];
-  const of = (t: Tensor, width: number) => t.reshape([b, groups, -1, n, width]);
-  const own = of(q, d).mul(of(k, d)).sum(-1, { keepDims: true }).mul(of(v, v.shape[3]));
+  const of = (t: Tensor) => t.reshape([b, groups, t.shape[1] / groups, n, t.shape[3]]);
+  const own = of(q).mul(of(k)).sum(-1, { keepDims: true }).mul(of(v));
   return [forth.add(back).sub(own.mul(options.alpha).reshape(forth.shape)), state];
 }
 
