@@ -4,21 +4,13 @@
 // makes 64 columns of [rows, e], or 128 (WIDE); a thread, 4 × 4 of each quarter: of upper and lower
 // rows, of left and right columns. The first columns' workgroup also writes L_i = m_i + log l_i. Every
 // product goes through the same two tiles, 16 terms of its sums at a time.
+// Goes on from tiles.wgsl.
 
 // Of each operand: a scalar, or four neighbours in a row of a dense matrix.
 alias Element_q = f32;
 alias Element_k = f32;
 alias Element_v = f32;
-// Of the outputs, and what they are stored as: one of them, or four neighbours (IN_FOURS).
-alias Result = f32;
-alias ResultElement = f32;
-const IN_FOURS: bool = false;
 const WIDE: bool = false;
-const ROWS: u32 = 64;
-const DEPTH: u32 = 16;
-// Rows of the left tile and one more, so that groups of terms start in different banks.
-const LEFT_PITCH: u32 = 65;
-const RIGHT_PITCH: u32 = 32;
 // The score of a key that is not seen: its exponential is 0 beside any other score.
 const HIDDEN: f32 = -3.0e38;
 
@@ -55,20 +47,9 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> logsum: array<f32>;
 @group(0) @binding(5) var<uniform> params: Params;
 
-// Four terms of a row, by group of terms and then by row.
-var<workgroup> left: array<vec4f, DEPTH / 4u * LEFT_PITCH>;
-// Either four terms of a column, by group and then by column; or four columns of a term, by term;
-// or what threads tell each other of their rows.
-var<workgroup> right: array<vec4f, DEPTH * RIGHT_PITCH>;
-
 fn four_q(at: u32) -> vec4f { return vec4f(f32(q[at]), f32(q[at + params.q_column]), f32(q[at + 2u * params.q_column]), f32(q[at + 3u * params.q_column])); }
 fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_column]), f32(k[at + 2u * params.k_column]), f32(k[at + 3u * params.k_column])); }
 fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_column]), f32(v[at + 2u * params.v_column]), f32(v[at + 3u * params.v_column])); }
-
-// The first so many of four values, then zeros.
-fn first(values: vec4f, count: i32) -> vec4f {
-  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
-}
 
 fn load_q(base: u32, row: u32, column: u32) -> vec4f {
   if (row >= params.n || column >= params.d) { return vec4f(); }
@@ -85,40 +66,6 @@ fn load_v(base: u32, row: u32, column: u32) -> vec4f {
   return first(four_v(base + row * params.v_strides.w + column * params.v_column), i32(params.e - column));
 }
 
-fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
-  return fma(terms.xxxx, columns[0], fma(terms.yyyy, columns[1], fma(terms.zzzz, columns[2], fma(terms.wwww, columns[3], row))));
-}
-
-// sum + rows · columns: four terms of each of four rows, four columns of each of the four terms.
-fn add_product(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
-  return mat4x4f(
-    add_row(sum[0], rows[0], columns), add_row(sum[1], rows[1], columns),
-    add_row(sum[2], rows[2], columns), add_row(sum[3], rows[3], columns));
-}
-
-// sum + rows · columns, where columns holds four terms of each column instead.
-fn add_dots(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
-  return mat4x4f(
-    sum[0] + rows[0] * columns, sum[1] + rows[1] * columns,
-    sum[2] + rows[2] * columns, sum[3] + rows[3] * columns);
-}
-
-// Four rows of the left tile; four terms of the right one; four of its columns, sixteen apart.
-fn rows_of_left(part: u32, row: u32) -> mat4x4f {
-  let at = part * LEFT_PITCH + row;
-  return mat4x4f(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
-}
-
-fn terms_of_right(part: u32, column: u32) -> mat4x4f {
-  let at = 4u * part * RIGHT_PITCH + column;
-  return mat4x4f(right[at], right[at + RIGHT_PITCH], right[at + 2u * RIGHT_PITCH], right[at + 3u * RIGHT_PITCH]);
-}
-
-fn columns_of_right(part: u32, column: u32) -> mat4x4f {
-  let at = part * LEFT_PITCH + column;
-  return mat4x4f(right[at], right[at + 16u], right[at + 32u], right[at + 48u]);
-}
-
 // The scores of a row, hidden where its query does not see the key.
 fn seen(row: u32, keys: vec4u, products: vec4f) -> vec4f {
   let end = min(params.m, row + 1u + params.shift);
@@ -127,11 +74,6 @@ fn seen(row: u32, keys: vec4u, products: vec4f) -> vec4f {
 
 fn largest(values: vec4f) -> f32 {
   return max(max(values.x, values.y), max(values.z, values.w));
-}
-
-// Each row by its own weight.
-fn weighted(sum: mat4x4f, weight: vec4f) -> mat4x4f {
-  return mat4x4f(sum[0] * weight.x, sum[1] * weight.y, sum[2] * weight.z, sum[3] * weight.w);
 }
 
 // exp(score − maximum) of each row's own maximum, and the sum of each row.
@@ -152,29 +94,6 @@ fn store_logsums(base: u32, row: u32, values: vec4f) {
   if (row + 1u < params.n) { logsum[at + step] = values.y; }
   if (row + 2u < params.n) { logsum[at + 2u * step] = values.z; }
   if (row + 3u < params.n) { logsum[at + 3u * step] = values.w; }
-}
-
-fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
-
-fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
-  if (row >= params.n || column >= params.e) { return; }
-  let step = params.out_column;
-  let at = base + row * params.out_strides.w + column * step;
-  if (IN_FOURS) {
-    out[at / 4u] = four_results(values);
-  } else {
-    out[at] = ResultElement(Result(values.x));
-    if (column + 1u < params.e) { out[at + step] = ResultElement(Result(values.y)); }
-    if (column + 2u < params.e) { out[at + 2u * step] = ResultElement(Result(values.z)); }
-    if (column + 3u < params.e) { out[at + 3u * step] = ResultElement(Result(values.w)); }
-  }
-}
-
-fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
-  store_row(base, row, column, values[0]);
-  store_row(base, row + 1u, column, values[1]);
-  store_row(base, row + 2u, column, values[2]);
-  store_row(base, row + 3u, column, values[3]);
 }
 
 @compute @workgroup_size(128)
@@ -328,11 +247,12 @@ fn main(
   let share = select(vec4f(), 1.0 / whole, whole > vec4f());
   let share_lower = select(vec4f(), 1.0 / whole_lower, whole_lower > vec4f());
   let base_out = params.out_offset + dot(at, params.out_strides);
-  store(base_out, row, column, weighted(upper, share));
-  store(base_out, row + 32u, column, weighted(lower, share_lower));
+  let to = Matrix(base_out, params.n, params.e, params.out_strides.w, params.out_column);
+  store(to, row, column, weighted(upper, share));
+  store(to, row + 32u, column, weighted(lower, share_lower));
   if (WIDE) {
-    store(base_out, row, column + 64u, weighted(upper_right, share));
-    store(base_out, row + 32u, column + 64u, weighted(lower_right, share_lower));
+    store(to, row, column + 64u, weighted(upper_right, share));
+    store(to, row + 32u, column + 64u, weighted(lower_right, share_lower));
   }
   if (first_column == 0u && along == 0u) {
     let base_logsum = params.logsum_offset + dot(at, vec4u(params.logsum_strides.xyz, 0u));

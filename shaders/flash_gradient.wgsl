@@ -5,25 +5,17 @@
 // is its query or key, of size d; its y, its gradient of the output or its value, of size e. For keys and
 // values the other rows are the queries of every head that reads them, one head after the other, so that
 // nothing is added by two workgroups. Tiles and threads are those of flash_attention.wgsl.
+// Goes on from tiles.wgsl.
 
 // Of each operand: a scalar, or four neighbours in a row of a dense matrix.
 alias Element_own_x = f32;
 alias Element_own_y = f32;
 alias Element_other_x = f32;
 alias Element_other_y = f32;
-// Of the outputs, and what they are stored as: one of them, or four neighbours (IN_FOURS).
-alias Result = f32;
-alias ResultElement = f32;
-const IN_FOURS: bool = false;
 // Whether own rows are queries; if not, whether the gradient is that of values or of keys.
 const OF_QUERIES: bool = true;
 const OF_VALUES: bool = false;
 const WIDE: bool = false;
-const ROWS: u32 = 64;
-const DEPTH: u32 = 16;
-// Rows of the left tile and one more, so that groups of terms start in different banks.
-const LEFT_PITCH: u32 = 65;
-const RIGHT_PITCH: u32 = 32;
 // The exponent of a pair that is not seen: its exponential is 0.
 const HIDDEN: f32 = -3.0e38;
 
@@ -63,20 +55,10 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(6) var<uniform> params: Params;
 
-// Four terms of a row, by group of terms and then by row.
-var<workgroup> left: array<vec4f, DEPTH / 4u * LEFT_PITCH>;
-// Either four terms of a column, by group and then by column; or four columns of a term, by term.
-var<workgroup> right: array<vec4f, DEPTH * RIGHT_PITCH>;
-
 fn four_own_x(at: u32) -> vec4f { return vec4f(f32(own_x[at]), f32(own_x[at + params.own_x_column]), f32(own_x[at + 2u * params.own_x_column]), f32(own_x[at + 3u * params.own_x_column])); }
 fn four_own_y(at: u32) -> vec4f { return vec4f(f32(own_y[at]), f32(own_y[at + params.own_y_column]), f32(own_y[at + 2u * params.own_y_column]), f32(own_y[at + 3u * params.own_y_column])); }
 fn four_other_x(at: u32) -> vec4f { return vec4f(f32(other_x[at]), f32(other_x[at + params.other_x_column]), f32(other_x[at + 2u * params.other_x_column]), f32(other_x[at + 3u * params.other_x_column])); }
 fn four_other_y(at: u32) -> vec4f { return vec4f(f32(other_y[at]), f32(other_y[at + params.other_y_column]), f32(other_y[at + 2u * params.other_y_column]), f32(other_y[at + 3u * params.other_y_column])); }
-
-// The first so many of four values, then zeros.
-fn first(values: vec4f, count: i32) -> vec4f {
-  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
-}
 
 fn load_own_x(base: u32, row: u32, column: u32) -> vec4f {
   if (row >= params.own_count || column >= params.d) { return vec4f(); }
@@ -109,40 +91,6 @@ fn load_stats(base: u32, row: u32, count: u32) -> vec2f {
   return rows[base + row];
 }
 
-fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
-  return fma(terms.xxxx, columns[0], fma(terms.yyyy, columns[1], fma(terms.zzzz, columns[2], fma(terms.wwww, columns[3], row))));
-}
-
-// sum + rows · columns: four terms of each of four rows, four columns of each of the four terms.
-fn add_product(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
-  return mat4x4f(
-    add_row(sum[0], rows[0], columns), add_row(sum[1], rows[1], columns),
-    add_row(sum[2], rows[2], columns), add_row(sum[3], rows[3], columns));
-}
-
-// sum + rows · columns, where columns holds four terms of each column instead.
-fn add_dots(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
-  return mat4x4f(
-    sum[0] + rows[0] * columns, sum[1] + rows[1] * columns,
-    sum[2] + rows[2] * columns, sum[3] + rows[3] * columns);
-}
-
-// Four rows of the left tile; four terms of the right one; four of its columns, sixteen apart.
-fn rows_of_left(part: u32, row: u32) -> mat4x4f {
-  let at = part * LEFT_PITCH + row;
-  return mat4x4f(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
-}
-
-fn terms_of_right(part: u32, column: u32) -> mat4x4f {
-  let at = 4u * part * RIGHT_PITCH + column;
-  return mat4x4f(right[at], right[at + RIGHT_PITCH], right[at + 2u * RIGHT_PITCH], right[at + 3u * RIGHT_PITCH]);
-}
-
-fn columns_of_right(part: u32, column: u32) -> mat4x4f {
-  let at = part * LEFT_PITCH + column;
-  return mat4x4f(right[at], right[at + 16u], right[at + 32u], right[at + 48u]);
-}
-
 fn seen(row: u32, others: vec4u) -> vec4<bool> {
   let inside = others < vec4u(params.other_count);
   if (OF_QUERIES) { return inside & (others <= vec4u(row + params.shift)); }
@@ -159,29 +107,6 @@ fn weights(row: u32, others: vec4u, scores: vec4f, products: vec4f, logsum: vec4
 
 fn width_of_out() -> u32 {
   return select(params.d, params.e, OF_VALUES);
-}
-
-fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
-
-fn store_row(base: u32, row: u32, column: u32, values: vec4f) {
-  if (row >= params.own_count || column >= width_of_out()) { return; }
-  let step = params.out_column;
-  let at = base + row * params.out_strides.w + column * step;
-  if (IN_FOURS) {
-    out[at / 4u] = four_results(values);
-  } else {
-    out[at] = ResultElement(Result(values.x));
-    if (column + 1u < width_of_out()) { out[at + step] = ResultElement(Result(values.y)); }
-    if (column + 2u < width_of_out()) { out[at + 2u * step] = ResultElement(Result(values.z)); }
-    if (column + 3u < width_of_out()) { out[at + 3u * step] = ResultElement(Result(values.w)); }
-  }
-}
-
-fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
-  store_row(base, row, column, values[0]);
-  store_row(base, row + 1u, column, values[1]);
-  store_row(base, row + 2u, column, values[2]);
-  store_row(base, row + 3u, column, values[3]);
 }
 
 @compute @workgroup_size(128)
@@ -353,10 +278,11 @@ fn main(
   }
 
   let base_out = params.out_offset + dot(at, params.out_strides);
-  store(base_out, row, column, upper);
-  store(base_out, row + 32u, column, lower);
+  let to = Matrix(base_out, params.own_count, width_of_out(), params.out_strides.w, params.out_column);
+  store(to, row, column, upper);
+  store(to, row + 32u, column, lower);
   if (WIDE) {
-    store(base_out, row, column + 64u, upper_right);
-    store(base_out, row + 32u, column + 64u, lower_right);
+    store(to, row, column + 64u, upper_right);
+    store(to, row + 32u, column + 64u, lower_right);
   }
 }

@@ -3,6 +3,7 @@
 // P is what lightning_positions.wgsl wrote. A workgroup makes 64 columns of [rows, e], or 128 (WIDE); a
 // thread, 4 × 4 of each quarter: of upper and lower rows, of left and right columns. Every product goes
 // through the same two tiles, 16 terms of its sums at a time.
+// Goes on from tiles.wgsl.
 
 // Of q, k and v: a scalar, or four neighbours in a row of a dense matrix.
 alias Element_q = f32;
@@ -10,18 +11,9 @@ alias Element_k = f32;
 alias Element_v = f32;
 // Of the states, likewise.
 alias StateElement = f32;
-// Of the outputs, and what they are stored as: one of them, or four neighbours (IN_FOURS).
-alias Result = f32;
-alias ResultElement = f32;
-const IN_FOURS: bool = false;
 // Whether there is a state before the first chunk of a sequence, so that no chunk may skip it.
 const HAS_INITIAL: bool = false;
 const WIDE: bool = false;
-const ROWS: u32 = 64;
-const DEPTH: u32 = 16;
-// Rows of the left tile and one more, so that groups of terms start in different banks.
-const LEFT_PITCH: u32 = 65;
-const RIGHT_PITCH: u32 = 32;
 
 struct Params {
   q_strides: vec4u,          // of batch, head, row, column
@@ -51,20 +43,10 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(6) var<uniform> params: Params;
 
-// Four terms of a row, by group of terms and then by row.
-var<workgroup> left: array<vec4f, DEPTH / 4u * LEFT_PITCH>;
-// Either four terms of a column, by group and then by column; or four columns of a term, by term.
-var<workgroup> right: array<vec4f, DEPTH * RIGHT_PITCH>;
-
 fn four_q(at: u32) -> vec4f { return vec4f(f32(q[at]), f32(q[at + params.q_strides.w]), f32(q[at + 2u * params.q_strides.w]), f32(q[at + 3u * params.q_strides.w])); }
 fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_strides.w]), f32(k[at + 2u * params.k_strides.w]), f32(k[at + 3u * params.k_strides.w])); }
 fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_strides.w]), f32(v[at + 2u * params.v_strides.w]), f32(v[at + 3u * params.v_strides.w])); }
 fn four_states(at: u32) -> vec4f { return vec4f(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
-
-// The first so many of four values, then zeros.
-fn first(values: vec4f, count: i32) -> vec4f {
-  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
-}
 
 fn load_q(base: u32, row: u32, end: u32, column: u32) -> vec4f {
   if (row >= end || column >= params.d) { return vec4f(); }
@@ -97,68 +79,6 @@ fn decays_between(from_high: vec4u, from_low: vec4u, to_high: vec4u, to_low: vec
 fn decay(row: u32, position: vec2u, sources: vec4u, from_high: vec4u, from_low: vec4u) -> vec4f {
   let weights = decays_between(from_high, from_low, vec4u(position.x), vec4u(position.y));
   return select(vec4f(), weights, sources <= vec4u(row));
-}
-
-fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
-  return fma(terms.xxxx, columns[0], fma(terms.yyyy, columns[1], fma(terms.zzzz, columns[2], fma(terms.wwww, columns[3], row))));
-}
-
-// sum + rows · columns: four terms of each of four rows, four columns of each of the four terms.
-fn add_product(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
-  return mat4x4f(
-    add_row(sum[0], rows[0], columns), add_row(sum[1], rows[1], columns),
-    add_row(sum[2], rows[2], columns), add_row(sum[3], rows[3], columns));
-}
-
-// sum + rows · columns, where columns holds four terms of each column instead.
-fn add_dots(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
-  return mat4x4f(
-    sum[0] + rows[0] * columns, sum[1] + rows[1] * columns,
-    sum[2] + rows[2] * columns, sum[3] + rows[3] * columns);
-}
-
-// Four rows of the left tile; four terms of the right one; four of its columns, sixteen apart.
-fn rows_of_left(part: u32, row: u32) -> mat4x4f {
-  let at = part * LEFT_PITCH + row;
-  return mat4x4f(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
-}
-
-fn terms_of_right(part: u32, column: u32) -> mat4x4f {
-  let at = 4u * part * RIGHT_PITCH + column;
-  return mat4x4f(right[at], right[at + RIGHT_PITCH], right[at + 2u * RIGHT_PITCH], right[at + 3u * RIGHT_PITCH]);
-}
-
-fn columns_of_right(part: u32, column: u32) -> mat4x4f {
-  let at = part * LEFT_PITCH + column;
-  return mat4x4f(right[at], right[at + 16u], right[at + 32u], right[at + 48u]);
-}
-
-// Each row by its own weight.
-fn weighted(sum: mat4x4f, weight: vec4f) -> mat4x4f {
-  return mat4x4f(sum[0] * weight.x, sum[1] * weight.y, sum[2] * weight.z, sum[3] * weight.w);
-}
-
-fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
-
-fn store_row(base: u32, row: u32, end: u32, column: u32, values: vec4f) {
-  if (row >= end || column >= params.e) { return; }
-  let at = base + row * params.out_strides.z + column * params.out_strides.w;
-  let step = params.out_strides.w;
-  if (IN_FOURS) {
-    out[at / 4u] = four_results(values);
-  } else {
-    out[at] = ResultElement(Result(values.x));
-    if (column + 1u < params.e) { out[at + step] = ResultElement(Result(values.y)); }
-    if (column + 2u < params.e) { out[at + 2u * step] = ResultElement(Result(values.z)); }
-    if (column + 3u < params.e) { out[at + 3u * step] = ResultElement(Result(values.w)); }
-  }
-}
-
-fn store(base: u32, row: u32, end: u32, column: u32, values: mat4x4f) {
-  store_row(base, row, end, column, values[0]);
-  store_row(base, row + 1u, end, column, values[1]);
-  store_row(base, row + 2u, end, column, values[2]);
-  store_row(base, row + 3u, end, column, values[3]);
 }
 
 @compute @workgroup_size(128)
@@ -326,10 +246,11 @@ fn main(
   }
 
   let base_out = params.out_offset + dot(at, params.out_strides.xy) + start * params.out_strides.z;
-  store(base_out, row, rows, e, upper);
-  store(base_out, row + 32u, rows, e, lower);
+  let to = Matrix(base_out, rows, params.e, params.out_strides.z, params.out_strides.w);
+  store(to, row, e, upper);
+  store(to, row + 32u, e, lower);
   if (WIDE) {
-    store(base_out, row, rows, e + 64u, upper_right);
-    store(base_out, row + 32u, rows, e + 64u, lower_right);
+    store(to, row, e + 64u, upper_right);
+    store(to, row + 32u, e + 64u, lower_right);
   }
 }

@@ -26,13 +26,16 @@ import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
-import shader from "../../shaders/flash_attention.wgsl" with { type: "text" };
-import gradientShader from "../../shaders/flash_gradient.wgsl" with { type: "text" };
+import forwardText from "../../shaders/flash_attention.wgsl" with { type: "text" };
+import gradientText from "../../shaders/flash_gradient.wgsl" with { type: "text" };
 import rowsShader from "../../shaders/flash_rows.wgsl" with { type: "text" };
 import { attendOnCpu, gradientsOnCpu } from "./flash_attention_cpu.ts";
 import { checkQuadratic, softmaxWeights } from "./naive_attention.ts";
 import { grid } from "./pointwise_program.ts";
-import { elements, isWide, results, stepsOf, tilesOf } from "./tiles.ts";
+import { elements, isWide, results, stepsOf, tilesOf, withTiles } from "./tiles.ts";
+
+const shader = withTiles(forwardText);
+const gradientShader = withTiles(gradientText);
 
 /** Options of {@linkcode flashAttention}. */
 export interface FlashAttentionOptions {

@@ -23,7 +23,7 @@ import { LevinError, ShapeError } from "../errors.ts";
 import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
-import shader from "../../shaders/lightning1.wgsl" with { type: "text" };
+import text from "../../shaders/lightning1.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
 import { checkQuadratic } from "./naive_attention.ts";
 import { grid } from "./pointwise_program.ts";
@@ -39,7 +39,10 @@ import {
   stepsOf,
   tilesOf,
   transposed,
+  withTiles,
 } from "./tiles.ts";
+
+const shader = withTiles(text);
 
 /** Options of {@linkcode lightningAttention1}. */
 export interface LightningAttention1Options {

@@ -40,7 +40,7 @@ import {
 } from "../backend/contract.ts";
 import { defineOp, type Op } from "../operation.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
-import outputsShader from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
+import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
 import positionsShader from "../../shaders/lightning_positions.wgsl" with { type: "text" };
 import scanShader from "../../shaders/lightning_scan.wgsl" with { type: "text" };
 import statesShader from "../../shaders/lightning_states.wgsl" with { type: "text" };
@@ -57,7 +57,10 @@ import {
   tilesAlong,
   tilesOf,
   transposed,
+  withTiles,
 } from "./tiles.ts";
+
+const outputsShader = withTiles(outputsText);
 
 /** How the operator runs. */
 export interface LightningOptions {

@@ -4,7 +4,13 @@
  * @module
  */
 import type { CpuView, View } from "../backend/contract.ts";
+import tiles from "../../shaders/tiles.wgsl" with { type: "text" };
 import type { Matrix } from "./matmul_cpu.ts";
+
+/** The whole of a shader that goes on from tiles.wgsl. */
+export function withTiles(shader: string): string {
+  return `${tiles}\n${shader}`;
+}
 
 /** Rows of the outputs that a workgroup makes. */
 const ROWS = 64;

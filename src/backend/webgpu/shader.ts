@@ -1,8 +1,9 @@
 /**
  * From a shader file to the shader one dispatch needs, and what the device must grant it.
  *
- * Files in `shaders/` are complete WGSL: their constants and aliases have values to read them by. The
- * specialiser gives those declarations new values; nothing else of the text changes.
+ * Files in `shaders/` are WGSL, complete but for those that say which file they go on from; their constants
+ * and aliases have values to read them by. The specialiser gives those declarations new values; nothing
+ * else of the text changes.
  *
  * @module
  */
