@@ -29,8 +29,9 @@ import type { Tensor, TensorSpec } from "../tensor.ts";
 import forwardText from "../../shaders/flash_attention.wgsl" with { type: "text" };
 import gradientText from "../../shaders/flash_gradient.wgsl" with { type: "text" };
 import rowsShader from "../../shaders/flash_rows.wgsl" with { type: "text" };
+import { checkQuadratic } from "./attention_arguments.ts";
 import { attendOnCpu, gradientsOnCpu } from "./flash_attention_cpu.ts";
-import { checkQuadratic, softmaxWeights } from "./naive_attention.ts";
+import { softmaxWeights } from "./naive_attention.ts";
 import { grid } from "./pointwise_program.ts";
 import { elements, isWide, results, stepsOf, tilesOf, withTiles } from "./tiles.ts";
 

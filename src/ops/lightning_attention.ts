@@ -9,6 +9,7 @@ import { DTypeError, ShapeError } from "../errors.ts";
 import { tidy } from "../scope.ts";
 import { format, sameShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import { checkInputs, checkScale, checkState } from "./attention_arguments.ts";
 import { zeros } from "./create.ts";
 import { lightning, type LightningOptions } from "./lightning_core.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
@@ -274,64 +275,6 @@ export function logDecayOf(operation: string, options: DecayOptions, q: Tensor):
     );
   }
   return logDecay;
-}
-
-/** Refuses q, k and v that do not fit each other. */
-export function checkInputs(operation: string, q: Tensor, k: Tensor, v: Tensor): void {
-  const shapes = `q ${format(q.shape)}, k ${format(k.shape)}, v ${format(v.shape)}`;
-  if ([q, k, v].some((t) => t.rank !== 4)) {
-    throw new ShapeError(
-      `${operation}: expected q, k and v of shape [batch, heads, n, size], found ${shapes}`,
-    );
-  }
-  const [b, h, n, d] = q.shape;
-  const groups = k.shape[1];
-  const fits = sameShape(k.shape, [b, groups, n, d]) &&
-    sameShape(v.shape.slice(0, 3), [b, groups, n]) &&
-    (groups === h || (groups > 0 && h % groups === 0));
-  if (!fits || d === 0 || v.shape[3] === 0) {
-    throw new ShapeError(
-      `${operation}: expected q [batch, heads, n, d], k [batch, key heads, n, d] and ` +
-        `v [batch, key heads, n, e], key heads dividing heads and d, e ≥ 1; found ${shapes}`,
-    );
-  }
-  const dtypes = new Set([q.dtype, k.dtype, v.dtype]);
-  if (dtypes.size > 1 || !(dtypes.has("f32") || dtypes.has("f16"))) {
-    const found = [...dtypes].join(", ");
-    throw new DTypeError(
-      `${operation}: expected q, k and v all f32 or all f16, found ${found}; convert with to()`,
-    );
-  }
-}
-
-/** Refuses a state that is not float32 [batch, heads, d, e]. */
-export function checkState(
-  operation: string,
-  argument: string,
-  state: Tensor,
-  batch: number,
-  q: Tensor,
-  v: Tensor,
-): void {
-  const wanted = [batch, q.shape[1], q.shape[3], v.shape[3]];
-  if (!sameShape(state.shape, wanted)) {
-    throw new ShapeError(
-      `${operation}: expected ${argument} of shape [batch, heads, d, e] = ${
-        format(wanted)
-      }, found ` +
-        format(state.shape),
-    );
-  }
-  if (state.dtype !== "f32") {
-    throw new DTypeError(`${operation}: expected ${argument} of dtype f32, found ${state.dtype}`);
-  }
-}
-
-/** Refuses a scale that is not finite. */
-export function checkScale(operation: string, scale: number): void {
-  if (!Number.isFinite(scale)) {
-    throw new ShapeError(`${operation}: expected a finite scale, found ${scale}`);
-  }
 }
 
 function checkOffsets(offsets: readonly number[], { shape: [batch, , n] }: Tensor): void {

@@ -24,8 +24,8 @@ import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
 import text from "../../shaders/lightning1.wgsl" with { type: "text" };
+import { checkQuadratic } from "./attention_arguments.ts";
 import { multiply } from "./matmul_cpu.ts";
-import { checkQuadratic } from "./naive_attention.ts";
 import { grid } from "./pointwise_program.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
 import {

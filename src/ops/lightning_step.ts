@@ -14,13 +14,8 @@ import { runInPlace } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { Tensor } from "../tensor.ts";
 import shader from "../../shaders/lightning_step.wgsl" with { type: "text" };
-import {
-  checkInputs,
-  checkScale,
-  checkState,
-  type DecayOptions,
-  logDecayOf,
-} from "./lightning_attention.ts";
+import { checkInputs, checkScale, checkState } from "./attention_arguments.ts";
+import { type DecayOptions, logDecayOf } from "./lightning_attention.ts";
 import { grid } from "./pointwise_program.ts";
 
 /** Options of {@linkcode lightningAttentionStep}. */

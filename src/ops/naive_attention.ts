@@ -11,10 +11,10 @@
  * @module
  */
 import type { Device } from "../device.ts";
-import { DTypeError, ShapeError } from "../errors.ts";
+import { ShapeError } from "../errors.ts";
 import { tidy } from "../scope.ts";
-import { format } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import { checkQuadratic } from "./attention_arguments.ts";
 import { arange, full } from "./create.ts";
 import { where } from "./pointwise.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
@@ -100,48 +100,4 @@ function repeated(x: Tensor, heads: number): Tensor {
   const [b, g, m, d] = x.shape;
   if (g === heads) return x;
   return x.reshape([b, g, 1, m, d]).expand([b, g, heads / g, m, d]).reshape([b, heads, m, d]);
-}
-
-/** Refuses q, k and v that do not fit each other. */
-export function checkQuadratic(
-  operation: string,
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  { causal, scale = 1 }: { causal: boolean; scale?: number },
-): { n: number; m: number; heads: number; d: number } {
-  const found = `q ${format(q.shape)}, k ${format(k.shape)}, v ${format(v.shape)}`;
-  if ([q, k, v].some((t) => t.rank !== 4)) {
-    throw new ShapeError(
-      `${operation}: expected q, k and v of shape [batch, heads, n, size], found ${found}`,
-    );
-  }
-  const [b, heads, n, d] = q.shape;
-  const [kb, groups, m, kd] = k.shape;
-  const agree = kb === b && kd === d && d > 0 && v.shape[3] > 0 && v.shape[0] === b &&
-    v.shape[1] === groups &&
-    v.shape[2] === m && (groups === heads || (groups > 0 && heads % groups === 0));
-  if (!agree) {
-    throw new ShapeError(
-      `${operation}: expected q [b, h, n, d], k [b, g, m, d] and v [b, g, m, e] with g dividing h and ` +
-        `d, e ≥ 1, found ${found}`,
-    );
-  }
-  if (causal && n > m) {
-    throw new ShapeError(
-      `${operation}: ${n} causal queries stand at the last of ${m} keys, so they cannot be more`,
-    );
-  }
-  const dtypes = new Set([q.dtype, k.dtype, v.dtype]);
-  if (dtypes.size > 1 || !(dtypes.has("f32") || dtypes.has("f16"))) {
-    throw new DTypeError(
-      `${operation}: expected q, k and v all f32 or all f16, found ${
-        [...dtypes].join(", ")
-      }; convert with to()`,
-    );
-  }
-  if (!Number.isFinite(scale)) {
-    throw new ShapeError(`${operation}: expected a finite scale, found ${scale}`);
-  }
-  return { n, m, heads, d };
 }
