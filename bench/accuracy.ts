@@ -3,14 +3,14 @@
 import { parseArgs } from "@std/cli/parse-args";
 import {
   type Device,
-  DeviceError,
-  init,
   lightningAttentionWithState,
   randn,
   setDefaultDevice,
   tensor,
   tidy,
 } from "../mod.ts";
+import { relativeError } from "../tests/relative_error.ts";
+import { allDevices } from "./devices.ts";
 
 /** Values of one head, row by row. */
 type Rows = ArrayLike<number>;
@@ -82,15 +82,6 @@ function recurrence(q: Rows, k: Rows, v: Rows, s0: Rows, slope: number, u: Rows,
   return { o, S: last, dq, dk, dv, dslope: [dslope], dS0: gradient };
 }
 
-function relativeError(found: Rows, expected: Rows): number {
-  let [difference, size] = [0, 0];
-  for (let i = 0; i < expected.length; i++) {
-    difference += (found[i] - expected[i]) ** 2;
-    size += expected[i] ** 2;
-  }
-  return Math.sqrt(difference / size);
-}
-
 /** The errors at one length and slope. */
 export async function accuracy(
   device: Device,
@@ -135,16 +126,9 @@ export async function accuracy(
 
 if (import.meta.main) {
   const { longest } = parseArgs(Deno.args, { string: ["longest"], default: { longest: "131072" } });
-  const devices = [await init({ backend: "cpu" })];
-  try {
-    devices.push(await init({ backend: "webgpu" }));
-  } catch (error) {
-    if (!(error instanceof DeviceError)) throw error;
-    console.log(error.message);
-  }
   console.log(`| device | dtype | n | slope | ${COLUMNS.join(" | ")} |`);
   console.log(`|---|---|---|---|${COLUMNS.map(() => "---").join("|")}|`);
-  for (const device of devices) {
+  for (const device of await allDevices()) {
     for (const dtype of ["f32", "f16"] as const) {
       for (const n of [128, 4096, 131072].filter((n) => n <= Number(longest))) {
         for (const slope of SLOPES) {

@@ -2,13 +2,14 @@
 // backward, by sequence length, on every backend there is. Times end when the device has done the work.
 import {
   type Device,
-  DeviceError,
-  init,
   lightningAttention,
   naiveAttention,
   randn,
+  scope,
+  setDefaultDevice,
+  type Tensor,
 } from "../mod.ts";
-import { scope, setDefaultDevice, type Tensor } from "../mod.ts";
+import { allDevices } from "./devices.ts";
 
 const HEADS = 4;
 const SIZE = 64;
@@ -24,7 +25,7 @@ const forms = {
 /** Mean ms of each case, by its name, for the table of ratios. */
 const times = new Map<string, { ms: number; runs: number }>();
 
-for (const device of await devices()) {
+for (const device of await allDevices()) {
   // Quadratic attention on a CPU takes minutes and GiB from here on.
   const longest = device.software ? 2048 : Infinity;
   for (const n of LENGTHS) {
@@ -100,15 +101,4 @@ async function measure(
   // The first run compiles.
   if (++sofar.runs > 0) sofar.ms += (ms - sofar.ms) / sofar.runs;
   if (backward) { for (const t of [q, k, v]) t.grad = null; }
-}
-
-async function devices(): Promise<Device[]> {
-  const found = [await init({ backend: "cpu" })];
-  try {
-    found.push(await init({ backend: "webgpu" }));
-  } catch (error) {
-    if (!(error instanceof DeviceError)) throw error;
-    console.log(error.message);
-  }
-  return found;
 }

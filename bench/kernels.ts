@@ -1,7 +1,15 @@
 // Times of single kernels on a GPU: `deno run -A bench/kernels.ts [--json]`. Each figure is the median of
-// several batches; a batch is as many calls as take 50 ms, with one synchronisation at its end.
-import { type Device, init, lightningAttention, noGrad, randn, tidy, uniform } from "../mod.ts";
-import type { Tensor } from "../mod.ts";
+// several batches; a batch is as many calls as take about 100 ms, with one synchronisation at its end.
+import {
+  type Device,
+  init,
+  lightningAttention,
+  noGrad,
+  randn,
+  type Tensor,
+  tidy,
+  uniform,
+} from "../mod.ts";
 
 /** Median ms of one call of `fn`. */
 export async function timed(device: Device, fn: () => void, batches = 5): Promise<number> {

@@ -15,7 +15,7 @@ import {
   tensor,
   zeros,
 } from "../mod.ts";
-import { assertNear, relativeError, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, matricesOf, relativeError, testOnBackends, testOnCpu } from "./harness.ts";
 import {
   attend,
   attendGradients,
@@ -85,26 +85,17 @@ function run({ slopes, blockSize, scale, withState }: Problem, { q, k, v, initia
   return lightningAttentionWithState(q, k, v, { slopes, blockSize, scale, initialState });
 }
 
-/** Rows of instance `i` of a tensor [b, h, rows, columns]. */
-function rowsOf(data: ArrayLike<number>, i: number, rows: number, columns: number): number[][] {
-  const start = i * rows * columns;
-  return Array.from(
-    { length: rows },
-    (_, r) => Array.from({ length: columns }, (_, c) => data[start + r * columns + c]),
-  );
-}
-
 async function headsOf(problem: Problem, inputs: Inputs): Promise<Head[]> {
-  const { b, h, n, d, e, slopes, scale, withState } = problem;
+  const { b, h, n, slopes, scale, withState } = problem;
   const { q, k, v, initial } = inputs;
-  const [qs, ks, vs, s0] = await Promise.all([q, k, v, initial].map((t) => t.data()));
+  const [qs, ks, vs, s0] = await Promise.all([q, k, v, initial].map(matricesOf));
   return Array.from({ length: b * h }, (_, i) => ({
-    q: rowsOf(qs, i, n, d),
-    k: rowsOf(ks, i, n, d),
-    v: rowsOf(vs, i, n, e),
+    q: qs[i],
+    k: ks[i],
+    v: vs[i],
     g: Array<number>(n).fill(-Math.fround(slopes[i % h])),
     scale: Math.fround(scale),
-    initial: rowsOf(s0, i, d, e).map((row) => row.map((x) => withState ? x : 0)),
+    initial: s0[i].map((row) => row.map((x) => withState ? x : 0)),
   }));
 }
 
@@ -137,9 +128,9 @@ testOnBackends("all gradients equal those of the naive form, states' included", 
       const go = randn([b, h, n, e], { seed: seed + 4, dtype });
       const gs = randn([b, h, d, e], { seed: seed + 5 });
       output.mul(go).to("f32").sum().add(state.mul(gs).sum()).backward();
-      const [gos, gss] = await Promise.all([go.data(), gs.data()]);
+      const [gos, gss] = await Promise.all([go, gs].map(matricesOf));
       const expected = (await headsOf(problem, inputs)).map((head, i) =>
-        attendGradients(head, rowsOf(gos, i, n, e), rowsOf(gss, i, d, e))
+        attendGradients(head, gos[i], gss[i])
       );
       for (const name of ["q", "k", "v", ...(withState ? ["initial"] : [])] as const) {
         const key = name as "q" | "k" | "v" | "initial";

@@ -19,7 +19,14 @@ import {
   uniform,
   zeros,
 } from "../mod.ts";
-import { assertNear, relativeError, testOnBackends, testOnCpu } from "./harness.ts";
+import {
+  assertNear,
+  matricesOf,
+  relativeError,
+  sumsOf,
+  testOnBackends,
+  testOnCpu,
+} from "./harness.ts";
 import { attendSoftmax, attendSoftmaxGradients, type SoftmaxHead } from "./softmax_oracle.ts";
 
 interface Problem {
@@ -78,17 +85,6 @@ function inputsOf(problem: Problem, requiresGrad = false): Inputs {
   };
 }
 
-/** The matrices over the last two axes, as rows of numbers. */
-async function matricesOf(t: Tensor): Promise<number[][][]> {
-  const [b, h, rows, columns] = t.shape;
-  const data = await t.data();
-  return Array.from({ length: b * h }, (_, i) =>
-    Array.from({ length: rows }, (_, r) => {
-      const start = (i * rows + r) * columns;
-      return Array.from(data.slice(start, start + columns));
-    }));
-}
-
 async function headsOf({ members, causal, scale, d }: Problem, inputs: Inputs) {
   const [q, k, v] = await Promise.all([inputs.q, inputs.k, inputs.v].map(matricesOf));
   return q.map((rows, i): SoftmaxHead => {
@@ -118,11 +114,7 @@ async function check(problem: Problem): Promise<void> {
   if (!alone) await assertNear(inputs.q.grad!, queries, within(problem, 1e-4), "dq");
   for (const name of ["k", "v"] as const) {
     if (name === "k" && alone) continue;
-    const sums: number[] = [];
-    for (let first = 0; first < heads.length; first += members) {
-      const rows = gradients.slice(first, first + members).map((one) => one[name].flat());
-      sums.push(...rows[0].map((_, at) => rows.reduce((sum, row) => sum + row[at], 0)));
-    }
+    const sums = sumsOf(gradients.map((one) => one[name]), members);
     await assertNear(inputs[name].grad!, sums, within(problem, 1e-4), `d${name}`);
   }
   for (const t of Object.values(inputs)) t.grad = null;

@@ -4,6 +4,9 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { type Device, DeviceError, init, scope, setDefaultDevice, type Tensor } from "../mod.ts";
+import { relativeError } from "./relative_error.ts";
+
+export { relativeError };
 
 const { Deno: deno } = globalThis as { Deno?: typeof Deno };
 const REMEDY = "apt-get install mesa-vulkan-drivers";
@@ -89,19 +92,6 @@ export function collectGarbage(): void {
   gc();
 }
 
-/** rms(found − expected) / rms(expected). NaN if anything is, and Infinity against all zeros. */
-export function relativeError(found: ArrayLike<number>, expected: ArrayLike<number>): number {
-  assertEquals(found.length, expected.length);
-  let difference = 0;
-  let size = 0;
-  for (let i = 0; i < expected.length; i++) {
-    difference += (found[i] - expected[i]) ** 2;
-    size += expected[i] ** 2;
-  }
-  if (size === 0) return difference === 0 ? 0 : Infinity;
-  return Math.sqrt(difference / size);
-}
-
 /** Asserts that a tensor is as near to a float64 reference as `tolerance`, relative RMS. */
 export async function assertNear(
   found: Tensor,
@@ -112,6 +102,27 @@ export async function assertNear(
   const error = relativeError(await found.data(), expected);
   // NaN must fail, so the comparison asks for success.
   assert(error <= tolerance, `${what}: relative RMS error ${error} exceeds ${tolerance}`);
+}
+
+/** The matrices over the last two axes of a tensor [b, h, rows, columns], as rows of numbers. */
+export async function matricesOf(t: Tensor): Promise<number[][][]> {
+  const [b, h, rows, columns] = t.shape;
+  const data = await t.data();
+  return Array.from({ length: b * h }, (_, i) =>
+    Array.from({ length: rows }, (_, r) => {
+      const start = (i * rows + r) * columns;
+      return Array.from(data.slice(start, start + columns));
+    }));
+}
+
+/** What the heads of each group, `members` at a time, hand to the matrix that they share. */
+export function sumsOf(matrices: number[][][], members: number): number[] {
+  const sums: number[] = [];
+  for (let first = 0; first < matrices.length; first += members) {
+    const group = matrices.slice(first, first + members).map((rows) => rows.flat());
+    sums.push(...group[0].map((_, at) => group.reduce((sum, one) => sum + one[at], 0)));
+  }
+  return sums;
 }
 
 /** Small whole numbers from a seed, for reproducible shapes and values outside of fast-check. */

@@ -13,18 +13,8 @@ import {
   type Tensor,
   tensor,
 } from "../mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, matricesOf, testOnBackends, testOnCpu } from "./harness.ts";
 import { attend, attendGradients } from "./oracle.ts";
-
-async function rows(t: Tensor): Promise<number[][][]> {
-  const [b, h, n, width] = t.shape;
-  const data = await t.data();
-  return Array.from({ length: b * h }, (_, i) =>
-    Array.from({ length: n }, (_, r) => {
-      const start = (i * n + r) * width;
-      return Array.from(data.slice(start, start + width));
-    }));
-}
 
 const problems = fc.record({
   b: fc.integer({ min: 1, max: 2 }),
@@ -45,7 +35,7 @@ testOnBackends("outputs and gradients equal the naive quadratic form in float64"
       const [q, k, v, dO] = [make(d, 1), make(d, 2), make(e, 3), make(e, 4)];
       const o = lightningAttention1(q, k, v, { slopes, scale: 0.5 });
       o.mul(dO).to("f32").sum().backward();
-      const [qs, ks, vs, gs] = await Promise.all([q, k, v, dO].map(rows));
+      const [qs, ks, vs, gs] = await Promise.all([q, k, v, dO].map(matricesOf));
       const none = Array.from({ length: d }, () => Array<number>(e).fill(0));
       const heads = qs.map((_, i) => ({
         q: qs[i],

@@ -19,7 +19,7 @@ import {
   uniform,
   zeros,
 } from "../mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, matricesOf, testOnBackends, testOnCpu } from "./harness.ts";
 import { attend, attendGradients, type Head } from "./oracle.ts";
 
 const RUNS = { numRuns: 12 };
@@ -28,19 +28,9 @@ function draw(b: number, h: number, n: number, size: number, seed: number, optio
   return randn([b, h, n, size], { seed, ...options });
 }
 
-async function rows(t: Tensor): Promise<number[][][]> {
-  const [b, h, n, width] = t.shape;
-  const data = await t.data();
-  return Array.from({ length: b * h }, (_, i) =>
-    Array.from({ length: n }, (_, r) => {
-      const start = (i * n + r) * width;
-      return Array.from(data.slice(start, start + width));
-    }));
-}
-
 /** The heads of a problem with g [b, h, n] and an initial state, for the float64 oracle. */
 async function headsOf(q: Tensor, k: Tensor, v: Tensor, g: Tensor, s: Tensor): Promise<Head[]> {
-  const [qs, ks, vs, ss] = await Promise.all([q, k, v, s].map(rows));
+  const [qs, ks, vs, ss] = await Promise.all([q, k, v, s].map(matricesOf));
   const gs = await g.data();
   const n = q.shape[2];
   return qs.map((_, i) => ({
@@ -77,7 +67,7 @@ testOnBackends("a decay of every token's own, and its gradient, equal the naive 
       found.output.mul(dO).sum().add(found.state.mul(dS).sum()).backward();
 
       const heads = await headsOf(q, k, v, logDecay, initialState);
-      const [gO, gS] = [await rows(dO), await rows(dS)];
+      const [gO, gS] = [await matricesOf(dO), await matricesOf(dS)];
       const expected = heads.map((head) => attend(head));
       const gradients = heads.map((head, i) => attendGradients(head, gO[i], gS[i]));
       await assertNear(found.output, expected.flatMap((r) => r.o.flat()), 1e-5, "o");
@@ -114,7 +104,7 @@ testOnBackends("slopes can be learnt: their gradient equals the naive form's", a
       lightningAttention(q, k, v, { slopes, initialState, blockSize }).mul(dO).sum().backward();
       const g = slopes.detach().neg().reshape([1, h, 1]).expand([b, h, n]);
       const heads = await headsOf(q, k, v, g, initialState);
-      const gO = await rows(dO);
+      const gO = await matricesOf(dO);
       const none = Array.from({ length: d }, () => Array<number>(e).fill(0));
       const expected = Array<number>(h).fill(0);
       heads.forEach((head, i) => {
@@ -135,7 +125,7 @@ testOnBackends("float16 inputs give the gradient of a decay the accuracy of floa
   lightningAttention(q, k, v, { logDecay }).mul(dO).to("f32").sum().backward();
   const initial = zeros([b, h, d, d]);
   const heads = await headsOf(q, k, v, logDecay, initial);
-  const [gO, gS] = [await rows(dO), await rows(initial)];
+  const [gO, gS] = [await matricesOf(dO), await matricesOf(initial)];
   const expected = heads.flatMap((head, i) => attendGradients(head, gO[i], gS[i]).g);
   await assertNear(logDecay.grad!, expected, 5e-3);
 });
@@ -212,7 +202,7 @@ testOnBackends("bidirectional attention decays with the distance, either way", a
   const [n, d, slope] = [70, 6, 0.1];
   const [q, k, v] = [1, 2, 3].map((seed) => draw(1, 1, n, d, seed, { requiresGrad: true }));
   const both = lightningAttention(q, k, v, { slopes: slope, scale: 0.5, bidirectional: true });
-  const [[qs], [ks], [vs]] = [await rows(q), await rows(k), await rows(v)];
+  const [[qs], [ks], [vs]] = [await matricesOf(q), await matricesOf(k), await matricesOf(v)];
   const expected = qs.flatMap((query, i) => {
     const o = Array<number>(d).fill(0);
     ks.forEach((key, j) => {

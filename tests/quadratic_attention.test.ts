@@ -19,7 +19,7 @@ import {
   tensor,
   zeros,
 } from "../mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, matricesOf, sumsOf, testOnBackends, testOnCpu } from "./harness.ts";
 import { attend, attendGradients, type Head, zeroMatrix } from "./oracle.ts";
 import { attendSoftmax, attendSoftmaxGradients } from "./softmax_oracle.ts";
 
@@ -52,27 +52,6 @@ function inputsOf({ b, groups, members, n, d, e, seed }: Problem, m = n): Tensor
   const leaf = (heads: number, rows: number, width: number, i: number) =>
     randn([b, heads, rows, width], { seed: seed + i, requiresGrad: true });
   return [leaf(groups * members, n, d, 0), leaf(groups, m, d, 1), leaf(groups, m, e, 2)];
-}
-
-/** The matrices over the last two axes, as rows of numbers. */
-async function matricesOf(t: Tensor): Promise<number[][][]> {
-  const [b, h, rows, columns] = t.shape;
-  const data = await t.data();
-  return Array.from({ length: b * h }, (_, i) =>
-    Array.from({ length: rows }, (_, r) => {
-      const start = (i * rows + r) * columns;
-      return Array.from(data.slice(start, start + columns));
-    }));
-}
-
-/** What a group's heads hand to the matrix that they share. */
-function sumsOf(matrices: number[][][], members: number): number[] {
-  const sums: number[] = [];
-  for (let first = 0; first < matrices.length; first += members) {
-    const group = matrices.slice(first, first + members).map((rows) => rows.flat());
-    sums.push(...group[0].map((_, at) => group.reduce((sum, one) => sum + one[at], 0)));
-  }
-  return sums;
 }
 
 interface Gradients {
