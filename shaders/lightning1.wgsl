@@ -90,7 +90,8 @@ fn main(
   let base_q = params.q_offset + dot(at, params.q_strides);
   let base_k = params.k_offset + dot(at, params.k_strides);
   let base_v = params.v_offset + dot(at, params.v_strides);
-  let slope = slopes[params.slopes_offset + at.y * params.slopes_group + at.z * params.slopes_member];
+  // Beyond 127 a decay is 0 in float32; ∞ · 0 would be NaN.
+  let slope = clamp(slopes[params.slopes_offset + at.y * params.slopes_group + at.z * params.slopes_member], 0.0, 127.0);
 
   // What a thread computes: four rows from `row`, four from `row` + 32; columns from `column` and
   // `column` + 64. What it loads: of rows, four terms of one and of the one 32 below; of terms, four

@@ -16,15 +16,20 @@ const HAS_INITIAL: bool = false;
 const WIDE: bool = false;
 
 struct Params {
-  q_strides: vec4u,          // of batch, head, row, column
+  q_strides: vec4u,          // of batch, group, member of the group, row
   k_strides: vec4u,
   v_strides: vec4u,
   out_strides: vec4u,
+  q_column: u32,
+  k_column: u32,
+  v_column: u32,
+  out_column: u32,
   q_offset: u32,
   k_offset: u32,
   v_offset: u32,
   out_offset: u32,
-  heads: u32,
+  groups: u32,
+  members: u32,
   n: u32,
   d: u32,
   e: u32,
@@ -43,29 +48,29 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(6) var<uniform> params: Params;
 
-fn four_q(at: u32) -> vec4f { return vec4f(f32(q[at]), f32(q[at + params.q_strides.w]), f32(q[at + 2u * params.q_strides.w]), f32(q[at + 3u * params.q_strides.w])); }
-fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_strides.w]), f32(k[at + 2u * params.k_strides.w]), f32(k[at + 3u * params.k_strides.w])); }
-fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_strides.w]), f32(v[at + 2u * params.v_strides.w]), f32(v[at + 3u * params.v_strides.w])); }
+fn four_q(at: u32) -> vec4f { return vec4f(f32(q[at]), f32(q[at + params.q_column]), f32(q[at + 2u * params.q_column]), f32(q[at + 3u * params.q_column])); }
+fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_column]), f32(k[at + 2u * params.k_column]), f32(k[at + 3u * params.k_column])); }
+fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_column]), f32(v[at + 2u * params.v_column]), f32(v[at + 3u * params.v_column])); }
 fn four_states(at: u32) -> vec4f { return vec4f(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
 
 fn load_q(base: u32, row: u32, end: u32, column: u32) -> vec4f {
-  if (row >= end || column >= params.d) { return vec4f(); }
-  return first(four_q(base + row * params.q_strides.z + column * params.q_strides.w), i32(params.d - column));
+  let inside = row < end && column < params.d;
+  return first(four_q(base + row * params.q_strides.w + column * params.q_column), select(0, i32(params.d - column), inside));
 }
 
 fn load_k(base: u32, row: u32, end: u32, column: u32) -> vec4f {
-  if (row >= end || column >= params.d) { return vec4f(); }
-  return first(four_k(base + row * params.k_strides.z + column * params.k_strides.w), i32(params.d - column));
+  let inside = row < end && column < params.d;
+  return first(four_k(base + row * params.k_strides.w + column * params.k_column), select(0, i32(params.d - column), inside));
 }
 
 fn load_v(base: u32, row: u32, end: u32, column: u32) -> vec4f {
-  if (row >= end || column >= params.e) { return vec4f(); }
-  return first(four_v(base + row * params.v_strides.z + column * params.v_strides.w), i32(params.e - column));
+  let inside = row < end && column < params.e;
+  return first(four_v(base + row * params.v_strides.w + column * params.v_column), select(0, i32(params.e - column), inside));
 }
 
 fn load_state(base: u32, row: u32, column: u32) -> vec4f {
-  if (row >= params.d || column >= params.e) { return vec4f(); }
-  return first(four_states(base + row * params.e + column), i32(params.e - column));
+  let inside = row < params.d && column < params.e;
+  return first(four_states(base + row * params.e + column), select(0, i32(params.e - column), inside));
 }
 
 // The decays from four positions to four later ones; see lightning_positions.wgsl.
@@ -96,13 +101,14 @@ fn main(
   let first_row = number / tiles_e % tiles_row * ROWS;
   let chunk = number / tiles_e / tiles_row % params.chunks;
   let instance = number / tiles_e / tiles_row / params.chunks;
-  let at = vec2u(instance / params.heads, instance % params.heads);
+  let in_batch = instance % (params.groups * params.members);
+  let at = vec4u(instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members, 0u);
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   if (first_row >= rows) { return; }
-  let base_q = params.q_offset + dot(at, params.q_strides.xy) + start * params.q_strides.z;
-  let base_k = params.k_offset + dot(at, params.k_strides.xy) + start * params.k_strides.z;
-  let base_v = params.v_offset + dot(at, params.v_strides.xy) + start * params.v_strides.z;
+  let base_q = params.q_offset + dot(at, params.q_strides) + start * params.q_strides.w;
+  let base_k = params.k_offset + dot(at, params.k_strides) + start * params.k_strides.w;
+  let base_v = params.v_offset + dot(at, params.v_strides) + start * params.v_strides.w;
 
   // What a thread computes: four rows from `row`, four from `row` + 32; columns from `e` and `e` + 64.
   // What it loads: of q and k, four terms of a row and of the row 32 below; of the state and of v, four
@@ -245,8 +251,8 @@ fn main(
     }
   }
 
-  let base_out = params.out_offset + dot(at, params.out_strides.xy) + start * params.out_strides.z;
-  let to = Matrix(base_out, rows, params.e, params.out_strides.z, params.out_strides.w);
+  let base_out = params.out_offset + dot(at, params.out_strides) + start * params.out_strides.w;
+  let to = Matrix(base_out, rows, params.e, params.out_strides.w, params.out_column);
   store(to, row, e, upper);
   store(to, row + 32u, e, lower);
   if (WIDE) {

@@ -11,9 +11,10 @@ const MOST: f32 = 127.0;
 const WORD: f32 = 4294967296.0;
 
 struct Params {
-  g_strides: vec4u,          // of batch, head, row
+  g_strides: vec4u,          // of batch, group, member of the group, row
   g_offset: u32,
-  heads: u32,
+  groups: u32,
+  members: u32,
   n: u32,
   chunk: u32,
   chunks: u32,
@@ -33,8 +34,9 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   let base = instance * (params.n + params.chunks);
-  var at = params.g_offset + instance / params.heads * params.g_strides.x +
-    instance % params.heads * params.g_strides.y + start * params.g_strides.z;
+  let in_batch = instance % (params.groups * params.members);
+  let entry = vec4u(instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members, start);
+  var at = params.g_offset + dot(entry, params.g_strides);
   var sum = vec2u();
   for (var row = 0u; row < rows; row++) {
     let scaled = clamp(-g[at], 0.0, MOST) * 65536.0;
@@ -43,7 +45,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let next = vec2u(sum.x + u32(high) + select(0u, 1u, sum.y > 0xffffffffu - low), sum.y + low);
     positions[base + start + row] = select(next, sum, EXCLUSIVE);
     sum = next;
-    at += params.g_strides.z;
+    at += params.g_strides.w;
   }
   positions[base + params.n + chunk] = sum;
 }

@@ -8,11 +8,14 @@ const LANES: u32 = 1;
 const HAS_INITIAL: bool = false;
 
 struct Params {
-  initial_strides: vec4u,    // of sequence, head, row, column
+  initial_strides: vec4u,    // of batch, group, member of the group, row
   final_strides: vec4u,
+  initial_column: u32,
+  final_column: u32,
   initial_offset: u32,
   final_offset: u32,
-  heads: u32,
+  groups: u32,
+  members: u32,
   n: u32,
   d: u32,
   e: u32,
@@ -46,14 +49,18 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let area = params.d * params.e / LANES;
   let element = number % area;
   let instance = number / area;
+  let in_batch = instance % (params.groups * params.members);
   let at = vec4u(
-    instance / params.heads, instance % params.heads,
-    element * LANES / params.e, element * LANES % params.e);
+    instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members,
+    element * LANES / params.e);
+  let column = element * LANES % params.e;
   var position = instance * (params.n + params.chunks) + params.n;
 
   var state = Element();
   if (HAS_INITIAL) {
-    state = initial_at(params.initial_offset + dot(at, params.initial_strides), params.initial_strides.w);
+    state = initial_at(
+      params.initial_offset + dot(at, params.initial_strides) + column * params.initial_column,
+      params.initial_column);
   }
   var place = instance * params.chunks * area + element;
   var chunk = 0u;
@@ -92,8 +99,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     place += area;
     position++;
   }
-  let end = params.final_offset + dot(at, params.final_strides);
+  let end = params.final_offset + dot(at, params.final_strides) + column * params.final_column;
   for (var lane = 0u; lane < LANES; lane++) {
-    last[end + lane * params.final_strides.w] = lane_of(state, lane);
+    last[end + lane * params.final_column] = lane_of(state, lane);
   }
 }

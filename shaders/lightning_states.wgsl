@@ -16,11 +16,14 @@ const DEPTH: u32 = 16;
 const PITCH: u32 = 32;
 
 struct Params {
-  k_strides: vec4u,          // of batch, head, row, column
+  k_strides: vec4u,          // of batch, group, member of the group, row
   v_strides: vec4u,
+  k_column: u32,
+  v_column: u32,
   k_offset: u32,
   v_offset: u32,
-  heads: u32,
+  groups: u32,
+  members: u32,
   n: u32,
   d: u32,
   e: u32,
@@ -40,8 +43,8 @@ struct Params {
 var<workgroup> tile_k: array<vec4f, DEPTH * PITCH>;
 var<workgroup> tile_v: array<vec4f, DEPTH * PITCH>;
 
-fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_strides.w]), f32(k[at + 2u * params.k_strides.w]), f32(k[at + 3u * params.k_strides.w])); }
-fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_strides.w]), f32(v[at + 2u * params.v_strides.w]), f32(v[at + 3u * params.v_strides.w])); }
+fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_column]), f32(k[at + 2u * params.k_column]), f32(k[at + 3u * params.k_column])); }
+fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_column]), f32(v[at + 2u * params.v_column]), f32(v[at + 3u * params.v_column])); }
 
 // The first so many of four values, then zeros.
 fn first(values: vec4f, count: i32) -> vec4f {
@@ -49,13 +52,13 @@ fn first(values: vec4f, count: i32) -> vec4f {
 }
 
 fn load_k(base: u32, column: u32) -> vec4f {
-  if (column >= params.d) { return vec4f(); }
-  return first(four_k(base + column * params.k_strides.w), i32(params.d - column));
+  let inside = column < params.d;
+  return first(four_k(base + column * params.k_column), select(0, i32(params.d - column), inside));
 }
 
 fn load_v(base: u32, column: u32) -> vec4f {
-  if (column >= params.e) { return vec4f(); }
-  return first(four_v(base + column * params.v_strides.w), i32(params.e - column));
+  let inside = column < params.e;
+  return first(four_v(base + column * params.v_column), select(0, i32(params.e - column), inside));
 }
 
 // The decay from one position to a later one; see lightning_positions.wgsl.
@@ -106,11 +109,12 @@ fn main(
   let first_d = number % tiles / tiles_e * height;
   let chunk = number / tiles % params.chunks;
   let instance = number / tiles / params.chunks;
-  let at = vec2u(instance / params.heads, instance % params.heads);
+  let in_batch = instance % (params.groups * params.members);
+  let at = vec4u(instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members, 0u);
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
-  let base_k = params.k_offset + dot(at, params.k_strides.xy) + start * params.k_strides.z;
-  let base_v = params.v_offset + dot(at, params.v_strides.xy) + start * params.v_strides.z;
+  let base_k = params.k_offset + dot(at, params.k_strides) + start * params.k_strides.w;
+  let base_v = params.v_offset + dot(at, params.v_strides) + start * params.v_strides.w;
   let base_position = instance * (params.n + params.chunks);
   let whole = positions[base_position + params.n + chunk];
 
@@ -130,8 +134,8 @@ fn main(
     if (inside) {
       weight = params.source_scale * decay_between(positions[base_position + start + row], whole);
     }
-    let at_k = base_k + row * params.k_strides.z;
-    let at_v = base_v + row * params.v_strides.z;
+    let at_k = base_k + row * params.k_strides.w;
+    let at_v = base_v + row * params.v_strides.w;
     var from_k = vec4f();
     var from_v = vec4f();
     if (inside) { from_k = weight * load_k(at_k, d); }

@@ -50,13 +50,13 @@ fn first(values: vec4f, count: i32) -> vec4f {
 
 // Four elements from (along, across) on, along an axis of length `length`.
 fn line_x(base: u32, along: u32, length: u32, step: u32, across: u32, end: u32, stride: u32) -> vec4f {
-  if (along >= length || across >= end) { return vec4f(); }
-  return first(four_x(base + along * step + across * stride, step), i32(length - along));
+  let inside = along < length && across < end;
+  return first(four_x(base + along * step + across * stride, step), select(0, i32(length - along), inside));
 }
 
 fn line_y(base: u32, along: u32, length: u32, step: u32, across: u32, end: u32, stride: u32) -> vec4f {
-  if (along >= length || across >= end) { return vec4f(); }
-  return first(four_y(base + along * step + across * stride, step), i32(length - along));
+  let inside = along < length && across < end;
+  return first(four_y(base + along * step + across * stride, step), select(0, i32(length - along), inside));
 }
 
 // Four depths from `k` on, each of four rows from `row` on.

@@ -193,7 +193,9 @@ testOnBackends("results are the same bit for bit from run to run", async () => {
     for (const t of [q, k, v]) t.grad = null;
     return found;
   };
-  assertEquals(await run(), await run());
+  const first = await run();
+  for (const values of first) assert(values.some((x) => x !== 0));
+  assertEquals(first, await run());
 });
 
 testOnBackends("any strides are read without a copy", async (device: Device) => {
@@ -206,7 +208,9 @@ testOnBackends("any strides are read without a copy", async (device: Device) => 
   assert(taken <= strided.size * 4 * 17 / 16 + 256, `took ${taken} bytes`);
   const copied = byHead.map((t) => t.contiguous());
   const dense = flashAttention(copied[0], copied[1], copied[2]);
-  assertEquals(await strided.data(), await dense.data());
+  const values = await strided.data();
+  assert(values.some((x) => x !== 0));
+  assertEquals(values, await dense.data());
 });
 
 testOnBackends("memory grows linearly with the sequence, gradients' too", (device: Device) => {
@@ -252,7 +256,9 @@ testOnBackends("the gradient of one input alone is the same", async () => {
       const [q, k, v] = values.with(i, x);
       return flashAttention(q, k, v).square().sum();
     })(values[i]);
-    assertEquals(await alone.data(), await all[i].data());
+    const found = await alone.data();
+    assert(found.some((x) => x !== 0));
+    assertEquals(found, await all[i].data());
   }
 });
 

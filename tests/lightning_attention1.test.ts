@@ -85,3 +85,15 @@ testOnCpu("bad input is refused by the name of the argument", () => {
   const learnt = tensor([0.1, 0.2], { requiresGrad: true });
   assertThrows(() => lightningAttention1(x, x, x, { slopes: learnt }), LevinError);
 });
+
+testOnBackends(
+  "slopes of Infinity in a tensor forget at once, and negative ones count as 0",
+  async () => {
+    const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 2, 70, 4], { seed }));
+    const found = lightningAttention1(q, k, v, { slopes: tensor([Infinity, -1]) });
+    const expected = lightningAttention1(q, k, v, { slopes: [200, 0] });
+    const values = await expected.data();
+    assert(values.some((x) => x !== 0));
+    await assertNear(found, values, 1e-6);
+  },
+);

@@ -5,6 +5,7 @@
  * @module
  */
 import { isRecording } from "../autograd.ts";
+import { bytesOf } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { tidy } from "../scope.ts";
 import { format, sameShape } from "../shape.ts";
@@ -180,11 +181,13 @@ function oneWay(
   options: LightningOptions,
 ): Tensor[] {
   const n = q.shape[2];
-  if (n <= SEGMENT || g.node === undefined || !isRecording()) {
-    return attendOnce(q, k, v, g, initial, options);
-  }
-  const lengths = Array.from({ length: Math.ceil(n / SEGMENT) }, () => SEGMENT);
-  lengths[lengths.length - 1] = n - SEGMENT * (lengths.length - 1);
+  const segment = Math.min(
+    g.node !== undefined && isRecording() ? SEGMENT : Infinity,
+    longestInABinding(q, k, v, options.blockSize),
+  );
+  if (n <= segment) return attendOnce(q, k, v, g, initial, options);
+  const lengths = Array.from({ length: Math.ceil(n / segment) }, () => segment);
+  lengths[lengths.length - 1] = n - segment * (lengths.length - 1);
   const [qs, ks, vs, gs] = [q, k, v, g].map((t) => split(t, lengths, 2));
   const outputs: Tensor[] = Array(lengths.length);
   let state = initial;
@@ -193,6 +196,17 @@ function oneWay(
     [outputs[at], state] = attendOnce(qs[at], ks[at], vs[at], gs[at], state, options);
   }
   return [concat(outputs, 2), state!];
+}
+
+/** The most tokens of one head of which every operand, the states in between too, fits one binding. */
+function longestInABinding(q: Tensor, k: Tensor, v: Tensor, blockSize: number): number {
+  const [d, e] = [q.shape[3], v.shape[3]];
+  const steps = [q, k, v].map((t) => Math.abs(t.strides[2]) * bytesOf(t.dtype));
+  const bytesOfAToken = Math.max(...steps, 4 * d, 4 * e, 16, 4 * d * e / blockSize);
+  const { bindingBytes } = q.device.engine;
+  if (bindingBytes === Infinity) return Infinity;
+  const tokens = Math.floor(bindingBytes / bytesOfAToken) - 1;
+  return Math.max(1, tokens - tokens % Math.min(blockSize, Math.max(1, tokens)));
 }
 
 /** One call of the operator. */
@@ -204,11 +218,14 @@ function attendOnce(
   initial: Tensor | undefined,
   options: LightningOptions,
 ): Tensor[] {
-  const grouped = byGroup(q, k, v, g, initial);
-  const [output, state] = lightning(...grouped, options);
-  const [b, h] = q.shape;
-  const [, , d, e] = state.shape;
-  return [output.reshape([b, h, q.shape[2], e]), state.reshape([b, h, d, e])];
+  const [b, h, n, d] = q.shape;
+  const [groups, e] = [k.shape[1], v.shape[3]];
+  const members = h / groups;
+  const own = (t: Tensor) => t.reshape([b, groups, members, ...t.shape.slice(2)]);
+  const shared = (t: Tensor) => t.unsqueeze(2).expand([b, groups, members, ...t.shape.slice(2)]);
+  const initials = initial === undefined ? [] : [own(initial)];
+  const [output, state] = lightning(own(q), shared(k), shared(v), own(g), ...initials, options);
+  return [output.reshape([b, h, n, e]), state.reshape([b, h, d, e])];
 }
 
 /** The sum of the two directions, in which every token has seen itself twice. */
@@ -227,31 +244,6 @@ function bothWays(
   const of = (t: Tensor) => t.reshape([b, groups, t.shape[1] / groups, n, t.shape[3]]);
   const own = of(q).mul(of(k)).sum(-1, { keepDims: true }).mul(of(v));
   return [forth.add(back).sub(own.mul(options.alpha).reshape(forth.shape)), state];
-}
-
-/**
- * With fewer key heads than heads: the groups of heads as a batch, and the keys of a group repeated along
- * its heads by a stride of 0.
- */
-function byGroup(
-  q: Tensor,
-  k: Tensor,
-  v: Tensor,
-  g: Tensor,
-  state: Tensor | undefined,
-): Tensor[] {
-  const [b, h, n, d] = q.shape;
-  const [groups, e] = [k.shape[1], v.shape[3]];
-  const states = state === undefined ? [] : [state];
-  if (groups === h) return [q, k, v, g, ...states];
-  const [batch, heads] = [b * groups, h / groups];
-  return [
-    q.reshape([batch, heads, n, d]),
-    k.reshape([batch, 1, n, d]).expand([batch, heads, n, d]),
-    v.reshape([batch, 1, n, e]).expand([batch, heads, n, e]),
-    g.reshape([batch, heads, n]),
-    ...states.map((s) => s.reshape([batch, heads, d, e])),
-  ];
 }
 
 /** The logarithm of the decay of every token, float32 [batch, heads, n]. */

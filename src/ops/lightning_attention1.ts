@@ -170,8 +170,16 @@ function attendOnCpu([q, k, v, out]: CpuView[], slopes: CpuView, scale: number):
   const scores = denseMatrix(BLOCK, BLOCK);
   for (const entry of entriesOf(q.shape.slice(0, 3))) {
     const [, group, member] = entry;
-    const slope =
-      slopes.data[slopes.offset + group * slopes.strides[0] + member * slopes.strides[1]];
+    // As in lightning1.wgsl: ∞ · 0 would be NaN.
+    const slope = Math.min(
+      127,
+      Math.max(
+        0,
+        slopes.data[
+          slopes.offset + group * slopes.strides[0] + member * slopes.strides[1]
+        ],
+      ),
+    );
     for (let start = 0; start < n; start += BLOCK) {
       const rows = Math.min(BLOCK, n - start);
       for (let from = 0; from <= start; from += BLOCK) {

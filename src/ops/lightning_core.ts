@@ -11,7 +11,9 @@
  *     o_r = α exp(P_r) q_r S + Σ_{t ≤ r} α β exp(P_r − P_t) (q_r · k_t) v_t
  *     S  ← exp(P_m) S + Σ_r β exp(P_m − P_r) k_rᵀ v_r
  *
- * Shapes: q, k [b, h, n, d]; v, o [b, h, n, e]; g [b, h, n] and states [b, h, d, e] in float32.
+ * Shapes: q, k [b, groups, members, n, d]; v, o [.., n, e]; g [b, groups, members, n] and states
+ * [b, groups, members, d, e] in float32. Heads that share keys are the members of a group, over which k
+ * and v are repeated by a stride of 0.
  * Saved: q, k, v, g and the first and last state; no [n, n] matrix and no block state outlives the call.
  *
  * The operator is closed under differentiation. Let R be its twin that runs backwards in time and decays
@@ -44,12 +46,14 @@ import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "tex
 import positionsShader from "../../shaders/lightning_positions.wgsl" with { type: "text" };
 import scanShader from "../../shaders/lightning_scan.wgsl" with { type: "text" };
 import statesShader from "../../shaders/lightning_states.wgsl" with { type: "text" };
+import { sizeOf } from "../shape.ts";
 import { full, zeros } from "./create.ts";
 import { type Matrix, multiply } from "./matmul_cpu.ts";
 import { grid } from "./pointwise_program.ts";
 import {
   denseMatrix,
   elements,
+  entriesOf,
   isWide,
   matrixAt,
   results,
@@ -86,11 +90,12 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
   name: "lightningAttention",
   strided: true,
   output: ([q, k, v], { wide }) => {
-    const [b, h, n, d] = k.shape;
-    const e = v.shape[3];
+    const heads = k.shape.slice(0, 3);
+    const [n, d] = k.shape.slice(3);
+    const e = v.shape[4];
     return [
-      { shape: [b, h, n, e], dtype: wide ? "f32" : q.dtype },
-      { shape: [b, h, d, e], dtype: "f32" },
+      { shape: [...heads, n, e], dtype: wide ? "f32" : q.dtype },
+      { shape: [...heads, d, e], dtype: "f32" },
     ];
   },
   cpu: (inputs, outputs, options) => {
@@ -102,21 +107,21 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
     return plan(turned.inputs, turned.outputs, options, context);
   },
   cuts: (inputs) => {
-    const rest = inputs.length === 5 ? [[0], [1]] : [[], []];
-    return [[0, 0, 0, 0, ...rest[0], 0, 0], [1, 1, 1, 1, ...rest[1], 1, 1]];
+    return [0, 1, 2].map((axis) => Array<number>(inputs.length + 2).fill(axis));
   },
   scratchBytes: ([, k, v], _, { blockSize }) => {
-    const [b, h, n, d] = k.shape;
+    const heads = sizeOf(k.shape.slice(0, 3));
+    const [n, d] = k.shape.slice(3);
     const chunks = Math.ceil(n / Math.min(blockSize, LONGEST_CHUNK));
-    return 4 * b * h * Math.max(chunks * d * v.shape[3], 2 * (n + chunks));
+    return 4 * heads * Math.max(chunks * d * v.shape[4], 2 * (n + chunks));
   },
   saves: { inputs: [0, 1, 2, 3, 4], outputs: [1] },
   backward: (context) => {
     const { grads: [outputG, lastG], inputs, outputs: [, last], needs, options, specs } = context;
     const [q, k, v, g, initial] = inputs;
-    const [b, h, n] = specs[0].shape;
     const { dtype, device } = q;
-    const u = outputG?.to(dtype) ?? zeros([b, h, n, specs[2].shape[3]], { dtype, device });
+    const u = outputG?.to(dtype) ??
+      zeros([...specs[0].shape.slice(0, 4), specs[2].shape[4]], { dtype, device });
     const { alpha, beta, reverse, decayAfter } = options;
     // dq and dk unrounded where dg is a long sum of their differences.
     const forth = { ...options, wide: needs[3] };
@@ -136,18 +141,18 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
       const dP = q.to("f32").mul(dq!).sub(k.to("f32").mul(dk!)).sum(-1);
       const later = sumToEnd(dP, options);
       dg = decayAfter ? later.sub(dP) : later;
-      if (lastG !== undefined) dg = dg.add(last.mul(lastG).sum([2, 3]).unsqueeze(-1));
+      if (lastG !== undefined) dg = dg.add(last.mul(lastG).sum([3, 4]).unsqueeze(-1));
     }
     return [dq?.to(dtype), dk?.to(dtype), dv, dg, dInitial];
   },
 });
 
-/** For each row of x [b, h, n] the sum of it and the rows processed after it. */
+/** For each row of x [.., n] the sum of it and the rows processed after it. */
 function sumToEnd(x: Tensor, { reverse, blockSize }: LightningOptions): Tensor {
-  const { shape: [b, h, n], device } = x;
-  const one = full([1], 1, { device }).expand([b, h, n, 1]);
-  const undecayed = full([1], 0, { device }).expand([b, h, n]);
-  const [sums] = lightning(one, one, x.reshape([b, h, n, 1]), undecayed, {
+  const { shape, device } = x;
+  const one = full([1], 1, { device }).expand([...shape, 1]);
+  const undecayed = full([1], 0, { device }).expand(shape);
+  const [sums] = lightning(one, one, x.unsqueeze(-1), undecayed, {
     alpha: 1,
     beta: 1,
     reverse: !reverse,
@@ -155,7 +160,7 @@ function sumToEnd(x: Tensor, { reverse, blockSize }: LightningOptions): Tensor {
     blockSize,
     wide: false,
   });
-  return sums.reshape([b, h, n]);
+  return sums.squeeze(-1);
 }
 
 /** The views in the order of processing: reversed along n when time runs backwards. */
@@ -165,7 +170,7 @@ function inTimeOrder<V extends View | CpuView>(
   { reverse }: LightningOptions,
 ): { inputs: V[]; outputs: V[] } {
   if (!reverse) return { inputs: [...inputs], outputs: [...outputs] };
-  const turn = (view: V): V => reversed(view, 2);
+  const turn = (view: V): V => reversed(view, 3);
   const [out, last] = outputs;
   return {
     inputs: [...inputs.slice(0, 4).map(turn), ...inputs.slice(4)],
@@ -179,24 +184,23 @@ function attendOnCpu(
   [out, last]: CpuView[],
   { alpha, beta, decayAfter, ...options }: LightningOptions,
 ): void {
-  const [b, h, n, d] = k.shape;
-  const e = v.shape[3];
+  const [n, d] = k.shape.slice(3);
+  const e = v.shape[4];
   const blockSize = Math.min(options.blockSize, Math.max(n, 1));
   const scores = denseMatrix(blockSize, blockSize);
   const decayed = denseMatrix(blockSize, d);
   const fromState = denseMatrix(blockSize, e);
   const state = denseMatrix(d, e);
   const decays = new BlockDecays(blockSize, decayAfter);
-  for (let instance = 0; instance < b * h; instance++) {
-    const [batch, head] = [Math.floor(instance / h), instance % h];
+  for (const head of entriesOf(k.shape.slice(0, 3))) {
     decays.rows = 0;
     if (initial === undefined) state.data.fill(0);
-    else copyMatrix(matrixAt(initial, [batch, head]), state, d, e);
+    else copyMatrix(matrixAt(initial, head), state, d, e);
 
     for (let start = 0; start < n; start += blockSize) {
       const m = Math.min(blockSize, n - start);
-      const [qb, kb, vb, ob] = [q, k, v, out].map((view) => matrixAt(view, [batch, head], start));
-      decays.read(g, batch, head, start, m);
+      const [qb, kb, vb, ob] = [q, k, v, out].map((view) => matrixAt(view, head, start));
+      decays.read(g, head, start, m);
       const { between, fromStart, toEnd } = decays;
       // Scores, decayed and masked; then o = scores · v.
       multiply([m, m, d], qb, transposed(kb), scores);
@@ -225,7 +229,7 @@ function attendOnCpu(
       for (let i = 0; i < state.data.length; i++) state.data[i] *= decays.whole;
       multiply([d, e, m], transposed(decayed), vb, state, true);
     }
-    copyMatrix(state, matrixAt(last, [batch, head]), d, e);
+    copyMatrix(state, matrixAt(last, head), d, e);
   }
 }
 
@@ -253,15 +257,17 @@ class BlockDecays {
     this.#position = new Float64Array(blockSize);
   }
 
-  read(g: CpuView, batch: number, head: number, start: number, m: number): void {
+  read(g: CpuView, head: readonly number[], start: number, m: number): void {
+    const step = g.strides[3];
     // A stride of 0 is one slope for all tokens.
-    if (g.strides[2] === 0 && this.rows === m) return;
+    if (step === 0 && this.rows === m) return;
     this.rows = m;
-    const base = g.offset + batch * g.strides[0] + head * g.strides[1] + start * g.strides[2];
+    const base = head.reduce((sum, at, axis) => sum + at * g.strides[axis], g.offset) +
+      start * step;
     let sum = 0;
     for (let r = 0; r < m; r++) {
       // As in lightning_positions.wgsl; a g of −∞ must not make ∞ − ∞.
-      const next = sum + Math.min(0, Math.max(g.data[base + r * g.strides[2]], STRONGEST));
+      const next = sum + Math.min(0, Math.max(g.data[base + r * step], STRONGEST));
       this.#position[r] = this.decayAfter ? sum : next;
       sum = next;
     }
@@ -295,23 +301,24 @@ function plan(
   { alpha, beta, decayAfter, blockSize }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
-  const [b, h, n, d] = k.shape;
-  const e = v.shape[3];
+  const [b, groups, members, n, d] = k.shape;
+  const heads = b * groups * members;
+  const e = v.shape[4];
   const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
   const chunks = Math.ceil(n / chunk);
-  const positions = context.scratch(2 * b * h * (n + chunks));
-  const states = context.scratch(b * h * chunks * d * e);
-  const add = b * h * chunks * tilesAlong(d) * tilesAlong(e);
-  const read = b * h * chunks * tilesOf(chunk, e);
-  const elementsOfState = b * h * d * e / (e % 4 === 0 ? 4 : 1);
+  const positions = context.scratch(2 * heads * (n + chunks));
+  const states = context.scratch(heads * chunks * d * e);
+  const add = heads * chunks * tilesAlong(d) * tilesAlong(e);
+  const read = heads * chunks * tilesOf(chunk, e);
+  const elementsOfState = heads * d * e / (e % 4 === 0 ? 4 : 1);
   const hasInitial = { HAS_INITIAL: initial !== undefined };
   const dispatches: Dispatch[] = [
     {
       shader: positionsShader,
       constants: { EXCLUSIVE: decayAfter },
       bindings: [g, positions],
-      params: [...g.strides, 0, g.offset, h, n, chunk, chunks, b * h * chunks],
-      workgroups: grid(Math.ceil(b * h * chunks / 64), context),
+      params: [...g.strides, g.offset, groups, members, n, chunk, chunks, heads * chunks],
+      workgroups: grid(Math.ceil(heads * chunks / 64), context),
     },
     {
       shader: statesShader,
@@ -323,9 +330,8 @@ function plan(
       },
       bindings: [k, v, positions, states],
       params: [
-        ...[k, v].flatMap((view) => view.strides),
-        ...[k, v].map((view) => view.offset),
-        ...[h, n, d, e, chunk, chunks, add, floatBits(beta)],
+        ...stridesOf(k, v),
+        ...[groups, members, n, d, e, chunk, chunks, add, floatBits(beta)],
       ],
       workgroups: grid(add, context),
     },
@@ -343,9 +349,8 @@ function plan(
       },
       bindings: [states, positions, initial ?? positions, last],
       params: [
-        ...[initial ?? last, last].flatMap((view) => view.strides),
-        ...[initial ?? last, last].map((view) => view.offset),
-        ...[h, n, d, e, chunks, elementsOfState],
+        ...stridesOf(initial ?? last, last),
+        ...[groups, members, n, d, e, chunks, elementsOfState],
       ],
       workgroups: grid(Math.ceil(elementsOfState / 256), context),
     },
@@ -360,12 +365,20 @@ function plan(
       },
       bindings: [q, k, v, positions, states, out],
       params: [
-        ...[q, k, v, out].flatMap((view) => view.strides),
-        ...[q, k, v, out].map((view) => view.offset),
-        ...[h, n, d, e, chunk, chunks, read, floatBits(alpha), floatBits(beta)],
+        ...stridesOf(q, k, v, out),
+        ...[groups, members, n, d, e, chunk, chunks, read, floatBits(alpha), floatBits(beta)],
       ],
       workgroups: grid(read, context),
     },
   ];
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
+}
+
+/** The strides of batch, group, member and row of each view; of its column; and its offset. */
+function stridesOf(...views: View[]): number[] {
+  return [
+    ...views.flatMap((view) => view.strides.slice(0, 4)),
+    ...views.map((view) => view.strides[4]),
+    ...views.map((view) => view.offset),
+  ];
 }

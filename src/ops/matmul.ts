@@ -10,7 +10,7 @@
  * @module
  */
 import type { CpuView, Dispatch, View } from "../backend/contract.ts";
-import { isFloat } from "../dtype.ts";
+import { bytesOf, isFloat } from "../dtype.ts";
 import { DTypeError, LimitError, ShapeError } from "../errors.ts";
 import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
@@ -44,10 +44,24 @@ const batched: Op = defineOp({
     return [...leading, [x.shape.length - 2, -1, rank - 2], [-1, rank - 1, rank - 1]];
   },
   backward: [
-    ({ grads: [g], inputs: [, y] }) => batched(g, y.transpose()),
-    ({ grads: [g], inputs: [x] }) => batched(x.transpose(), g),
+    ({ grads: [g], inputs: [, y] }) => product(g, y.transpose()),
+    ({ grads: [g], inputs: [x] }) => product(x.transpose(), g),
   ],
 });
+
+/** One call of the operation; or, where a row of x or a column of y outgrows a binding, a sum of two. */
+function product(x: Tensor, y: Tensor): Tensor {
+  const [k, step] = [
+    x.shape.at(-1)!,
+    Math.max(...[x.strides.at(-1)!, y.strides.at(-2)!].map(Math.abs)),
+  ];
+  if (k < 2 || k * step * bytesOf(x.dtype) <= x.device.engine.bindingBytes) return batched(x, y);
+  const middle = Math.ceil(k / 2);
+  const before = x.shape.slice(0, -2).map(() => null);
+  const part = (from: number, to: number) =>
+    product(x.slice(...before, null, [from, to]), y.slice(...before, [from, to]));
+  return part(0, middle).add(part(middle, k));
+}
 
 /** The matrix product, with NumPy's rules for one-dimensional operands and for broadcasting. */
 export function matmul(x: Tensor, y: Tensor): Tensor {
@@ -59,10 +73,10 @@ export function matmul(x: Tensor, y: Tensor): Tensor {
     const n = y.shape[y.rank - 1];
     if (y.rank === 2 && x.rank > 2) {
       // One matrix for the whole batch: one tall product, and one product for its gradient.
-      return batched(x.reshape([-1, k]), y).reshape([...x.shape.slice(0, -1), n]);
+      return product(x.reshape([-1, k]), y).reshape([...x.shape.slice(0, -1), n]);
     }
     const batch = broadcastShapes([x.shape.slice(0, -2), y.shape.slice(0, -2)], "batch in matmul");
-    return batched(x.expand([...batch, m, k]), y.expand([...batch, k, n]));
+    return product(x.expand([...batch, m, k]), y.expand([...batch, k, n]));
   });
 }
 

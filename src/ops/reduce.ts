@@ -23,6 +23,7 @@ import { tidy } from "../scope.ts";
 import { type Axes, collapse, format, resolveAxes, type Shape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/reduce.wgsl" with { type: "text" };
+import { concat, split } from "./views.ts";
 import { arange } from "./create.ts";
 import { where } from "./pointwise.ts";
 import { grid } from "./pointwise_program.ts";
@@ -147,10 +148,29 @@ function reduce(
   return tidy(() => {
     // Calls are cut along kept axes, so a large tensor keeps some until the last step.
     const result = tooLarge && axes.length > 1
-      ? reduce(name, op, op(x, { axes: axes.slice(-1) }), axes.slice(0, -1))
+      ? reduce(name, op, reduce(name, op, x, axes.slice(-1)), axes.slice(0, -1))
+      : axes.length === 1 && isTooLong(x, axes[0])
+      ? op(
+        concat(
+          halves(x, axes[0]).map((half) => reduce(name, op, half, axes, { keepDims: true })),
+          axes[0],
+        ),
+        { axes },
+      )
       : op(x, { axes });
     return keepDims ? restoreAxes(result, x.shape, axes) : result;
   });
+}
+
+/** Whether one line along `axis` outgrows a binding. */
+function isTooLong(x: Tensor, axis: number): boolean {
+  const bytes = x.shape[axis] * Math.abs(x.strides[axis]) * bytesOf(x.dtype);
+  return x.shape[axis] > 1 && bytes > x.device.engine.bindingBytes;
+}
+
+function halves(x: Tensor, axis: number): Tensor[] {
+  const middle = Math.ceil(x.shape[axis] / 2);
+  return split(x, [middle, x.shape[axis] - middle], axis);
 }
 
 /** `x`, from which `axes` of `shape` were reduced, with them again, of size 1. */
@@ -168,7 +188,7 @@ interface Split {
 }
 
 /** The axes of `x` in two groups, each merged as far as its strides allow. */
-function split(x: { shape: Shape; strides: readonly number[] }, axes: readonly number[]): Split {
+function grouped(x: { shape: Shape; strides: readonly number[] }, axes: readonly number[]): Split {
   const group = (list: readonly number[]) =>
     collapse(list.map((i) => x.shape[i]), [list.map((i) => x.strides[i])]);
   return { kept: group(keptAxes(x.shape, axes)), reduced: group(axes) };
@@ -181,7 +201,7 @@ function reduceOnCpu(
   axes: readonly number[],
   identity: number,
 ): void {
-  const { kept, reduced } = split(x, axes);
+  const { kept, reduced } = grouped(x, axes);
   const length = reduced.shape.pop() ?? 1;
   const step = reduced.strides[0].pop() ?? 0;
   const runs = offsets(reduced);
@@ -225,7 +245,7 @@ function plan(
   axes: readonly number[],
   context: GpuContext,
 ): Dispatch[] {
-  const { kept, reduced } = split(x, axes);
+  const { kept, reduced } = grouped(x, axes);
   const rows = sizeOf(kept.shape);
   const length = sizeOf(reduced.shape);
   if (Math.max(kept.shape.length, reduced.shape.length) > 8) {
