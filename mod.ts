@@ -18,6 +18,7 @@ export type {
   Dispatch,
   GpuContext,
   Program,
+  Span,
   View,
 } from "./src/backend/contract.ts";
 export {
@@ -27,6 +28,7 @@ export {
   type InitOptions,
   setDefaultDevice,
 } from "./src/device.ts";
+export { Profile, type ProfileRow } from "./src/profile.ts";
 export { type Layout, type NestedArray, Tensor, type TensorSpec } from "./src/tensor.ts";
 export type { Operand, Range, ReduceOptions, TensorMethods } from "./src/methods.ts";
 export { Scope, scope, tidy } from "./src/scope.ts";

@@ -10,6 +10,8 @@ const X_ALONG_K: bool = true;
 const Y_ALONG_K: bool = false;
 const TILE: u32 = 128;
 const DEPTH: u32 = 16;
+// Terms of the sums between two checks of their loop: 1 or 4.
+const STEPS: u32 = 4;
 const PITCH: u32 = 32;
 
 struct Params {
@@ -113,6 +115,25 @@ fn store(base: u32, row: u32, column: u32, values: mat4x4f) {
   store_row(base, row + 3u, column, values[3]);
 }
 
+// A thread's sums, by corner of the tile.
+struct Corners {
+  here: mat4x4f,
+  right: mat4x4f,
+  below: mat4x4f,
+  opposite: mat4x4f,
+}
+
+// Adds one term to every sum.
+fn add_term(sums: Corners, depth: u32, across: u32, along: u32) -> Corners {
+  let a = tile_x[depth * PITCH + across];
+  let a_below = tile_x[depth * PITCH + across + 16u];
+  let b = tile_y[depth * PITCH + along];
+  let b_right = tile_y[depth * PITCH + along + 16u];
+  return Corners(
+    outer(sums.here, a, b), outer(sums.right, a, b_right),
+    outer(sums.below, a_below, b), outer(sums.opposite, a_below, b_right));
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let first_column = group.x * TILE;
@@ -135,10 +156,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 
   let across = thread / 16u;
   let along = thread % 16u;
-  var sum = mat4x4f();
-  var sum_right = mat4x4f();
-  var sum_below = mat4x4f();
-  var sum_corner = mat4x4f();
+  var sums = Corners();
   for (var k = 0u; k < params.k; k += DEPTH) {
     if (loads_x) {
       let block = block_x(base_x, first_row + 4u * load_group, k + load_depth);
@@ -154,15 +172,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
       tile_y[place + 3u * PITCH] = block[3];
     }
     workgroupBarrier();
-    for (var depth = 0u; depth < DEPTH; depth++) {
-      let a = tile_x[depth * PITCH + across];
-      let a_below = tile_x[depth * PITCH + across + 16u];
-      let b = tile_y[depth * PITCH + along];
-      let b_right = tile_y[depth * PITCH + along + 16u];
-      sum = outer(sum, a, b);
-      sum_right = outer(sum_right, a, b_right);
-      sum_below = outer(sum_below, a_below, b);
-      sum_corner = outer(sum_corner, a_below, b_right);
+    for (var depth = 0u; depth < DEPTH; depth += STEPS) {
+      sums = add_term(sums, depth, across, along);
+      if (STEPS == 4u) {
+        sums = add_term(sums, depth + 1u, across, along);
+        sums = add_term(sums, depth + 2u, across, along);
+        sums = add_term(sums, depth + 3u, across, along);
+      }
     }
     workgroupBarrier();
   }
@@ -170,8 +186,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let base = params.out_offset + dot(batch, params.batch_out);
   let row = first_row + 4u * across;
   let column = first_column + 4u * along;
-  store(base, row, column, sum);
-  store(base, row, column + 64u, sum_right);
-  store(base, row + 64u, column, sum_below);
-  store(base, row + 64u, column + 64u, sum_corner);
+  store(base, row, column, sums.here);
+  store(base, row, column + 64u, sums.right);
+  store(base, row + 64u, column, sums.below);
+  store(base, row + 64u, column + 64u, sums.opposite);
 }

@@ -3,11 +3,12 @@
  *
  * @module
  */
-import type { Backend, BackendKind } from "./backend/contract.ts";
+import type { Backend, BackendKind, Span } from "./backend/contract.ts";
 import { CpuBackend } from "./backend/cpu/backend.ts";
 import { findAdapter, openDevice } from "./backend/webgpu/adapter.ts";
 import { WebgpuBackend } from "./backend/webgpu/backend.ts";
 import { DeviceError } from "./errors.ts";
+import { Profile } from "./profile.ts";
 
 /** What {@linkcode init} may be told. */
 export interface InitOptions {
@@ -37,6 +38,7 @@ export interface DeviceMemory {
 export class Device {
   /** How many tensors live here; kept by the tensors themselves. */
   tensors = 0;
+  #profiling = false;
 
   /** Made by {@linkcode init}. */
   constructor(
@@ -83,6 +85,36 @@ export class Device {
    */
   synchronize(): Promise<void> {
     return this.engine.synchronize();
+  }
+
+  /**
+   * Times what `fn` asks of the device, on a GPU by timestamp queries. Every kernel then has a pass of
+   * its own, so the host takes longer than it does without.
+   *
+   * @example
+   * ```ts
+   * import { init, randn } from "@levin/levin";
+   *
+   * const device = await init();
+   * const x = randn([256, 256]);
+   * const profile = await device.profile(() => void x.matmul(x).softmax());
+   * console.log(`${profile}`); // a table: operation, calls, ms, share
+   * const trace = profile.toChromeTrace(); // for chrome://tracing or ui.perfetto.dev
+   * ```
+   * @throws {DeviceError} if a profile is already being taken, or the GPU has no timestamp queries.
+   */
+  async profile(fn: () => void | Promise<void>): Promise<Profile> {
+    if (this.#profiling) throw new DeviceError("Cannot profile: a profile is already being taken");
+    this.engine.startProfile();
+    this.#profiling = true;
+    let spans: Span[] = [];
+    try {
+      await fn();
+    } finally {
+      this.#profiling = false;
+      spans = await this.engine.stopProfile();
+    }
+    return new Profile(this.name, spans);
   }
 
   /** Ends the device; its tensors cannot be used any more. A caller's own GPUDevice is left alone. */

@@ -65,6 +65,8 @@ export interface Dispatch {
    * floats through `floatBits`.
    */
   readonly params?: readonly number[];
+  /** Which of the operation's kernels it is, for profiles; where there is only one, none. */
+  readonly label?: string;
   /** Workgroups along x, y and z. */
   readonly workgroups: readonly [number, number?, number?];
 }
@@ -111,6 +113,16 @@ export interface Program<Options = unknown> {
   ) => number;
 }
 
+/** One piece of work, as a profile saw it. */
+export interface Span {
+  /** The operation, and which of its kernels where it has several. */
+  readonly name: string;
+  /** When it began, in ms from some fixed point. */
+  readonly startMs: number;
+  /** How long it took, in ms. */
+  readonly ms: number;
+}
+
 /** Bytes held by a backend. */
 export interface BackendMemory {
   /** Bytes in buffers that are in use. */
@@ -149,6 +161,10 @@ export interface Backend {
   ): void;
   /** Resolves when all work asked for has been done; rejects with what went wrong in it. */
   synchronize(): Promise<void>;
+  /** Times everything asked for from now on. Throws DeviceError where that cannot be done. */
+  startProfile(): void;
+  /** Resolves to what was timed since, when it has been done. */
+  stopProfile(): Promise<Span[]>;
   /** Bytes in use and waiting for reuse. */
   memory(): BackendMemory;
   /** Gives pooled memory back to the system. */

@@ -314,6 +314,7 @@ function plan(
   const hasInitial = { HAS_INITIAL: initial !== undefined };
   const dispatches: Dispatch[] = [
     {
+      label: "positions",
       shader: positionsShader,
       constants: { EXCLUSIVE: decayAfter },
       bindings: [g, positions],
@@ -321,6 +322,7 @@ function plan(
       workgroups: grid(Math.ceil(heads * chunks / 64), context),
     },
     {
+      label: "states",
       shader: statesShader,
       constants: {
         ...elements({ k, v }),
@@ -336,6 +338,7 @@ function plan(
       workgroups: grid(add, context),
     },
     {
+      label: "scan",
       shader: scanShader,
       constants: {
         ...hasInitial,
@@ -355,6 +358,7 @@ function plan(
       workgroups: grid(Math.ceil(elementsOfState / 256), context),
     },
     {
+      label: "outputs",
       shader: outputsShader,
       constants: {
         ...elements({ q, k, v }),

@@ -144,7 +144,13 @@ function plan(x: View, y: View, out: View): Dispatch {
     : { StoredX: x.dtype, StoredY: y.dtype };
   return {
     shader: isWide ? wideShader : shader,
-    constants: { ...reads, StoredOut: out.dtype, ...along },
+    // Measured on an H200: four terms at a time are 15 % faster in float32, and slower in float16.
+    constants: {
+      ...reads,
+      StoredOut: out.dtype,
+      ...along,
+      ...(isWide && { STEPS: x.dtype === "f16" ? 1 : 4 }),
+    },
     params: [
       ...four(batch, 1),
       ...steps.flatMap((list) => four(list, 0)),

@@ -14,6 +14,7 @@ import {
   type DeviceBuffer,
   extentOf,
   type Program,
+  type Span,
   type View,
 } from "../contract.ts";
 import { Pool } from "../pool.ts";
@@ -37,6 +38,9 @@ export class CpuBackend implements Backend {
       throw new LimitError(`Cannot allocate ${bytes} bytes: the runtime has no room for them`);
     }
   }, () => {});
+
+  #spans: Span[] = [];
+  #timing = false;
 
   allocate(bytes: number, content?: Uint8Array): CpuBuffer {
     const memory = this.#pool.take(bytes);
@@ -64,9 +68,21 @@ export class CpuBackend implements Backend {
           `or use a WebGPU device`,
       );
     }
+    const startMs = performance.now();
     const results = outputs.map(widen);
     program.cpu(inputs.map(widen), results, options);
     outputs.forEach((view, i) => narrow(view, results[i]));
+    const { name } = program;
+    if (this.#timing) this.#spans.push({ name, startMs, ms: performance.now() - startMs });
+  }
+
+  startProfile(): void {
+    this.#timing = true;
+  }
+
+  stopProfile(): Promise<Span[]> {
+    this.#timing = false;
+    return Promise.resolve(this.#spans.splice(0));
   }
 
   synchronize(): Promise<void> {

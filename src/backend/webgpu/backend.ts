@@ -16,12 +16,14 @@ import {
   extentOf,
   type GpuContext,
   type Program,
+  type Span,
   type View,
 } from "../contract.ts";
 import { Pool } from "../pool.ts";
 import { isSoftware, nameOf } from "./adapter.ts";
 import { ErrorLog } from "./errors.ts";
 import { PARAMS_BYTES, Pipelines, type Prepared } from "./pipelines.ts";
+import { Profiler } from "./profiler.ts";
 import { Readback } from "./readback.ts";
 
 /** A GPUBuffer and what the backend remembers of it. */
@@ -80,6 +82,7 @@ export class WebgpuBackend implements Backend {
   #dispatches = 0;
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
+  #profiler: Profiler | undefined;
 
   /** Works on `device`. */
   constructor(device: GPUDevice, options: WebgpuBackendOptions) {
@@ -190,6 +193,21 @@ export class WebgpuBackend implements Backend {
     await this.#errors.throwIfAny();
   }
 
+  startProfile(): void {
+    this.#profiler = new Profiler(this.#device);
+  }
+
+  async stopProfile(): Promise<Span[]> {
+    this.#errors.throwIfLost();
+    const profiler = this.#profiler!;
+    this.#profiler = undefined;
+    const landing = profiler.record(this.#commands());
+    this.#submit();
+    const spans = await this.#errors.orLost(landing());
+    await this.#errors.throwIfAny();
+    return spans;
+  }
+
   memory(): BackendMemory {
     return { liveBytes: this.#pool.liveBytes, pooledBytes: this.#pool.pooledBytes };
   }
@@ -252,9 +270,16 @@ export class WebgpuBackend implements Backend {
     return this.#device.createCommandEncoder({ label: "levin" });
   }
 
-  #encode({ pipeline, group, memories }: Prepared, { params = [], workgroups }: Dispatch): void {
+  #encode({ pipeline, group, memories }: Prepared, dispatch: Dispatch): void {
+    const { params = [], workgroups, label } = dispatch;
     if (this.#dispatches === DISPATCHES_PER_BATCH) this.#submit();
     this.#encoder ??= this.#beginBatch();
+    if (this.#profiler !== undefined) {
+      this.#pass?.end();
+      const name = label === undefined ? pipeline.label : `${pipeline.label}: ${label}`;
+      const timestampWrites = this.#profiler.timestamps(name);
+      this.#pass = this.#encoder.beginComputePass({ timestampWrites });
+    }
     this.#pass ??= this.#encoder.beginComputePass();
     for (const memory of memories) memory.usedInBatch = this.#batch;
     const offset = this.#dispatches++ * PARAMS_BYTES;

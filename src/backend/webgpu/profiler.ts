@@ -1,0 +1,73 @@
+/**
+ * GPU times by timestamp queries: two for every dispatch, which then has a pass of its own.
+ *
+ * @module
+ */
+import { DeviceError } from "../../errors.ts";
+import type { Span } from "../contract.ts";
+
+/** The most queries of one set that WebGPU allows. */
+const QUERIES_PER_SET = 4096;
+
+/** The dispatches of one profile, and the times that the GPU wrote at their beginnings and ends. */
+export class Profiler {
+  readonly #device: GPUDevice;
+  readonly #sets: GPUQuerySet[] = [];
+  readonly #names: string[] = [];
+
+  /** Profiles `device`. */
+  constructor(device: GPUDevice) {
+    if (!device.features.has("timestamp-query")) {
+      throw new DeviceError(
+        `Cannot profile: the device has no "timestamp-query"; ask for that feature when opening it`,
+      );
+    }
+    this.#device = device;
+  }
+
+  /** What the pass of the next dispatch, called `name`, has to write. */
+  timestamps(name: string): GPUComputePassTimestampWrites {
+    const query = 2 * this.#names.length % QUERIES_PER_SET;
+    if (query === 0) {
+      this.#sets.push(this.#device.createQuerySet({ type: "timestamp", count: QUERIES_PER_SET }));
+    }
+    this.#names.push(name);
+    return {
+      querySet: this.#sets.at(-1)!,
+      beginningOfPassWriteIndex: query,
+      endOfPassWriteIndex: query + 1,
+    };
+  }
+
+  /** Records copies of all times. Once the commands have been submitted, what it returns reads them. */
+  record(commands: GPUCommandEncoder): () => Promise<Span[]> {
+    const { COPY_DST, COPY_SRC, MAP_READ, QUERY_RESOLVE } = GPUBufferUsage;
+    const landings = this.#sets.map((set, i) => {
+      const count = Math.min(QUERIES_PER_SET, 2 * this.#names.length - i * QUERIES_PER_SET);
+      const size = 8 * count;
+      const times = this.#device.createBuffer({ size, usage: QUERY_RESOLVE | COPY_SRC });
+      const landing = this.#device.createBuffer({ size, usage: MAP_READ | COPY_DST });
+      commands.resolveQuerySet(set, 0, count, times, 0);
+      commands.copyBufferToBuffer(times, 0, landing, 0, size);
+      return { set, times, landing };
+    });
+    return async () => {
+      const nanoseconds: bigint[] = [];
+      for (const { set, times, landing } of landings) {
+        await landing.mapAsync(GPUMapMode.READ);
+        nanoseconds.push(...new BigUint64Array(landing.getMappedRange()));
+        landing.destroy();
+        times.destroy();
+        set.destroy();
+      }
+      return this.#names.map((name, i) => {
+        const [began, ended] = nanoseconds.slice(2 * i, 2 * i + 2);
+        return {
+          name,
+          startMs: Number(began - nanoseconds[0]) / 1e6,
+          ms: Number(ended - began) / 1e6,
+        };
+      });
+    };
+  }
+}
