@@ -1,5 +1,6 @@
 // Where the time of attention goes, kernel by kernel, by timestamp queries:
 // `deno run -A bench/profile.ts [--trace FILE]`, the trace for chrome://tracing.
+import { parseArgs } from "@std/cli/parse-args";
 import {
   flashAttention,
   init,
@@ -10,6 +11,7 @@ import {
   uniform,
 } from "../mod.ts";
 
+const { trace } = parseArgs(Deno.args, { string: ["trace"] });
 const device = await init({ backend: "webgpu" });
 console.log(device.describe());
 const small = device.software;
@@ -48,8 +50,7 @@ for (const [name, attend, lengths] of forms) {
         return profile;
       });
       console.log(`\n${name} backward, ${shape}\n${backward}`);
-      const file = Deno.args[Deno.args.indexOf("--trace") + 1];
-      if (Deno.args.includes("--trace")) await Deno.writeTextFile(file, backward.toChromeTrace());
+      if (trace !== undefined) await Deno.writeTextFile(trace, backward.toChromeTrace());
       [q, k, v].forEach((t) => t.dispose());
       device.trim();
     }

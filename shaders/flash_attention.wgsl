@@ -111,8 +111,7 @@ fn main(
   // The last rows, which see most, first.
   let first_row = (tiles_row - 1u - number / tiles_e % tiles_row) * ROWS;
   let instance = number / tiles_e / tiles_row;
-  let in_batch = instance % (params.groups * params.members);
-  let at = vec4u(instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members, 0u);
+  let at = entry_of(instance, params.groups, params.members, 0u);
   let base_q = params.q_offset + dot(at, params.q_strides);
   let base_k = params.k_offset + dot(at, params.k_strides);
   let base_v = params.v_offset + dot(at, params.v_strides);

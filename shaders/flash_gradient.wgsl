@@ -126,8 +126,7 @@ fn main(
   let first_row = select(tile, tiles_row - 1u - tile, OF_QUERIES) * ROWS;
   let instance = number / tiles_column / tiles_row;
   let own_members = select(1u, params.members, OF_QUERIES);
-  let in_batch = instance % (params.groups * own_members);
-  let at = vec4u(instance / (params.groups * own_members), in_batch / own_members, in_batch % own_members, 0u);
+  let at = entry_of(instance, params.groups, own_members, 0u);
   let base_own_x = params.own_x_offset + dot(at, params.own_x_strides);
   let base_own_y = params.own_y_offset + dot(at, params.own_y_strides);
   let queries = select(params.other_count, params.own_count, OF_QUERIES);

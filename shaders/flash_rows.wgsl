@@ -1,5 +1,6 @@
 // What the gradients of softmax attention need of every query: L, and D_i = Σ_c g_ic · o_ic, the mean of
 // g_i · v_j under P. A workgroup takes 16 rows; 16 threads share a row, and the first adds up.
+// Goes on from blocks.wgsl.
 
 alias Stored_out = f32;
 alias Stored_g = f32;
@@ -36,9 +37,7 @@ fn main(
 ) {
   let number = (group.y * groups.x + group.x) * 16u + thread / 16u;
   let head = number / params.n;
-  let in_batch = head % (params.groups * params.members);
-  let at = vec4u(
-    head / (params.groups * params.members), in_batch / params.members, in_batch % params.members, number % params.n);
+  let at = entry_of(head, params.groups, params.members, number % params.n);
   let base_out = params.out_offset + dot(at, params.out_strides);
   let base_g = params.g_offset + dot(at, params.g_strides);
   var part = 0.0;

@@ -101,8 +101,7 @@ fn main(
   let first_row = number / tiles_e % tiles_row * ROWS;
   let chunk = number / tiles_e / tiles_row % params.chunks;
   let instance = number / tiles_e / tiles_row / params.chunks;
-  let in_batch = instance % (params.groups * params.members);
-  let at = vec4u(instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members, 0u);
+  let at = entry_of(instance, params.groups, params.members, 0u);
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   if (first_row >= rows) { return; }

@@ -4,6 +4,7 @@
 // The decay between two rows is the exponential of a difference of such sums, which may be large where
 // their difference is small. So they are integers of 64 bits, high word and low word, that count 2⁻⁴⁸:
 // exact to add and to subtract, whatever a compiler does with floats. A thread owns one chunk.
+// Goes on from blocks.wgsl.
 
 const EXCLUSIVE: bool = false;
 // Beyond this a decay is 0 in float32; 512 tokens of it, the most of a chunk, still fit 16 bits.
@@ -34,8 +35,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   let base = instance * (params.n + params.chunks);
-  let in_batch = instance % (params.groups * params.members);
-  let entry = vec4u(instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members, start);
+  let entry = entry_of(instance, params.groups, params.members, start);
   var at = params.g_offset + dot(entry, params.g_strides);
   var sum = vec2u();
   for (var row = 0u; row < rows; row++) {

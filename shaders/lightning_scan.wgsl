@@ -2,6 +2,7 @@
 //   S ← initial;  for every chunk: (states[chunk], S) ← (S, exp(−P_m) · S + states[chunk])
 // P_m is what lightning_positions.wgsl wrote of each chunk. A thread owns one element of one head's
 // [d, e], or four neighbours; it asks for eight chunks at once, because memory answers late.
+// Goes on from blocks.wgsl.
 
 alias Element = f32;
 const LANES: u32 = 1;
@@ -49,10 +50,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let area = params.d * params.e / LANES;
   let element = number % area;
   let instance = number / area;
-  let in_batch = instance % (params.groups * params.members);
-  let at = vec4u(
-    instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members,
-    element * LANES / params.e);
+  let at = entry_of(instance, params.groups, params.members, element * LANES / params.e);
   let column = element * LANES % params.e;
   var position = instance * (params.n + params.chunks) + params.n;
 

@@ -2,6 +2,7 @@
 //   states[batch, head, chunk] = Σ_r β · exp(P_r − P_m) · k_rᵀ v_r        [d, e]
 // over the m rows of the chunk; P is what lightning_positions.wgsl wrote. A workgroup makes a tile of one
 // chunk's [d, e], 64 wide or 128 (WIDE); a thread, 4 × 4 elements of each quarter of it.
+// Goes on from blocks.wgsl.
 
 // Of k and v: a scalar, or four neighbours in a row of a dense matrix.
 alias Element_k = f32;
@@ -46,11 +47,6 @@ var<workgroup> tile_v: array<vec4f, DEPTH * PITCH>;
 fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_column]), f32(k[at + 2u * params.k_column]), f32(k[at + 3u * params.k_column])); }
 fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_column]), f32(v[at + 2u * params.v_column]), f32(v[at + 3u * params.v_column])); }
 
-// The first so many of four values, then zeros.
-fn first(values: vec4f, count: i32) -> vec4f {
-  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
-}
-
 fn load_k(base: u32, column: u32) -> vec4f {
   let inside = column < params.d;
   return first(four_k(base + column * params.k_column), select(0, i32(params.d - column), inside));
@@ -65,10 +61,6 @@ fn load_v(base: u32, column: u32) -> vec4f {
 fn decay_between(earlier: vec2u, later: vec2u) -> f32 {
   let high = later.x - earlier.x - select(0u, 1u, later.y < earlier.y);
   return exp(-(f32(high) / 65536.0 + f32(later.y - earlier.y) / 281474976710656.0));
-}
-
-fn outer(sum: mat4x4f, a: vec4f, b: vec4f) -> mat4x4f {
-  return mat4x4f(fma(a.xxxx, b, sum[0]), fma(a.yyyy, b, sum[1]), fma(a.zzzz, b, sum[2]), fma(a.wwww, b, sum[3]));
 }
 
 fn four_states(values: vec4f) -> StateElement { return values.x; }
@@ -109,8 +101,7 @@ fn main(
   let first_d = number % tiles / tiles_e * height;
   let chunk = number / tiles % params.chunks;
   let instance = number / tiles / params.chunks;
-  let in_batch = instance % (params.groups * params.members);
-  let at = vec4u(instance / (params.groups * params.members), in_batch / params.members, in_batch % params.members, 0u);
+  let at = entry_of(instance, params.groups, params.members, 0u);
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   let base_k = params.k_offset + dot(at, params.k_strides) + start * params.k_strides.w;

@@ -1,6 +1,7 @@
 // out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n], for products large enough to fill a GPU.
 // A workgroup computes a 128 × 128 tile; a thread, 8 × 8 of it, as four 4 × 4 corners 64 apart. Half of
 // the threads load x and half load y, each a block of 4 × 4 that is turned over on the way if need be.
+// Goes on from blocks.wgsl.
 
 // A scalar, or four neighbours along whichever axis of the matrix is dense.
 alias Element_x = f32;
@@ -45,11 +46,6 @@ var<workgroup> tile_y: array<vec4f, DEPTH * PITCH>;
 fn four_x(at: u32, step: u32) -> vec4f { return vec4f(f32(x[at]), f32(x[at + step]), f32(x[at + 2u * step]), f32(x[at + 3u * step])); }
 fn four_y(at: u32, step: u32) -> vec4f { return vec4f(f32(y[at]), f32(y[at + step]), f32(y[at + 2u * step]), f32(y[at + 3u * step])); }
 
-// The first so many of four values, then zeros.
-fn first(values: vec4f, count: i32) -> vec4f {
-  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
-}
-
 // Four elements from (along, across) on, along an axis of length `length`.
 fn line_x(base: u32, along: u32, length: u32, step: u32, across: u32, end: u32, stride: u32) -> vec4f {
   let inside = along < length && across < end;
@@ -93,10 +89,6 @@ fn block_y(base: u32, column: u32, k: u32) -> mat4x4f {
     line_y(base, column, (*p).n, (*p).y_n, k + 1u, (*p).k, (*p).y_k),
     line_y(base, column, (*p).n, (*p).y_n, k + 2u, (*p).k, (*p).y_k),
     line_y(base, column, (*p).n, (*p).y_n, k + 3u, (*p).k, (*p).y_k));
-}
-
-fn outer(sum: mat4x4f, a: vec4f, b: vec4f) -> mat4x4f {
-  return mat4x4f(fma(a.xxxx, b, sum[0]), fma(a.yyyy, b, sum[1]), fma(a.zzzz, b, sum[2]), fma(a.wwww, b, sum[3]));
 }
 
 fn store_row(base: u32, row: u32, column: u32, values: vec4f) {

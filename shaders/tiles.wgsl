@@ -1,5 +1,5 @@
 // Products of tiles, 64 rows by 64 columns or 128, for shaders that declare `out` and go on from here: the
-// text of this file comes before theirs. A workgroup of 128 threads shares a left tile of rows and a right
+// text of this file comes before theirs, and that of blocks.wgsl before this one. A workgroup of 128 threads shares a left tile of rows and a right
 // one of columns, 16 terms of their products at a time; a thread works on blocks of 4 × 4.
 
 // What outputs are, and what they are stored as: one of them, or four neighbours (IN_FOURS).
@@ -24,11 +24,6 @@ struct Matrix {
   columns: u32,
   row_step: u32,
   column_step: u32,
-}
-
-// The first so many of four values, then zeros.
-fn first(values: vec4f, count: i32) -> vec4f {
-  return select(vec4f(), values, vec4i(0, 1, 2, 3) < vec4i(count));
 }
 
 fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {

@@ -124,12 +124,3 @@ export function sumsOf(matrices: number[][][], members: number): number[] {
   }
   return sums;
 }
-
-/** Small whole numbers from a seed, for reproducible shapes and values outside of fast-check. */
-export function counter(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return state / 2 ** 32;
-  };
-}

@@ -467,6 +467,12 @@ testOnBackends("gradients of gradients equal those of the float64 oracle", async
   }
 });
 
+testOnBackends("no heads at all give no outputs", () => {
+  const [q, logDecay] = [zeros([1, 0, 5, 4]), zeros([1, 0, 5])];
+  const { output, state } = lightningAttentionWithState(q, q, q, { logDecay });
+  assertEquals([output.shape, state.shape], [[1, 0, 5, 4], [1, 0, 4, 4]]);
+});
+
 testOnBackends("grouped heads of any layout are read without a copy", async (device) => {
   const [b, n, h, d] = [2, 70, 4, 8];
   const byHead = [h, 2, 2].map((heads, i) =>

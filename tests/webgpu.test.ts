@@ -139,6 +139,15 @@ testOnWebgpu("a caller's device is used as it is and never destroyed", async () 
   gpu.destroy();
 });
 
+/** The same tensors as leaves on the CPU. */
+function twinsOf(tensors: Tensor[]): Promise<Tensor[]> {
+  return Promise.all(
+    tensors.map(async (t) =>
+      tensor(await t.data(), { shape: t.shape, device: cpu, requiresGrad: true })
+    ),
+  );
+}
+
 testOnWebgpu("tensors larger than a binding are cut, not refused", async () => {
   // Bindings of 64 KiB: nearly everything below is larger than one.
   const backend = new WebgpuBackend(await openDevice(), { owned: true, bindingBytes: 2 ** 16 });
@@ -177,11 +186,7 @@ testOnWebgpu("tensors larger than a binding are cut, not refused", async () => {
     await assertNear(flat.slice([100, 200]), values.slice(12800, 25600), 0, "slice");
 
     const heads = [1, 2, 3].map((seed) => randn([3, 4, 200, 16], { seed, requiresGrad: true }));
-    const twins = await Promise.all(
-      heads.map(async (t) =>
-        tensor(await t.data(), { shape: t.shape, device: cpu, requiresGrad: true })
-      ),
-    );
+    const twins = await twinsOf(heads);
     const run = ([q, k, v]: Tensor[]) => {
       const o = lightningAttention(q, k, v, { slopes: [0, 0.1, 0.5, 0.9] });
       o.square().sum().backward();
@@ -206,11 +211,7 @@ testOnWebgpu("one head larger than a binding is split along the sequence", async
     // 64 bytes a token: 1020 of these 2500 tokens fit.
     const draw = (seed: number) => randn([1, 1, 2500, 16], { seed, requiresGrad: true });
     const here = [1, 2, 3].map(draw);
-    const there = await Promise.all(
-      here.map(async (t) =>
-        tensor(await t.data(), { shape: t.shape, device: cpu, requiresGrad: true })
-      ),
-    );
+    const there = await twinsOf(here);
     const run = ([q, k, v]: Tensor[]) => {
       const { output, state } = lightningAttentionWithState(q, k, v, { slopes: 0.001 });
       output.mul(0.1).square().sum().add(state.square().sum()).backward();

@@ -1,5 +1,6 @@
 /**
- * The arguments that all attentions share, and how they are refused: by name, before any work.
+ * The arguments that all attentions share: how they are refused, by name and before any work, and how heads
+ * that share keys are grouped.
  *
  * @module
  */
@@ -44,6 +45,12 @@ export function checkQuadratic(
   checkDTypes(operation, q, k, v);
   checkScale(operation, scale);
   return { n, m, heads, d };
+}
+
+/** [b, heads, ..] as [b, groups, members of a group, ..]: a view, whatever the strides. */
+export function inGroups(t: Tensor, groups: number): Tensor {
+  const [b, heads, ...rest] = t.shape;
+  return t.reshape([b, groups, groups === 0 ? 1 : heads / groups, ...rest]);
 }
 
 /** Whether q, k and v agree in all but the number of queries. Refuses other ranks than 4. */

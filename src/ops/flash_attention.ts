@@ -28,15 +28,25 @@ import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import forwardText from "../../shaders/flash_attention.wgsl" with { type: "text" };
 import gradientText from "../../shaders/flash_gradient.wgsl" with { type: "text" };
-import rowsShader from "../../shaders/flash_rows.wgsl" with { type: "text" };
-import { checkQuadratic } from "./attention_arguments.ts";
+import rowsText from "../../shaders/flash_rows.wgsl" with { type: "text" };
+import { checkQuadratic, inGroups } from "./attention_arguments.ts";
 import { attendOnCpu, gradientsOnCpu } from "./flash_attention_cpu.ts";
 import { softmaxWeights } from "./naive_attention.ts";
 import { grid } from "./pointwise_program.ts";
-import { elements, isWide, results, stepsOf, tilesOf, withTiles } from "./tiles.ts";
+import {
+  elements,
+  isWide,
+  placesOf,
+  results,
+  stepsOf,
+  tilesOf,
+  withBlocks,
+  withTiles,
+} from "./tiles.ts";
 
 const shader = withTiles(forwardText);
 const gradientShader = withTiles(gradientText);
+const rowsShader = withBlocks(rowsText);
 
 /** Options of {@linkcode flashAttention}. */
 export interface FlashAttentionOptions {
@@ -82,15 +92,10 @@ export function flashAttention(
   { causal = true, scale }: FlashAttentionOptions = {},
 ): Tensor {
   const { heads, n, d } = checkQuadratic("flashAttention", q, k, v, { causal, scale });
-  const [b, groups, m, e] = v.shape;
+  const [b, groups, , e] = v.shape;
   return tidy(() => {
-    const members = groups === 0 ? 1 : heads / groups;
-    const [o] = attend(
-      q.reshape([b, groups, members, n, d]),
-      k.reshape([b, groups, 1, m, d]),
-      v.reshape([b, groups, 1, m, e]),
-      { causal, scale: scale ?? d ** -0.5 },
-    );
+    const grouped = [q, k, v].map((t) => inGroups(t, groups));
+    const [o] = attend(...grouped, { causal, scale: scale ?? d ** -0.5 });
     return o.reshape([b, heads, n, e]);
   });
 }
@@ -240,9 +245,7 @@ function planGradients(
       },
       bindings: [own_x, own_y, other_x, other_y, rows, out],
       params: [
-        ...views.flatMap((view) => stepsOf(view).slice(0, 4)),
-        ...views.map((view) => view.strides[4]),
-        ...views.map((view) => view.offset),
+        ...placesOf(...views),
         ...[groups, members, ...(ofQueries ? [n, m] : [m, n]), shiftOf(n, m, causal)],
         ...[d, e, workgroups, floatBits(scale)],
       ],

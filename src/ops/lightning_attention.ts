@@ -10,7 +10,7 @@ import { DTypeError, ShapeError } from "../errors.ts";
 import { tidy } from "../scope.ts";
 import { format, sameShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkInputs, checkScale, checkState } from "./attention_arguments.ts";
+import { checkInputs, checkScale, checkState, inGroups } from "./attention_arguments.ts";
 import { zeros } from "./create.ts";
 import { lightning, type LightningOptions } from "./lightning_core.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
@@ -200,13 +200,13 @@ function oneWay(
 
 /** The most tokens of one head of which every operand, the states in between too, fits one binding. */
 function longestInABinding(q: Tensor, k: Tensor, v: Tensor, blockSize: number): number {
+  const { bindingBytes } = q.device.engine;
+  if (bindingBytes === Infinity) return Infinity;
   const [d, e] = [q.shape[3], v.shape[3]];
   const steps = [q, k, v].map((t) => Math.abs(t.strides[2]) * bytesOf(t.dtype));
   const bytesOfAToken = Math.max(...steps, 4 * d, 4 * e, 16, 4 * d * e / blockSize);
-  const { bindingBytes } = q.device.engine;
-  if (bindingBytes === Infinity) return Infinity;
-  const tokens = Math.floor(bindingBytes / bytesOfAToken) - 1;
-  return Math.max(1, tokens - tokens % Math.min(blockSize, Math.max(1, tokens)));
+  const tokens = Math.max(1, Math.floor(bindingBytes / bytesOfAToken) - 1);
+  return tokens - tokens % Math.min(blockSize, tokens);
 }
 
 /** One call of the operator. */
@@ -220,11 +220,10 @@ function attendOnce(
 ): Tensor[] {
   const [b, h, n, d] = q.shape;
   const [groups, e] = [k.shape[1], v.shape[3]];
-  const members = h / groups;
-  const own = (t: Tensor) => t.reshape([b, groups, members, ...t.shape.slice(2)]);
-  const shared = (t: Tensor) => t.unsqueeze(2).expand([b, groups, members, ...t.shape.slice(2)]);
-  const initials = initial === undefined ? [] : [own(initial)];
-  const [output, state] = lightning(own(q), shared(k), shared(v), own(g), ...initials, options);
+  const queries = inGroups(q, groups);
+  const shared = (t: Tensor) => inGroups(t, groups).expand([b, groups, queries.shape[2], -1, -1]);
+  const others = [g, ...(initial === undefined ? [] : [initial])].map((t) => inGroups(t, groups));
+  const [output, state] = lightning(queries, shared(k), shared(v), ...others, options);
   return [output.reshape([b, h, n, e]), state.reshape([b, h, d, e])];
 }
 
@@ -239,10 +238,8 @@ function bothWays(
 ): Tensor[] {
   const [forth, state] = oneWay(q, k, v, g, undefined, options);
   const [back] = oneWay(q, k, v, g, undefined, { ...options, reverse: true });
-  const [b, , n] = q.shape;
-  const groups = k.shape[1];
-  const of = (t: Tensor) => t.reshape([b, groups, t.shape[1] / groups, n, t.shape[3]]);
-  const own = of(q).mul(of(k)).sum(-1, { keepDims: true }).mul(of(v));
+  const [ofQ, ofK, ofV] = [q, k, v].map((t) => inGroups(t, k.shape[1]));
+  const own = ofQ.mul(ofK).sum(-1, { keepDims: true }).mul(ofV);
   return [forth.add(back).sub(own.mul(options.alpha).reshape(forth.shape)), state];
 }
 

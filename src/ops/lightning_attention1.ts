@@ -24,7 +24,7 @@ import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
 import text from "../../shaders/lightning1.wgsl" with { type: "text" };
-import { checkQuadratic } from "./attention_arguments.ts";
+import { checkQuadratic, inGroups } from "./attention_arguments.ts";
 import { multiply } from "./matmul_cpu.ts";
 import { grid } from "./pointwise_program.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
@@ -34,9 +34,9 @@ import {
   entriesOf,
   isWide,
   matrixAt,
+  placesOf,
   results,
   reversed,
-  stepsOf,
   tilesOf,
   transposed,
   withTiles,
@@ -85,7 +85,7 @@ export function lightningAttention1(
   { slopes, scale = 1, reverse = false }: LightningAttention1Options = {},
 ): Tensor {
   const name = "lightningAttention1";
-  const { heads, n, m, d } = checkQuadratic(name, q, k, v, { causal: true, scale });
+  const { heads, n, m } = checkQuadratic(name, q, k, v, { causal: true, scale });
   if (n !== m) {
     throw new ShapeError(`${name}: expected as many keys as queries, found ${m} and ${n}`);
   }
@@ -98,12 +98,11 @@ export function lightningAttention1(
       );
     }
     const [b, groups, , e] = v.shape;
-    const members = heads / groups;
-    const shared = (x: Tensor, width: number) =>
-      x.reshape([b, groups, 1, n, width]).expand([b, groups, members, n, width]);
-    const queries = q.reshape([b, groups, members, n, d]);
+    const queries = inGroups(q, groups);
+    const members = queries.shape[2];
+    const shared = (t: Tensor) => inGroups(t, groups).expand([b, groups, members, -1, -1]);
     const decays = s.reshape([groups, members]);
-    const o = attend(queries, shared(k, d), shared(v, e), decays, { scale, reverse });
+    const o = attend(queries, shared(k), shared(v), decays, { scale, reverse });
     return o.reshape([b, heads, n, e]);
   });
 }
@@ -135,9 +134,7 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
         WIDE: isWide(e),
       },
       params: [
-        ...views.flatMap((view) => stepsOf(view).slice(0, 4)),
-        ...views.map((view) => view.strides[4]),
-        ...views.map((view) => view.offset),
+        ...placesOf(...views),
         ...[...slopes.strides, slopes.offset],
         ...[groups, members, n, d, e, workgroups, floatBits(scale)],
       ],

@@ -43,9 +43,9 @@ import {
 import { defineOp, type Op } from "../operation.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
-import positionsShader from "../../shaders/lightning_positions.wgsl" with { type: "text" };
-import scanShader from "../../shaders/lightning_scan.wgsl" with { type: "text" };
-import statesShader from "../../shaders/lightning_states.wgsl" with { type: "text" };
+import positionsText from "../../shaders/lightning_positions.wgsl" with { type: "text" };
+import scanText from "../../shaders/lightning_scan.wgsl" with { type: "text" };
+import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { sizeOf } from "../shape.ts";
 import { full, zeros } from "./create.ts";
 import { type Matrix, multiply } from "./matmul_cpu.ts";
@@ -56,14 +56,19 @@ import {
   entriesOf,
   isWide,
   matrixAt,
+  placesOf,
   results,
   reversed,
   tilesAlong,
   tilesOf,
   transposed,
+  withBlocks,
   withTiles,
 } from "./tiles.ts";
 
+const positionsShader = withBlocks(positionsText);
+const statesShader = withBlocks(statesText);
+const scanShader = withBlocks(scanText);
 const outputsShader = withTiles(outputsText);
 
 /** How the operator runs. */
@@ -332,7 +337,7 @@ function plan(
       },
       bindings: [k, v, positions, states],
       params: [
-        ...stridesOf(k, v),
+        ...placesOf(k, v),
         ...[groups, members, n, d, e, chunk, chunks, add, floatBits(beta)],
       ],
       workgroups: grid(add, context),
@@ -352,7 +357,7 @@ function plan(
       },
       bindings: [states, positions, initial ?? positions, last],
       params: [
-        ...stridesOf(initial ?? last, last),
+        ...placesOf(initial ?? last, last),
         ...[groups, members, n, d, e, chunks, elementsOfState],
       ],
       workgroups: grid(Math.ceil(elementsOfState / 256), context),
@@ -369,20 +374,11 @@ function plan(
       },
       bindings: [q, k, v, positions, states, out],
       params: [
-        ...stridesOf(q, k, v, out),
+        ...placesOf(q, k, v, out),
         ...[groups, members, n, d, e, chunk, chunks, read, floatBits(alpha), floatBits(beta)],
       ],
       workgroups: grid(read, context),
     },
   ];
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
-}
-
-/** The strides of batch, group, member and row of each view; of its column; and its offset. */
-function stridesOf(...views: View[]): number[] {
-  return [
-    ...views.flatMap((view) => view.strides.slice(0, 4)),
-    ...views.map((view) => view.strides[4]),
-    ...views.map((view) => view.offset),
-  ];
 }

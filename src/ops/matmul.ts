@@ -17,9 +17,11 @@ import { tidy } from "../scope.ts";
 import { broadcastShapes, collapse, format, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/matmul.wgsl" with { type: "text" };
-import wideShader from "../../shaders/matmul_wide.wgsl" with { type: "text" };
+import wideText from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
-import { elements } from "./tiles.ts";
+import { elements, withBlocks } from "./tiles.ts";
+
+const wideShader = withBlocks(wideText);
 
 const batched: Op = defineOp({
   name: "matmul",
@@ -51,10 +53,8 @@ const batched: Op = defineOp({
 
 /** One call of the operation; or, where a row of x or a column of y outgrows a binding, a sum of two. */
 function product(x: Tensor, y: Tensor): Tensor {
-  const [k, step] = [
-    x.shape.at(-1)!,
-    Math.max(...[x.strides.at(-1)!, y.strides.at(-2)!].map(Math.abs)),
-  ];
+  const k = x.shape.at(-1)!;
+  const step = Math.max(Math.abs(x.strides.at(-1)!), Math.abs(y.strides.at(-2)!));
   if (k < 2 || k * step * bytesOf(x.dtype) <= x.device.engine.bindingBytes) return batched(x, y);
   const middle = Math.ceil(k / 2);
   const before = x.shape.slice(0, -2).map(() => null);

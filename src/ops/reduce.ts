@@ -144,33 +144,32 @@ function reduce(
   { keepDims = false }: ReduceOptions = {},
 ): Tensor {
   const axes = resolveAxes(wanted, x.rank, name);
-  const tooLarge = x.size * bytesOf(x.dtype) > x.device.engine.bindingBytes;
   return tidy(() => {
-    // Calls are cut along kept axes, so a large tensor keeps some until the last step.
-    const result = tooLarge && axes.length > 1
-      ? reduce(name, op, reduce(name, op, x, axes.slice(-1)), axes.slice(0, -1))
-      : axes.length === 1 && isTooLong(x, axes[0])
-      ? op(
-        concat(
-          halves(x, axes[0]).map((half) => reduce(name, op, half, axes, { keepDims: true })),
-          axes[0],
-        ),
-        { axes },
-      )
-      : op(x, { axes });
+    const result = inPieces(name, op, x, axes) ?? op(x, { axes });
     return keepDims ? restoreAxes(result, x.shape, axes) : result;
   });
 }
 
-/** Whether one line along `axis` outgrows a binding. */
-function isTooLong(x: Tensor, axis: number): boolean {
-  const bytes = x.shape[axis] * Math.abs(x.strides[axis]) * bytesOf(x.dtype);
-  return x.shape[axis] > 1 && bytes > x.device.engine.bindingBytes;
-}
-
-function halves(x: Tensor, axis: number): Tensor[] {
-  const middle = Math.ceil(x.shape[axis] / 2);
-  return split(x, [middle, x.shape[axis] - middle], axis);
+/** The reduction of a tensor that no cut along kept axes makes small enough for a binding. */
+function inPieces(
+  name: string,
+  op: (x: Tensor, options: ReduceAxes) => Tensor,
+  x: Tensor,
+  axes: readonly number[],
+): Tensor | undefined {
+  const { bindingBytes } = x.device.engine;
+  const [axis] = axes;
+  if (axes.length > 1 && x.size * bytesOf(x.dtype) > bindingBytes) {
+    // Axis by axis, so that all but the last step have kept axes.
+    return reduce(name, op, reduce(name, op, x, axes.slice(-1)), axes.slice(0, -1));
+  }
+  const length = x.shape[axis];
+  const isLong = length * Math.abs(x.strides[axis]) * bytesOf(x.dtype) > bindingBytes;
+  if (axes.length !== 1 || length < 2 || !isLong) return undefined;
+  const middle = Math.ceil(length / 2);
+  const parts = split(x, [middle, length - middle], axis)
+    .map((half) => reduce(name, op, half, axes, { keepDims: true }));
+  return op(concat(parts, axis), { axes });
 }
 
 /** `x`, from which `axes` of `shape` were reduced, with them again, of size 1. */

@@ -4,12 +4,18 @@
  * @module
  */
 import type { CpuView, View } from "../backend/contract.ts";
+import blocks from "../../shaders/blocks.wgsl" with { type: "text" };
 import tiles from "../../shaders/tiles.wgsl" with { type: "text" };
 import type { Matrix } from "./matmul_cpu.ts";
 
+/** The whole of a shader that goes on from blocks.wgsl. */
+export function withBlocks(shader: string): string {
+  return `${blocks}\n${shader}`;
+}
+
 /** The whole of a shader that goes on from tiles.wgsl. */
 export function withTiles(shader: string): string {
-  return `${tiles}\n${shader}`;
+  return withBlocks(`${tiles}\n${shader}`);
 }
 
 /** Rows of the outputs that a workgroup makes. */
@@ -59,6 +65,15 @@ export function reversed<V extends View | CpuView>(view: V, axis: number): V {
 /** Strides, 0 along axes of size 1, which are read at entry 0 whatever entry is asked for. */
 export function stepsOf({ shape, strides }: View | CpuView): number[] {
   return strides.map((stride, axis) => shape[axis] === 1 ? 0 : stride);
+}
+
+/** Params of views of rank 5: steps of batch, group, member and row; columns' strides; offsets. */
+export function placesOf(...views: View[]): number[] {
+  return [
+    ...views.flatMap((view) => stepsOf(view).slice(0, 4)),
+    ...views.map((view) => view.strides[4]),
+    ...views.map((view) => view.offset),
+  ];
 }
 
 /** Whether tiles along an axis of this length are 128 wide, or 64. */

@@ -39,8 +39,7 @@ export class CpuBackend implements Backend {
     }
   }, () => {});
 
-  #spans: Span[] = [];
-  #timing = false;
+  #spans: Span[] | undefined;
 
   allocate(bytes: number, content?: Uint8Array): CpuBuffer {
     const memory = this.#pool.take(bytes);
@@ -68,21 +67,22 @@ export class CpuBackend implements Backend {
           `or use a WebGPU device`,
       );
     }
-    const startMs = performance.now();
+    const startMs = this.#spans && performance.now();
     const results = outputs.map(widen);
     program.cpu(inputs.map(widen), results, options);
     outputs.forEach((view, i) => narrow(view, results[i]));
-    const { name } = program;
-    if (this.#timing) this.#spans.push({ name, startMs, ms: performance.now() - startMs });
+    if (startMs === undefined) return;
+    this.#spans?.push({ name: program.name, startMs, ms: performance.now() - startMs });
   }
 
   startProfile(): void {
-    this.#timing = true;
+    this.#spans = [];
   }
 
   stopProfile(): Promise<Span[]> {
-    this.#timing = false;
-    return Promise.resolve(this.#spans.splice(0));
+    const spans = this.#spans ?? [];
+    this.#spans = undefined;
+    return Promise.resolve(spans);
   }
 
   synchronize(): Promise<void> {

@@ -194,16 +194,16 @@ export class WebgpuBackend implements Backend {
   }
 
   startProfile(): void {
-    this.#profiler = new Profiler(this.#device);
+    this.#profiler = new Profiler(this.#device, this.#readback);
   }
 
   async stopProfile(): Promise<Span[]> {
-    this.#errors.throwIfLost();
     const profiler = this.#profiler!;
     this.#profiler = undefined;
+    this.#errors.throwIfLost();
     const landing = profiler.record(this.#commands());
     this.#submit();
-    const spans = await this.#errors.orLost(landing());
+    const spans = await landing();
     await this.#errors.throwIfAny();
     return spans;
   }

@@ -5,6 +5,7 @@
  */
 import { DeviceError } from "../../errors.ts";
 import type { Span } from "../contract.ts";
+import type { Readback } from "./readback.ts";
 
 /** The most queries of one set that WebGPU allows. */
 const QUERIES_PER_SET = 4096;
@@ -12,17 +13,19 @@ const QUERIES_PER_SET = 4096;
 /** The dispatches of one profile, and the times that the GPU wrote at their beginnings and ends. */
 export class Profiler {
   readonly #device: GPUDevice;
+  readonly #readback: Readback;
   readonly #sets: GPUQuerySet[] = [];
   readonly #names: string[] = [];
 
-  /** Profiles `device`. */
-  constructor(device: GPUDevice) {
+  /** Profiles `device`, and reads the times through `readback`. */
+  constructor(device: GPUDevice, readback: Readback) {
     if (!device.features.has("timestamp-query")) {
       throw new DeviceError(
         `Cannot profile: the device has no "timestamp-query"; ask for that feature when opening it`,
       );
     }
     this.#device = device;
+    this.#readback = readback;
   }
 
   /** What the pass of the next dispatch, called `name`, has to write. */
@@ -41,22 +44,17 @@ export class Profiler {
 
   /** Records copies of all times. Once the commands have been submitted, what it returns reads them. */
   record(commands: GPUCommandEncoder): () => Promise<Span[]> {
-    const { COPY_DST, COPY_SRC, MAP_READ, QUERY_RESOLVE } = GPUBufferUsage;
     const landings = this.#sets.map((set, i) => {
       const count = Math.min(QUERIES_PER_SET, 2 * this.#names.length - i * QUERIES_PER_SET);
-      const size = 8 * count;
-      const times = this.#device.createBuffer({ size, usage: QUERY_RESOLVE | COPY_SRC });
-      const landing = this.#device.createBuffer({ size, usage: MAP_READ | COPY_DST });
+      const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC;
+      const times = this.#device.createBuffer({ size: 8 * count, usage });
       commands.resolveQuerySet(set, 0, count, times, 0);
-      commands.copyBufferToBuffer(times, 0, landing, 0, size);
-      return { set, times, landing };
+      return { set, times, read: this.#readback.record(commands, times, 0, 8 * count) };
     });
     return async () => {
       const nanoseconds: bigint[] = [];
-      for (const { set, times, landing } of landings) {
-        await landing.mapAsync(GPUMapMode.READ);
-        nanoseconds.push(...new BigUint64Array(landing.getMappedRange()));
-        landing.destroy();
+      for (const { set, times, read } of landings) {
+        nanoseconds.push(...new BigUint64Array(await read()));
         times.destroy();
         set.destroy();
       }
