@@ -3,8 +3,9 @@
 //   positions[batch, head] = P of n rows, then P_m of every chunk
 // The decay between two rows is the exponential of a difference of such sums, which may be large where
 // their difference is small. So they are integers of 64 bits, high word and low word, that count 2⁻⁴⁸:
-// exact to add and to subtract, whatever a compiler does with floats. A thread owns one chunk.
-// Goes on from blocks.wgsl.
+// exact to add and to subtract, whatever a compiler does with floats. A workgroup owns a chunk, a thread
+// some neighbouring rows of it.
+// Goes on from blocks.wgsl and decays.wgsl.
 
 const EXCLUSIVE: bool = false;
 // Beyond this a decay is 0 in float32; 512 tokens of it, the most of a chunk, still fit 16 bits.
@@ -19,33 +20,59 @@ struct Params {
   n: u32,
   chunk: u32,
   chunks: u32,
-  size: u32,
+  workgroups: u32,
 }
 
 @group(0) @binding(0) var<storage, read> g: array<f32>;
 @group(0) @binding(1) var<storage, read_write> positions: array<vec2u>;
 @group(0) @binding(2) var<uniform> params: Params;
 
+// What the rows of every thread up to some thread add up to.
+var<workgroup> sums: array<vec2u, 64>;
+
+fn own(at: u32) -> vec2u {
+  let scaled = clamp(-g[at], 0.0, MOST) * 65536.0;
+  let high = floor(scaled);
+  return vec2u(u32(high), u32((scaled - high) * WORD));
+}
+
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
-  let number = id.y * groups.x * 64u + id.x;
-  if (number >= params.size) { return; }
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let number = group.y * groups.x + group.x;
+  if (number >= params.workgroups) { return; }
   let instance = number / params.chunks;
   let chunk = number % params.chunks;
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
-  let base = instance * (params.n + params.chunks);
+  let each = (rows + 63u) / 64u;
+  let from_row = min(thread * each, rows);
+  let to_row = min(from_row + each, rows);
   let entry = entry_of(instance, params.groups, params.members, start);
-  var at = params.g_offset + dot(entry, params.g_strides);
+  let at = params.g_offset + dot(entry, params.g_strides);
+
   var sum = vec2u();
-  for (var row = 0u; row < rows; row++) {
-    let scaled = clamp(-g[at], 0.0, MOST) * 65536.0;
-    let high = floor(scaled);
-    let low = u32((scaled - high) * WORD);
-    let next = vec2u(sum.x + u32(high) + select(0u, 1u, sum.y > 0xffffffffu - low), sum.y + low);
-    positions[base + start + row] = select(next, sum, EXCLUSIVE);
-    sum = next;
-    at += params.g_strides.w;
+  for (var row = from_row; row < to_row; row++) { sum = plus(sum, own(at + row * params.g_strides.w)); }
+  sums[thread] = sum;
+  workgroupBarrier();
+  for (var step = 1u; step < 64u; step *= 2u) {
+    var before = vec2u();
+    if (thread >= step) { before = sums[thread - step]; }
+    workgroupBarrier();
+    sums[thread] = plus(before, sums[thread]);
+    workgroupBarrier();
   }
-  positions[base + params.n + chunk] = sum;
+
+  let base = instance * (params.n + params.chunks);
+  var position = vec2u();
+  if (thread > 0u) { position = sums[thread - 1u]; }
+  for (var row = from_row; row < to_row; row++) {
+    let next = plus(position, own(at + row * params.g_strides.w));
+    positions[base + start + row] = select(next, position, EXCLUSIVE);
+    position = next;
+  }
+  if (thread == 63u) { positions[base + params.n + chunk] = sums[63]; }
 }

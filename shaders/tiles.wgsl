@@ -1,33 +1,58 @@
 // Products of tiles, 64 rows by 64 columns or 128, for shaders that declare `out` and go on from here: the
-// text of this file comes before theirs, and that of blocks.wgsl before this one. A workgroup of 128 threads shares a left tile of rows and a right
-// one of columns, 16 terms of their products at a time; a thread works on blocks of 4 × 4.
+// text of this file comes before theirs, and that of blocks.wgsl before this one. A workgroup of 128 threads
+// shares a left tile of rows and a right one of columns, 16 terms of their products at a time. A thread works
+// on blocks of 4 × 4: of four rows from 4 · across and four from there + 32, and of four columns from
+// 4 · along and four from there + 64 (WIDE). While it works on one pair of tiles it has already asked for the
+// next.
 
 // What outputs are, and what they are stored as: one of them, or four neighbours (IN_FOURS).
 alias Result = f32;
 alias ResultElement = f32;
 const IN_FOURS: bool = false;
+const WIDE: bool = false;
+// Whether loops over a tile's terms are written out: compilers for GPUs do not, and check each index.
+const UNROLLED: bool = false;
 const ROWS: u32 = 64;
 const DEPTH: u32 = 16;
-// Rows of the left tile and one more, so that groups of terms start in different banks.
-const LEFT_PITCH: u32 = 65;
-const RIGHT_PITCH: u32 = 32;
+// Blocks of four terms of the tiles, and one more, so that the next four start in other banks.
+const LEFT_PITCH: u32 = 17;
+const RIGHT_PITCH: u32 = 33;
 
-// Four terms of a row, by group of terms and then by row.
-var<workgroup> left: array<vec4f, DEPTH / 4u * LEFT_PITCH>;
-// Either four terms of a column, by group and then by column; or four columns of a term, by term.
-var<workgroup> right: array<vec4f, DEPTH * RIGHT_PITCH>;
+// 4 × 4 numbers, and a space that puts neighbouring blocks in other banks.
+alias Block = array<vec4f, 5>;
 
-// Where an output lies: its first element, its size, and the steps from row to row and column to column.
-struct Matrix {
-  base: u32,
-  rows: u32,
-  columns: u32,
-  row_step: u32,
-  column_step: u32,
+// By four terms, then by four rows. A vector is four terms of a row, or four rows of a term (LEFT_BY_TERM).
+const LEFT_BY_TERM: bool = false;
+var<workgroup> left: array<Block, 4u * LEFT_PITCH>;
+// By four terms, then by four columns. A vector is four columns of a term, or four terms of a column
+// (RIGHT_BY_COLUMN, and for scores).
+const RIGHT_BY_COLUMN: bool = false;
+var<workgroup> right: array<Block, 4u * RIGHT_PITCH>;
+
+// Four terms of each of four rows, a vector a row.
+fn left_block(at: u32) -> mat4x4f {
+  let block = mat4x4f(left[at][0], left[at][1], left[at][2], left[at][3]);
+  if (LEFT_BY_TERM) { return transpose(block); }
+  return block;
+}
+
+// Four columns of each of four terms, a vector a term.
+fn right_block(at: u32) -> mat4x4f {
+  let block = mat4x4f(right[at][0], right[at][1], right[at][2], right[at][3]);
+  if (RIGHT_BY_COLUMN) { return transpose(block); }
+  return block;
+}
+
+// What a thread sums.
+struct Sums {
+  upper: mat4x4f,
+  upper_right: mat4x4f,
+  lower: mat4x4f,
+  lower_right: mat4x4f,
 }
 
 fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
-  return fma(terms.xxxx, columns[0], fma(terms.yyyy, columns[1], fma(terms.zzzz, columns[2], fma(terms.wwww, columns[3], row))));
+  return fma(terms.wwww, columns[3], fma(terms.zzzz, columns[2], fma(terms.yyyy, columns[1], fma(terms.xxxx, columns[0], row))));
 }
 
 // sum + rows · columns: four terms of each of four rows, four columns of each of the four terms.
@@ -37,32 +62,108 @@ fn add_product(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
     add_row(sum[2], rows[2], columns), add_row(sum[3], rows[3], columns));
 }
 
-// sum + rows · columns, where columns holds four terms of each column instead.
-fn add_dots(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
-  return mat4x4f(
-    sum[0] + rows[0] * columns, sum[1] + rows[1] * columns,
-    sum[2] + rows[2] * columns, sum[3] + rows[3] * columns);
+// Four terms, `part` of the tiles.
+fn add_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
+  let above = left_block(part * LEFT_PITCH + across);
+  let below = left_block(part * LEFT_PITCH + across + 8u);
+  let columns = right_block(part * RIGHT_PITCH + along);
+  var next = sums;
+  next.upper = add_product(sums.upper, above, columns);
+  next.lower = add_product(sums.lower, below, columns);
+  if (WIDE) {
+    let columns_right = right_block(part * RIGHT_PITCH + along + 16u);
+    next.upper_right = add_product(sums.upper_right, above, columns_right);
+    next.lower_right = add_product(sums.lower_right, below, columns_right);
+  }
+  return next;
 }
 
-// Four rows of the left tile; four terms of the right one; four of its columns, sixteen apart.
-fn rows_of_left(part: u32, row: u32) -> mat4x4f {
-  let at = part * LEFT_PITCH + row;
-  return mat4x4f(left[at], left[at + 1u], left[at + 2u], left[at + 3u]);
+// All 16 terms of the tiles.
+fn add_tiles(sums: Sums, across: u32, along: u32) -> Sums {
+  if (UNROLLED) {
+    return add_part(add_part(add_part(add_part(sums, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
+  }
+  var next = sums;
+  for (var part = 0u; part < 4u; part++) { next = add_part(next, part, across, along); }
+  return next;
 }
 
-fn terms_of_right(part: u32, column: u32) -> mat4x4f {
-  let at = 4u * part * RIGHT_PITCH + column;
-  return mat4x4f(right[at], right[at + RIGHT_PITCH], right[at + 2u * RIGHT_PITCH], right[at + 3u * RIGHT_PITCH]);
+// Products of a thread's rows with the columns from 4 · along on, where both tiles hold four terms a vector.
+struct Scores {
+  upper: mat4x4f,
+  lower: mat4x4f,
 }
 
-fn columns_of_right(part: u32, column: u32) -> mat4x4f {
-  let at = part * LEFT_PITCH + column;
-  return mat4x4f(right[at], right[at + 16u], right[at + 32u], right[at + 48u]);
+fn add_scores_part(scores: Scores, part: u32, across: u32, along: u32) -> Scores {
+  let columns = transpose(right_block(part * RIGHT_PITCH + along));
+  return Scores(
+    add_product(scores.upper, left_block(part * LEFT_PITCH + across), columns),
+    add_product(scores.lower, left_block(part * LEFT_PITCH + across + 8u), columns));
+}
+
+fn add_scores(scores: Scores, across: u32, along: u32) -> Scores {
+  if (UNROLLED) {
+    return add_scores_part(add_scores_part(add_scores_part(add_scores_part(scores, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
+  }
+  var next = scores;
+  for (var part = 0u; part < 4u; part++) { next = add_scores_part(next, part, across, along); }
+  return next;
+}
+
+// Puts into the left tile, or into the right one from block `first` on, four terms of a row and of the row 32
+// after it, as a thread loads them: row thread / 4, terms from 4 · (thread % 4) on.
+fn put_left_rows(thread: u32, row: vec4f, row_after: vec4f) {
+  let at = thread % 4u * LEFT_PITCH + thread / 16u;
+  left[at][thread / 4u % 4u] = row;
+  left[at + 8u][thread / 4u % 4u] = row_after;
+}
+
+fn put_right_rows(thread: u32, first: u32, row: vec4f, row_after: vec4f) {
+  let at = thread % 4u * RIGHT_PITCH + first + thread / 16u;
+  right[at][thread / 4u % 4u] = row;
+  right[at + 8u][thread / 4u % 4u] = row_after;
+}
+
+// Puts into the left tile, or the right one from block `along` on, four columns of a term and of the term 8
+// after it, as a thread loads them: term thread / 16.
+fn put_left_terms(thread: u32, along: u32, term: vec4f, term_after: vec4f) {
+  let at = thread / 64u * LEFT_PITCH + along;
+  left[at][thread / 16u % 4u] = term;
+  left[at + 2u * LEFT_PITCH][thread / 16u % 4u] = term_after;
+}
+
+fn put_right_terms(thread: u32, along: u32, term: vec4f, term_after: vec4f) {
+  let at = thread / 64u * RIGHT_PITCH + along;
+  right[at][thread / 16u % 4u] = term;
+  right[at + 2u * RIGHT_PITCH][thread / 16u % 4u] = term_after;
+}
+
+// Makes the left tile of 16 sources, of turn `turn`, from the scores that four of the threads along have.
+fn hand_over(scores: Scores, turn: u32, across: u32, along: u32) {
+  if (along / 4u != turn) { return; }
+  let at = along % 4u * LEFT_PITCH + across;
+  left[at][0] = scores.upper[0];
+  left[at][1] = scores.upper[1];
+  left[at][2] = scores.upper[2];
+  left[at][3] = scores.upper[3];
+  left[at + 8u][0] = scores.lower[0];
+  left[at + 8u][1] = scores.lower[1];
+  left[at + 8u][2] = scores.lower[2];
+  left[at + 8u][3] = scores.lower[3];
 }
 
 // Each row by its own weight.
 fn weighted(sum: mat4x4f, weight: vec4f) -> mat4x4f {
   return mat4x4f(sum[0] * weight.x, sum[1] * weight.y, sum[2] * weight.z, sum[3] * weight.w);
+}
+
+// Where an output lies: its first element, its size, and the steps from row to row and column to column.
+struct Matrix {
+  base: u32,
+  rows: u32,
+  columns: u32,
+  row_step: u32,
+  column_step: u32,
 }
 
 fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
@@ -87,4 +188,14 @@ fn store(to: Matrix, row: u32, column: u32, values: mat4x4f) {
   store_row(to, row + 1u, column, values[1]);
   store_row(to, row + 2u, column, values[2]);
   store_row(to, row + 3u, column, values[3]);
+}
+
+// Stores what a thread summed: its rows from `row` on, its columns from `column` on.
+fn store_sums(to: Matrix, row: u32, column: u32, sums: Sums) {
+  store(to, row, column, sums.upper);
+  store(to, row + 32u, column, sums.lower);
+  if (WIDE) {
+    store(to, row, column + 64u, sums.upper_right);
+    store(to, row + 32u, column + 64u, sums.lower_right);
+  }
 }

@@ -79,6 +79,10 @@ export interface GpuContext {
   readonly workgroupThreads: number;
   /** Workgroups along one axis of a dispatch. */
   readonly workgroupsPerAxis: number;
+  /** Largest window of a buffer, in bytes, that one dispatch may see at once. */
+  readonly bindingBytes: number;
+  /** Whether a CPU does the work, whose compiler is slow and whose caches are large. */
+  readonly software: boolean;
   /** Memory for `count` elements that lives until the program's last dispatch has run. */
   scratch(count: number, dtype?: DType): View;
 }

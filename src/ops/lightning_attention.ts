@@ -42,7 +42,7 @@ export interface LightningAttentionOptions extends DecayOptions {
    */
   initialState?: Tensor;
   /**
-   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 128, or
+   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, or
    * 32 on the CPU.
    */
   blockSize?: number;
@@ -131,7 +131,7 @@ export function lightningAttentionWithState(
   options: LightningAttentionOptions = {},
 ): OutputAndState {
   const { initialState, offsets, bidirectional = false, reverse = false } = options;
-  const { scale = 1, blockSize = q.device.backend === "cpu" ? 32 : 128 } = options;
+  const { scale = 1, blockSize = q.device.backend === "cpu" ? 32 : 64 } = options;
   checkInputs("lightningAttention", q, k, v);
   if (!Number.isInteger(blockSize) || blockSize < 1) {
     throw new ShapeError(
@@ -198,13 +198,13 @@ function oneWay(
   return [concat(outputs, 2), state!];
 }
 
-/** The most tokens of one head of which every operand, the states in between too, fits one binding. */
+/** The most tokens of one head of which every operand fits one binding. */
 function longestInABinding(q: Tensor, k: Tensor, v: Tensor, blockSize: number): number {
   const { bindingBytes } = q.device.engine;
   if (bindingBytes === Infinity) return Infinity;
   const [d, e] = [q.shape[3], v.shape[3]];
   const steps = [q, k, v].map((t) => Math.abs(t.strides[2]) * bytesOf(t.dtype));
-  const bytesOfAToken = Math.max(...steps, 4 * d, 4 * e, 16, 4 * d * e / blockSize);
+  const bytesOfAToken = Math.max(...steps, 4 * d, 4 * e);
   const tokens = Math.max(1, Math.floor(bindingBytes / bytesOfAToken) - 1);
   return tokens - tokens % Math.min(blockSize, tokens);
 }

@@ -40,13 +40,17 @@ import {
   type GpuContext,
   type View,
 } from "../backend/contract.ts";
+import { bytesOf } from "../dtype.ts";
 import { defineOp, type Op } from "../operation.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
+import decays from "../../shaders/decays.wgsl" with { type: "text" };
+import keys from "../../shaders/keys.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
 import positionsText from "../../shaders/lightning_positions.wgsl" with { type: "text" };
+import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import scanText from "../../shaders/lightning_scan.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
-import { sizeOf } from "../shape.ts";
+import { contiguousStrides, sizeOf } from "../shape.ts";
 import { full, zeros } from "./create.ts";
 import { type Matrix, multiply } from "./matmul_cpu.ts";
 import { grid } from "./pointwise_program.ts";
@@ -54,22 +58,22 @@ import {
   denseMatrix,
   elements,
   entriesOf,
-  isWide,
   matrixAt,
   placesOf,
   results,
   reversed,
   tilesAlong,
   tilesOf,
+  tiling,
   transposed,
   withBlocks,
   withTiles,
 } from "./tiles.ts";
 
-const positionsShader = withBlocks(positionsText);
-const statesShader = withBlocks(statesText);
-const scanShader = withBlocks(scanText);
-const outputsShader = withTiles(outputsText);
+const positionsShader = withBlocks(`${decays}\n${positionsText}`);
+const statesShader = withTiles(keys, decays, statesText);
+const scanShader = withBlocks(`${decays}\n${scanText}`);
+const outputsShader = withTiles(keys, queries, decays, outputsText);
 
 /** How the operator runs. */
 export interface LightningOptions {
@@ -115,10 +119,9 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
     return [0, 1, 2].map((axis) => Array<number>(inputs.length + 2).fill(axis));
   },
   scratchBytes: ([, k, v], _, { blockSize }) => {
+    const { chunk, perSegment } = segmentsOf(k, blockSize);
     const heads = sizeOf(k.shape.slice(0, 3));
-    const [n, d] = k.shape.slice(3);
-    const chunks = Math.ceil(n / Math.min(blockSize, LONGEST_CHUNK));
-    return 4 * heads * Math.max(chunks * d * v.shape[4], 2 * (n + chunks));
+    return scratchOfASegment(heads, chunk, perSegment, k.shape[4] * v.shape[4]);
   },
   saves: { inputs: [0, 1, 2, 3, 4], outputs: [1] },
   backward: (context) => {
@@ -296,10 +299,29 @@ function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): vo
   }
 }
 
-/** The most rows of a chunk whose positions fit lightning_positions.wgsl's integers. */
-const LONGEST_CHUNK = 512;
+/** The most rows of a chunk, and of a segment, whose positions fit lightning_positions.wgsl's integers. */
+const LONGEST_SEGMENT = 512;
+/** The most chunks of a segment, whose states one workgroup makes one after another. */
+const CHUNKS_OF_A_SEGMENT = 8;
+/** Scratch memory that a call may take, as a share of its operands, and at least so many bytes. */
+const SCRATCH_SHARE = 1 / 8;
+const LEAST_SCRATCH = 2 ** 25;
 
-/** The GPU: what every chunk adds to the state, a scan over the chunks, and then all outputs at once. */
+/** Rows of a chunk, and chunks of a segment. */
+function segmentsOf({ shape }: View, blockSize: number): { chunk: number; perSegment: number } {
+  const chunk = Math.min(blockSize, LONGEST_SEGMENT, Math.max(shape[3], 1));
+  return { chunk, perSegment: Math.min(Math.floor(LONGEST_SEGMENT / chunk), CHUNKS_OF_A_SEGMENT) };
+}
+
+/** Bytes of scratch memory that one segment of every head takes. */
+function scratchOfASegment(heads: number, chunk: number, perSegment: number, area: number): number {
+  return 4 * heads * ((perSegment + 1) * (area + 2) + 2 * chunk * perSegment);
+}
+
+/**
+ * The GPU, a few segments of every head at a time, so that the states in between need little memory: the
+ * states of all segments' chunks at once, a scan over the segments, and then all outputs at once.
+ */
 function plan(
   [q, k, v, g, initial]: View[],
   [out, last]: View[],
@@ -309,76 +331,116 @@ function plan(
   const [b, groups, members, n, d] = k.shape;
   const heads = b * groups * members;
   const e = v.shape[4];
-  const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
-  const chunks = Math.ceil(n / chunk);
-  const positions = context.scratch(2 * heads * (n + chunks));
-  const states = context.scratch(heads * chunks * d * e);
-  const add = heads * chunks * tilesAlong(d) * tilesAlong(e);
-  const read = heads * chunks * tilesOf(chunk, e);
-  const elementsOfState = heads * d * e / (e % 4 === 0 ? 4 : 1);
-  const hasInitial = { HAS_INITIAL: initial !== undefined };
-  const dispatches: Dispatch[] = [
-    {
-      label: "positions",
-      shader: positionsShader,
-      constants: { EXCLUSIVE: decayAfter },
-      bindings: [g, positions],
-      params: [...g.strides, g.offset, groups, members, n, chunk, chunks, heads * chunks],
-      workgroups: grid(Math.ceil(heads * chunks / 64), context),
-    },
-    {
-      label: "states",
-      shader: statesShader,
-      constants: {
-        ...elements({ k, v }),
-        ...(e % 4 === 0 && { IN_FOURS: true, StateElement: "vec4f", four_states: "values" }),
-        WIDE_D: isWide(d),
-        WIDE_E: isWide(e),
+  const { chunk, perSegment } = segmentsOf(k, blockSize);
+  const length = chunk * perSegment;
+  const operands = [q, k, v, out].reduce((sum, t) => sum + sizeOf(t.shape) * bytesOf(t.dtype), 0);
+  const budget = Math.min(
+    Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH),
+    context.bindingBytes,
+  );
+  const ofASegment = scratchOfASegment(heads, chunk, perSegment, d * e);
+  const segments = Math.max(1, Math.ceil(n / length));
+  // As even as they can be, since the last workgroups of each leave the GPU half empty.
+  const passes = Math.ceil(segments / Math.max(1, Math.floor(budget / ofASegment)));
+  const atOnce = Math.ceil(segments / passes);
+  const chunksAtOnce = Math.min(atOnce * perSegment, Math.ceil(n / chunk));
+  const positions = context.scratch(2 * heads * (chunksAtOnce * chunk + chunksAtOnce));
+  const totals = context.scratch(2 * heads * atOnce);
+  const states = context.scratch(heads * (chunksAtOnce + atOnce) * d * e);
+  const carried = [0, 1].slice(0, passes - 1).map((): View => {
+    const shape = [b, groups, members, d, e];
+    return { ...context.scratch(sizeOf(shape)), shape, strides: contiguousStrides(shape) };
+  });
+  const fours = e % 4 === 0;
+  const dispatches: Dispatch[] = [];
+  for (let pass = 0; pass < passes; pass++) {
+    const start = pass * atOnce * length;
+    const rows = Math.min(atOnce * length, n - start);
+    const chunks = Math.ceil(rows / chunk);
+    const segments = Math.ceil(rows / length);
+    const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, start, rows));
+    const before = pass === 0 ? initial : carried[(pass - 1) % 2];
+    const after = pass === passes - 1 ? last : carried[pass % 2];
+    const segmentsOffset = heads * chunks * d * e;
+    const add = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
+    const read = heads * chunks * tilesOf(chunk, e);
+    const elementsOfState = heads * d * e / (fours ? 4 : 1);
+    dispatches.push(
+      {
+        label: "positions",
+        shader: positionsShader,
+        constants: { EXCLUSIVE: decayAfter },
+        bindings: [gs, positions],
+        params: [...gs.strides, gs.offset, groups, members, rows, chunk, chunks, heads * chunks],
+        workgroups: grid(heads * chunks, context),
       },
-      bindings: [k, v, positions, states],
-      params: [
-        ...placesOf(k, v),
-        ...[groups, members, n, d, e, chunk, chunks, add, floatBits(beta)],
-      ],
-      workgroups: grid(add, context),
-    },
-    {
-      label: "scan",
-      shader: scanShader,
-      constants: {
-        ...hasInitial,
-        ...(e % 4 === 0 && {
-          Element: "vec4f",
-          LANES: 4,
-          initial_at: "vec4f(initial[at], initial[at + step], initial[at + 2u * step], " +
-            "initial[at + 3u * step])",
-          lane_of: "values[lane]",
-        }),
+      {
+        label: "states",
+        shader: statesShader,
+        constants: {
+          ...elements({ k: ks, v: vs }),
+          ...(fours &&
+            { IN_FOURS: true, ResultElement: "vec4f", four_results: "values" }),
+          ...tiling(context, d, e, 64),
+          LEFT_BY_TERM: true,
+        },
+        bindings: [ks, vs, positions, states, totals],
+        params: [
+          ...placesOf(ks, vs),
+          ...[groups, members, rows, d, e, chunk, chunks, perSegment, segments, segmentsOffset],
+          ...[add, floatBits(beta)],
+        ],
+        workgroups: grid(add, context),
       },
-      bindings: [states, positions, initial ?? positions, last],
-      params: [
-        ...placesOf(initial ?? last, last),
-        ...[groups, members, n, d, e, chunks, elementsOfState],
-      ],
-      workgroups: grid(Math.ceil(elementsOfState / 256), context),
-    },
-    {
-      label: "outputs",
-      shader: outputsShader,
-      constants: {
-        ...elements({ q, k, v }),
-        ...(e % 4 === 0 && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
-        ...results(out),
-        WIDE: isWide(e),
-        ...hasInitial,
+      {
+        label: "scan",
+        shader: scanShader,
+        constants: {
+          HAS_INITIAL: before !== undefined,
+          ...(fours && {
+            Element: "vec4f",
+            LANES: 4,
+            initial_at: "vec4f(initial[at], initial[at + step], initial[at + 2u * step], " +
+              "initial[at + 3u * step])",
+            lane_of: "values[lane]",
+          }),
+        },
+        bindings: [states, totals, before ?? totals, after],
+        params: [
+          ...placesOf(before ?? after, after),
+          ...[groups, members, d, e, segments, segmentsOffset / (fours ? 4 : 1), elementsOfState],
+        ],
+        workgroups: grid(Math.ceil(elementsOfState / 256), context),
       },
-      bindings: [q, k, v, positions, states, out],
-      params: [
-        ...placesOf(q, k, v, out),
-        ...[groups, members, n, d, e, chunk, chunks, read, floatBits(alpha), floatBits(beta)],
-      ],
-      workgroups: grid(read, context),
-    },
-  ];
+      {
+        label: "outputs",
+        shader: outputsShader,
+        constants: {
+          ...elements({ q: qs, k: ks, v: vs }),
+          ...(fours && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
+          ...results(outs),
+          ...tiling(context, d, e),
+          HAS_INITIAL: before !== undefined,
+          ONE_BLOCK: chunk <= 64,
+        },
+        bindings: [ks, vs, qs, positions, states, outs],
+        params: [
+          ...placesOf(ks, vs, qs, outs),
+          ...[groups, members, rows, d, e, chunk, chunks, perSegment, segments, segmentsOffset],
+          ...[read, floatBits(alpha), floatBits(beta)],
+        ],
+        workgroups: grid(read, context),
+      },
+    );
+  }
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
+}
+
+/** Some rows of a view. */
+function slice(view: View, start: number, rows: number): View {
+  return {
+    ...view,
+    shape: view.shape.with(3, rows),
+    offset: view.offset + start * view.strides[3],
+  };
 }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { CpuView, View } from "../backend/contract.ts";
+import type { CpuView, GpuContext, View } from "../backend/contract.ts";
 import blocks from "../../shaders/blocks.wgsl" with { type: "text" };
 import tiles from "../../shaders/tiles.wgsl" with { type: "text" };
 import type { Matrix } from "./matmul_cpu.ts";
@@ -13,13 +13,33 @@ export function withBlocks(shader: string): string {
   return `${blocks}\n${shader}`;
 }
 
-/** The whole of a shader that goes on from tiles.wgsl. */
-export function withTiles(shader: string): string {
-  return withBlocks(`${tiles}\n${shader}`);
+/** The whole of a shader that goes on from tiles.wgsl and further files. */
+export function withTiles(...texts: string[]): string {
+  return withBlocks([tiles, ...texts].join("\n"));
 }
 
 /** Rows of the outputs that a workgroup makes. */
 const ROWS = 64;
+
+/**
+ * Constants by which tiles of 64 rows are computed, and loaded without looking where d and e end if they are
+ * whole tiles; `perTile` entries of d make a tile.
+ */
+export function tiling(
+  { software }: GpuContext,
+  d: number,
+  e: number,
+  perTile = 16,
+): Record<string, boolean> {
+  const WIDE = isWide(e);
+  return {
+    WIDE,
+    // Mesa's compiler takes ten times longer over written-out loops.
+    UNROLLED: !software,
+    WHOLE_D: d % perTile === 0,
+    WHOLE_E: e % (WIDE ? 128 : 64) === 0,
+  };
+}
 
 /**
  * Constants by which shaders read operands, by name: four neighbours along `axis` at once where they lie

@@ -250,6 +250,8 @@ export class WebgpuBackend implements Backend {
       workgroupBytes: limits.maxComputeWorkgroupStorageSize,
       workgroupThreads: limits.maxComputeInvocationsPerWorkgroup,
       workgroupsPerAxis: limits.maxComputeWorkgroupsPerDimension,
+      bindingBytes: this.bindingBytes,
+      software: this.software,
       scratch: (count, dtype = "f32") => {
         const buffer = this.allocate(Math.max(1, count) * bytesOf(dtype));
         scratch.push(buffer);
