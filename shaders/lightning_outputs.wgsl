@@ -166,7 +166,12 @@ fn main(
         from_v_right = load_v(at_v, e + 64u);
         from_v_right_after = load_v(at_v_after, e + 64u);
       }
-      sums = add_tiles(sums, across, along);
+      // The upper half of the rows does not see the second half of its own block.
+      if (block < first_row || turn < 2u) {
+        sums = add_tiles(sums, across, along);
+      } else {
+        sums = add_lower_tiles(sums, across, along);
+      }
       workgroupBarrier();
     }
   }

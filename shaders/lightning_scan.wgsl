@@ -4,8 +4,9 @@
 // neighbours; it asks for eight segments at once, because memory answers late.
 // Goes on from blocks.wgsl and decays.wgsl.
 
+// One element, or four neighbours (IN_FOURS).
 alias Element = f32;
-const LANES: u32 = 1;
+const IN_FOURS: bool = false;
 const HAS_INITIAL: bool = false;
 
 struct Params {
@@ -31,28 +32,39 @@ struct Params {
 @group(0) @binding(4) var<uniform> params: Params;
 
 fn initial_at(at: u32, step: u32) -> Element { return initial[at]; }
-fn lane_of(values: Element, lane: u32) -> f32 { return values; }
+fn four_of(values: Element) -> vec4f { return vec4f(values); }
 
-// exp(−total) · state + added. A decay next to 1 rounded to float32 would err the same way in every segment,
+// The exponent of the decay over a segment; beyond the last one, any.
+fn exponent(total: u32) -> f32 {
+  let position = totals[min(total, arrayLength(&totals) - 1u)];
+  return -(f32(position.x) * (1.0 / 65536.0) + f32(position.y) * (1.0 / 281474976710656.0));
+}
+
+// exp(x) · state + added. A decay next to 1 rounded to float32 would err the same way in every segment,
 // and over thousands of them the errors would add up; its difference from 1 has all its digits.
-fn advance(state: Element, at: u32, added: Element) -> Element {
-  let position = totals[at];
-  let x = -(f32(position.x) / 65536.0 + f32(position.y) / 281474976710656.0);
+fn advance(state: Element, x: f32, added: Element) -> Element {
   if (x < -0.1) { return exp(x) * state + added; }
   let less_one = x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0 + x / 120.0))));
   return state + (less_one * state + added);
+}
+
+// Writes the state before a segment over what the segment adds, and goes past it, if there is the segment.
+fn go_past(state: Element, x: f32, added: Element, place: u32, inside: bool) -> Element {
+  if (!inside) { return state; }
+  states[place] = state;
+  return advance(state, x, added);
 }
 
 @compute @workgroup_size(256)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {
   let number = id.y * groups.x * 256u + id.x;
   if (number >= params.size) { return; }
-  let area = params.d * params.e / LANES;
+  let lanes = select(1u, 4u, IN_FOURS);
+  let area = params.d * params.e / lanes;
   let element = number % area;
   let instance = number / area;
-  let at = entry_of(instance, params.groups, params.members, element * LANES / params.e);
-  let column = element * LANES % params.e;
-  var total = instance * params.segments;
+  let at = entry_of(instance, params.groups, params.members, element * lanes / params.e);
+  let column = element * lanes % params.e;
 
   var state = Element();
   if (HAS_INITIAL) {
@@ -60,45 +72,43 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
       params.initial_offset + dot(at, params.initial_strides) + column * params.initial_column,
       params.initial_column);
   }
-  var place = params.segments_offset + instance * params.segments * area + element;
-  var segment = 0u;
-  for (; segment + 8u <= params.segments; segment += 8u) {
+  let total = instance * params.segments;
+  let base = params.segments_offset + total * area + element;
+  let end = params.segments - 1u;
+  for (var first = 0u; first < params.segments; first += 8u) {
+    let place = base + first * area;
+    let rest = end - first;
     let a0 = states[place];
-    let a1 = states[place + area];
-    let a2 = states[place + 2u * area];
-    let a3 = states[place + 3u * area];
-    let a4 = states[place + 4u * area];
-    let a5 = states[place + 5u * area];
-    let a6 = states[place + 6u * area];
-    let a7 = states[place + 7u * area];
-    states[place] = state;
-    state = advance(state, total, a0);
-    states[place + area] = state;
-    state = advance(state, total + 1u, a1);
-    states[place + 2u * area] = state;
-    state = advance(state, total + 2u, a2);
-    states[place + 3u * area] = state;
-    state = advance(state, total + 3u, a3);
-    states[place + 4u * area] = state;
-    state = advance(state, total + 4u, a4);
-    states[place + 5u * area] = state;
-    state = advance(state, total + 5u, a5);
-    states[place + 6u * area] = state;
-    state = advance(state, total + 6u, a6);
-    states[place + 7u * area] = state;
-    state = advance(state, total + 7u, a7);
-    place += 8u * area;
-    total += 8u;
+    let a1 = states[place + min(1u, rest) * area];
+    let a2 = states[place + min(2u, rest) * area];
+    let a3 = states[place + min(3u, rest) * area];
+    let a4 = states[place + min(4u, rest) * area];
+    let a5 = states[place + min(5u, rest) * area];
+    let a6 = states[place + min(6u, rest) * area];
+    let a7 = states[place + min(7u, rest) * area];
+    let x0 = exponent(total + first);
+    let x1 = exponent(total + first + 1u);
+    let x2 = exponent(total + first + 2u);
+    let x3 = exponent(total + first + 3u);
+    let x4 = exponent(total + first + 4u);
+    let x5 = exponent(total + first + 5u);
+    let x6 = exponent(total + first + 6u);
+    let x7 = exponent(total + first + 7u);
+    state = go_past(state, x0, a0, place, true);
+    state = go_past(state, x1, a1, place + area, rest >= 1u);
+    state = go_past(state, x2, a2, place + 2u * area, rest >= 2u);
+    state = go_past(state, x3, a3, place + 3u * area, rest >= 3u);
+    state = go_past(state, x4, a4, place + 4u * area, rest >= 4u);
+    state = go_past(state, x5, a5, place + 5u * area, rest >= 5u);
+    state = go_past(state, x6, a6, place + 6u * area, rest >= 6u);
+    state = go_past(state, x7, a7, place + 7u * area, rest >= 7u);
   }
-  for (; segment < params.segments; segment++) {
-    let added = states[place];
-    states[place] = state;
-    state = advance(state, total, added);
-    place += area;
-    total++;
-  }
-  let end = params.final_offset + dot(at, params.final_strides) + column * params.final_column;
-  for (var lane = 0u; lane < LANES; lane++) {
-    last[end + lane * params.final_column] = lane_of(state, lane);
+  let to = params.final_offset + dot(at, params.final_strides) + column * params.final_column;
+  let values = four_of(state);
+  last[to] = values.x;
+  if (IN_FOURS) {
+    last[to + params.final_column] = values.y;
+    last[to + 2u * params.final_column] = values.z;
+    last[to + 3u * params.final_column] = values.w;
   }
 }

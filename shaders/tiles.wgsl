@@ -88,6 +88,24 @@ fn add_tiles(sums: Sums, across: u32, along: u32) -> Sums {
   return next;
 }
 
+// The same for the lower rows alone, where the upper ones see none of the terms.
+fn add_lower_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
+  let below = left_block(part * LEFT_PITCH + across + 8u);
+  var next = sums;
+  next.lower = add_product(sums.lower, below, right_block(part * RIGHT_PITCH + along));
+  if (WIDE) { next.lower_right = add_product(sums.lower_right, below, right_block(part * RIGHT_PITCH + along + 16u)); }
+  return next;
+}
+
+fn add_lower_tiles(sums: Sums, across: u32, along: u32) -> Sums {
+  if (UNROLLED) {
+    return add_lower_part(add_lower_part(add_lower_part(add_lower_part(sums, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
+  }
+  var next = sums;
+  for (var part = 0u; part < 4u; part++) { next = add_lower_part(next, part, across, along); }
+  return next;
+}
+
 // Products of a thread's rows with the columns from 4 · along on, where both tiles hold four terms a vector.
 struct Scores {
   upper: mat4x4f,

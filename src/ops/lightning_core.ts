@@ -399,10 +399,10 @@ function plan(
           HAS_INITIAL: before !== undefined,
           ...(fours && {
             Element: "vec4f",
-            LANES: 4,
+            IN_FOURS: true,
             initial_at: "vec4f(initial[at], initial[at + step], initial[at + 2u * step], " +
               "initial[at + 3u * step])",
-            lane_of: "values[lane]",
+            four_of: "values",
           }),
         },
         bindings: [states, totals, before ?? totals, after],
