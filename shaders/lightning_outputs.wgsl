@@ -59,6 +59,56 @@ fn decays(base: u32, row: u32, sources: vec4u, coarse: vec4f, fine: vec4f) -> ve
   return select(vec4f(), exp((coarse - place.x) + (fine - place.y)), sources <= vec4u(row));
 }
 
+// What a thread has asked for: of v, or of the state that the segment added so far and of the state before
+// the segment, four columns of a term and of the term 8 after it, and of those 64 to the right.
+struct Asked {
+  added: vec4f,
+  added_after: vec4f,
+  added_right: vec4f,
+  added_right_after: vec4f,
+  before: vec4f,
+  before_after: vec4f,
+  before_right: vec4f,
+  before_right_after: vec4f,
+}
+
+fn ask(
+  of_state: bool,
+  block: u32,
+  first_term: u32,
+  rows: u32,
+  base_v: u32,
+  base_state: u32,
+  base_segment: u32,
+  across: u32,
+  e: u32,
+) -> Asked {
+  let term = first_term + across;
+  var asked = Asked();
+  if (of_state) {
+    asked.added = load_state(base_state, term, e);
+    asked.added_after = load_state(base_state, term + 8u, e);
+    asked.before = load_state(base_segment, term, e);
+    asked.before_after = load_state(base_segment, term + 8u, e);
+    if (WIDE) {
+      asked.added_right = load_state(base_state, term, e + 64u);
+      asked.added_right_after = load_state(base_state, term + 8u, e + 64u);
+      asked.before_right = load_state(base_segment, term, e + 64u);
+      asked.before_right_after = load_state(base_segment, term + 8u, e + 64u);
+    }
+    return asked;
+  }
+  let at = base_v + min(block + term, rows - 1u) * params.v_strides.w;
+  let at_after = base_v + min(block + term + 8u, rows - 1u) * params.v_strides.w;
+  asked.added = load_v(at, e);
+  asked.added_after = load_v(at_after, e);
+  if (WIDE) {
+    asked.added_right = load_v(at, e + 64u);
+    asked.added_right_after = load_v(at_after, e + 64u);
+  }
+  return asked;
+}
+
 @compute @workgroup_size(128)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -98,131 +148,87 @@ fn main(
   let at_q = base_q + q_row * params.q_strides.w;
   let at_q_after = base_q + q_after * params.q_strides.w;
 
+  // What the states before the chunk are read by: they stand after all blocks of sources.
+  let segment = chunk / params.segment;
+  let area = params.d * params.e;
+  let base_state = (instance * params.chunks + chunk) * area;
+  let base_segment = params.segments_offset + (instance * params.segments + segment) * area;
+  let state_block = select(first_row, 0u, ONE_BLOCK) + ROWS;
+  let end_block = state_block + select(0u, ROWS, HAS_INITIAL || chunk > 0u);
+  var until = vec2u();
+  for (var before = segment * params.segment; before < chunk; before++) {
+    until = plus(until, positions[base_chunk + params.n + before]);
+  }
+  let fade = decay_between(vec2f(), place_of(until));
+  let weight = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_row]));
+  let weight_after = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_after]));
+
   var sums = Sums();
-  for (var block = 0u; block <= select(first_row, 0u, ONE_BLOCK); block += ROWS) {
-    let at_k = base_k + min(block + load_row, rows - 1u) * params.k_strides.w;
-    let at_k_after = base_k + min(block + load_row + 32u, rows - 1u) * params.k_strides.w;
+  for (var block = 0u; block < end_block; block += ROWS) {
+    let of_state = block == state_block;
     var scores = Scores();
     var from_q = load_q(at_q, load_term);
     var from_q_after = load_q(at_q_after, load_term);
-    var from_k = load_k(at_k, load_term);
-    var from_k_after = load_k(at_k_after, load_term);
-    for (var d = 0u; d < params.d; d += DEPTH) {
-      put_left_rows(thread, from_q, from_q_after);
-      put_right_rows(thread, 0u, from_k, from_k_after);
-      workgroupBarrier();
-      let next = min(d + DEPTH, last_terms) + load_term;
-      from_q = load_q(at_q, next);
-      from_q_after = load_q(at_q_after, next);
-      from_k = load_k(at_k, next);
-      from_k_after = load_k(at_k_after, next);
-      scores = add_scores(scores, across, along);
-      workgroupBarrier();
-    }
-
-    let source = block + 4u * along;
-    let sources = vec4u(source, source + 1u, source + 2u, source + 3u);
-    let s0 = place_of(positions[base_position + source]);
-    let s1 = place_of(positions[base_position + source + 1u]);
-    let s2 = place_of(positions[base_position + source + 2u]);
-    let s3 = place_of(positions[base_position + source + 3u]);
-    let coarse = vec4f(s0.x, s1.x, s2.x, s3.x);
-    let fine = vec4f(s0.y, s1.y, s2.y, s3.y);
-    let scale = params.query_scale * params.source_scale;
-    scores.upper = scale * mat4x4f(
-      scores.upper[0] * decays(base_position, row, sources, coarse, fine),
-      scores.upper[1] * decays(base_position, row + 1u, sources, coarse, fine),
-      scores.upper[2] * decays(base_position, row + 2u, sources, coarse, fine),
-      scores.upper[3] * decays(base_position, row + 3u, sources, coarse, fine));
-    scores.lower = scale * mat4x4f(
-      scores.lower[0] * decays(base_position, row + 32u, sources, coarse, fine),
-      scores.lower[1] * decays(base_position, row + 33u, sources, coarse, fine),
-      scores.lower[2] * decays(base_position, row + 34u, sources, coarse, fine),
-      scores.lower[3] * decays(base_position, row + 35u, sources, coarse, fine));
-
-    // Now scores · v, 16 sources at a time.
-    let v_row = block + across;
-    var at_v = base_v + min(v_row, rows - 1u) * params.v_strides.w;
-    var at_v_after = base_v + min(v_row + 8u, rows - 1u) * params.v_strides.w;
-    var from_v = load_v(at_v, e);
-    var from_v_after = load_v(at_v_after, e);
-    var from_v_right = vec4f();
-    var from_v_right_after = vec4f();
-    if (WIDE) {
-      from_v_right = load_v(at_v, e + 64u);
-      from_v_right_after = load_v(at_v_after, e + 64u);
-    }
-    for (var turn = 0u; turn < 4u; turn++) {
-      hand_over(scores, turn, across, along);
-      put_right_terms(thread, along, from_v, from_v_after);
-      if (WIDE) { put_right_terms(thread, along + 16u, from_v_right, from_v_right_after); }
-      workgroupBarrier();
-      let next = v_row + 16u * min(turn + 1u, 3u);
-      at_v = base_v + min(next, rows - 1u) * params.v_strides.w;
-      at_v_after = base_v + min(next + 8u, rows - 1u) * params.v_strides.w;
-      from_v = load_v(at_v, e);
-      from_v_after = load_v(at_v_after, e);
-      if (WIDE) {
-        from_v_right = load_v(at_v, e + 64u);
-        from_v_right_after = load_v(at_v_after, e + 64u);
+    if (!of_state) {
+      let at_k = base_k + min(block + load_row, rows - 1u) * params.k_strides.w;
+      let at_k_after = base_k + min(block + load_row + 32u, rows - 1u) * params.k_strides.w;
+      var from_k = load_k(at_k, load_term);
+      var from_k_after = load_k(at_k_after, load_term);
+      for (var d = 0u; d < params.d; d += DEPTH) {
+        put_left_rows(thread, from_q, from_q_after);
+        put_right_rows(thread, 0u, from_k, from_k_after);
+        workgroupBarrier();
+        let next = min(d + DEPTH, last_terms) + load_term;
+        from_q = load_q(at_q, next);
+        from_q_after = load_q(at_q_after, next);
+        from_k = load_k(at_k, next);
+        from_k_after = load_k(at_k_after, next);
+        scores = add_scores(scores, across, along);
+        workgroupBarrier();
       }
-      // The upper half of the rows does not see the second half of its own block.
-      if (block < first_row || turn < 2u) {
-        sums = add_tiles(sums, across, along);
+
+      let source = block + 4u * along;
+      let sources = vec4u(source, source + 1u, source + 2u, source + 3u);
+      let s0 = place_of(positions[base_position + source]);
+      let s1 = place_of(positions[base_position + source + 1u]);
+      let s2 = place_of(positions[base_position + source + 2u]);
+      let s3 = place_of(positions[base_position + source + 3u]);
+      let coarse = vec4f(s0.x, s1.x, s2.x, s3.x);
+      let fine = vec4f(s0.y, s1.y, s2.y, s3.y);
+      let scale = params.query_scale * params.source_scale;
+      scores.upper = scale * mat4x4f(
+        scores.upper[0] * decays(base_position, row, sources, coarse, fine),
+        scores.upper[1] * decays(base_position, row + 1u, sources, coarse, fine),
+        scores.upper[2] * decays(base_position, row + 2u, sources, coarse, fine),
+        scores.upper[3] * decays(base_position, row + 3u, sources, coarse, fine));
+      scores.lower = scale * mat4x4f(
+        scores.lower[0] * decays(base_position, row + 32u, sources, coarse, fine),
+        scores.lower[1] * decays(base_position, row + 33u, sources, coarse, fine),
+        scores.lower[2] * decays(base_position, row + 34u, sources, coarse, fine),
+        scores.lower[3] * decays(base_position, row + 35u, sources, coarse, fine));
+    }
+
+    // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
+    let end = select(ROWS, params.d, of_state);
+    var here = ask(of_state, block, 0u, rows, base_v, base_state, base_segment, across, e);
+    for (var term = 0u; term < end; term += DEPTH) {
+      if (of_state) {
+        put_left_rows(thread, weight * from_q, weight_after * from_q_after);
       } else {
-        sums = add_lower_tiles(sums, across, along);
+        hand_over(scores, term / DEPTH, across, along);
+      }
+      put_right_terms(thread, along, here.added + fade * here.before, here.added_after + fade * here.before_after);
+      if (WIDE) {
+        put_right_terms(
+          thread, along + 16u,
+          here.added_right + fade * here.before_right, here.added_right_after + fade * here.before_right_after);
       }
       workgroupBarrier();
-    }
-  }
-
-  if (HAS_INITIAL || chunk > 0u) {
-    let segment = chunk / params.segment;
-    var until = vec2u();
-    for (var before = segment * params.segment; before < chunk; before++) {
-      until = plus(until, positions[base_chunk + params.n + before]);
-    }
-    let fade = decay_between(vec2f(), place_of(until));
-    let area = params.d * params.e;
-    let base_state = (instance * params.chunks + chunk) * area;
-    let base_segment = params.segments_offset + (instance * params.segments + segment) * area;
-    let weight = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_row]));
-    let weight_after = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_after]));
-    var from_q = load_q(at_q, load_term);
-    var from_q_after = load_q(at_q_after, load_term);
-    var from_s = load_state(base_state, across, e);
-    var from_s_after = load_state(base_state, across + 8u, e);
-    var from_g = load_state(base_segment, across, e);
-    var from_g_after = load_state(base_segment, across + 8u, e);
-    var from_s_right = vec4f();
-    var from_s_right_after = vec4f();
-    var from_g_right = vec4f();
-    var from_g_right_after = vec4f();
-    if (WIDE) {
-      from_s_right = load_state(base_state, across, e + 64u);
-      from_s_right_after = load_state(base_state, across + 8u, e + 64u);
-      from_g_right = load_state(base_segment, across, e + 64u);
-      from_g_right_after = load_state(base_segment, across + 8u, e + 64u);
-    }
-    for (var d = 0u; d < params.d; d += DEPTH) {
-      put_left_rows(thread, weight * from_q, weight_after * from_q_after);
-      put_right_terms(thread, along, from_s + fade * from_g, from_s_after + fade * from_g_after);
-      if (WIDE) {
-        put_right_terms(thread, along + 16u, from_s_right + fade * from_g_right, from_s_right_after + fade * from_g_right_after);
-      }
-      workgroupBarrier();
-      let next = min(d + DEPTH, last_terms);
-      from_q = load_q(at_q, next + load_term);
-      from_q_after = load_q(at_q_after, next + load_term);
-      from_s = load_state(base_state, next + across, e);
-      from_s_after = load_state(base_state, next + across + 8u, e);
-      from_g = load_state(base_segment, next + across, e);
-      from_g_after = load_state(base_segment, next + across + 8u, e);
-      if (WIDE) {
-        from_s_right = load_state(base_state, next + across, e + 64u);
-        from_s_right_after = load_state(base_state, next + across + 8u, e + 64u);
-        from_g_right = load_state(base_segment, next + across, e + 64u);
-        from_g_right_after = load_state(base_segment, next + across + 8u, e + 64u);
+      let next = min(term + DEPTH, (end - 1u) / DEPTH * DEPTH);
+      here = ask(of_state, block, next, rows, base_v, base_state, base_segment, across, e);
+      if (of_state) {
+        from_q = load_q(at_q, next + load_term);
+        from_q_after = load_q(at_q_after, next + load_term);
       }
       sums = add_tiles(sums, across, along);
       workgroupBarrier();

@@ -18,30 +18,13 @@ const DEPTH: u32 = 16;
 const LEFT_PITCH: u32 = 17;
 const RIGHT_PITCH: u32 = 33;
 
-// 4 × 4 numbers, and a space that puts neighbouring blocks in other banks.
+// Four terms of four rows or columns, a vector a term, and a space that puts the next block in other banks.
 alias Block = array<vec4f, 5>;
 
-// By four terms, then by four rows. A vector is four terms of a row, or four rows of a term (LEFT_BY_TERM).
-const LEFT_BY_TERM: bool = false;
+// By four terms, then by four rows.
 var<workgroup> left: array<Block, 4u * LEFT_PITCH>;
-// By four terms, then by four columns. A vector is four columns of a term, or four terms of a column
-// (RIGHT_BY_COLUMN, and for scores).
-const RIGHT_BY_COLUMN: bool = false;
+// By four terms, then by four columns.
 var<workgroup> right: array<Block, 4u * RIGHT_PITCH>;
-
-// Four terms of each of four rows, a vector a row.
-fn left_block(at: u32) -> mat4x4f {
-  let block = mat4x4f(left[at][0], left[at][1], left[at][2], left[at][3]);
-  if (LEFT_BY_TERM) { return transpose(block); }
-  return block;
-}
-
-// Four columns of each of four terms, a vector a term.
-fn right_block(at: u32) -> mat4x4f {
-  let block = mat4x4f(right[at][0], right[at][1], right[at][2], right[at][3]);
-  if (RIGHT_BY_COLUMN) { return transpose(block); }
-  return block;
-}
 
 // What a thread sums.
 struct Sums {
@@ -51,31 +34,27 @@ struct Sums {
   lower_right: mat4x4f,
 }
 
-fn add_row(row: vec4f, terms: vec4f, columns: mat4x4f) -> vec4f {
-  return fma(terms.wwww, columns[3], fma(terms.zzzz, columns[2], fma(terms.yyyy, columns[1], fma(terms.xxxx, columns[0], row))));
-}
-
-// sum + rows · columns: four terms of each of four rows, four columns of each of the four terms.
-fn add_product(sum: mat4x4f, rows: mat4x4f, columns: mat4x4f) -> mat4x4f {
-  return mat4x4f(
-    add_row(sum[0], rows[0], columns), add_row(sum[1], rows[1], columns),
-    add_row(sum[2], rows[2], columns), add_row(sum[3], rows[3], columns));
+// One term: of the blocks of four terms `above`, `below` and `columns`, the term `i`.
+fn add_term(sums: Sums, above: u32, columns: u32, i: u32) -> Sums {
+  let a = left[above][i];
+  let b = left[above + 8u][i];
+  let c = right[columns][i];
+  var next = sums;
+  next.upper = outer(sums.upper, a, c);
+  next.lower = outer(sums.lower, b, c);
+  if (WIDE) {
+    let c_right = right[columns + 16u][i];
+    next.upper_right = outer(sums.upper_right, a, c_right);
+    next.lower_right = outer(sums.lower_right, b, c_right);
+  }
+  return next;
 }
 
 // Four terms, `part` of the tiles.
 fn add_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
-  let above = left_block(part * LEFT_PITCH + across);
-  let below = left_block(part * LEFT_PITCH + across + 8u);
-  let columns = right_block(part * RIGHT_PITCH + along);
-  var next = sums;
-  next.upper = add_product(sums.upper, above, columns);
-  next.lower = add_product(sums.lower, below, columns);
-  if (WIDE) {
-    let columns_right = right_block(part * RIGHT_PITCH + along + 16u);
-    next.upper_right = add_product(sums.upper_right, above, columns_right);
-    next.lower_right = add_product(sums.lower_right, below, columns_right);
-  }
-  return next;
+  let above = part * LEFT_PITCH + across;
+  let columns = part * RIGHT_PITCH + along;
+  return add_term(add_term(add_term(add_term(sums, above, columns, 0u), above, columns, 1u), above, columns, 2u), above, columns, 3u);
 }
 
 // All 16 terms of the tiles.
@@ -88,35 +67,21 @@ fn add_tiles(sums: Sums, across: u32, along: u32) -> Sums {
   return next;
 }
 
-// The same for the lower rows alone, where the upper ones see none of the terms.
-fn add_lower_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
-  let below = left_block(part * LEFT_PITCH + across + 8u);
-  var next = sums;
-  next.lower = add_product(sums.lower, below, right_block(part * RIGHT_PITCH + along));
-  if (WIDE) { next.lower_right = add_product(sums.lower_right, below, right_block(part * RIGHT_PITCH + along + 16u)); }
-  return next;
-}
-
-fn add_lower_tiles(sums: Sums, across: u32, along: u32) -> Sums {
-  if (UNROLLED) {
-    return add_lower_part(add_lower_part(add_lower_part(add_lower_part(sums, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
-  }
-  var next = sums;
-  for (var part = 0u; part < 4u; part++) { next = add_lower_part(next, part, across, along); }
-  return next;
-}
-
-// Products of a thread's rows with the columns from 4 · along on, where both tiles hold four terms a vector.
+// Products of a thread's rows with the four columns from 4 · along on.
 struct Scores {
   upper: mat4x4f,
   lower: mat4x4f,
 }
 
+fn add_score_term(scores: Scores, above: u32, columns: u32, i: u32) -> Scores {
+  let c = right[columns][i];
+  return Scores(outer(scores.upper, left[above][i], c), outer(scores.lower, left[above + 8u][i], c));
+}
+
 fn add_scores_part(scores: Scores, part: u32, across: u32, along: u32) -> Scores {
-  let columns = transpose(right_block(part * RIGHT_PITCH + along));
-  return Scores(
-    add_product(scores.upper, left_block(part * LEFT_PITCH + across), columns),
-    add_product(scores.lower, left_block(part * LEFT_PITCH + across + 8u), columns));
+  let above = part * LEFT_PITCH + across;
+  let columns = part * RIGHT_PITCH + along;
+  return add_score_term(add_score_term(add_score_term(add_score_term(scores, above, columns, 0u), above, columns, 1u), above, columns, 2u), above, columns, 3u);
 }
 
 fn add_scores(scores: Scores, across: u32, along: u32) -> Scores {
@@ -132,18 +97,32 @@ fn add_scores(scores: Scores, across: u32, along: u32) -> Scores {
 // after it, as a thread loads them: row thread / 4, terms from 4 · (thread % 4) on.
 fn put_left_rows(thread: u32, row: vec4f, row_after: vec4f) {
   let at = thread % 4u * LEFT_PITCH + thread / 16u;
-  left[at][thread / 4u % 4u] = row;
-  left[at + 8u][thread / 4u % 4u] = row_after;
+  let lane = thread / 4u % 4u;
+  left[at][0][lane] = row.x;
+  left[at][1][lane] = row.y;
+  left[at][2][lane] = row.z;
+  left[at][3][lane] = row.w;
+  left[at + 8u][0][lane] = row_after.x;
+  left[at + 8u][1][lane] = row_after.y;
+  left[at + 8u][2][lane] = row_after.z;
+  left[at + 8u][3][lane] = row_after.w;
 }
 
 fn put_right_rows(thread: u32, first: u32, row: vec4f, row_after: vec4f) {
   let at = thread % 4u * RIGHT_PITCH + first + thread / 16u;
-  right[at][thread / 4u % 4u] = row;
-  right[at + 8u][thread / 4u % 4u] = row_after;
+  let lane = thread / 4u % 4u;
+  right[at][0][lane] = row.x;
+  right[at][1][lane] = row.y;
+  right[at][2][lane] = row.z;
+  right[at][3][lane] = row.w;
+  right[at + 8u][0][lane] = row_after.x;
+  right[at + 8u][1][lane] = row_after.y;
+  right[at + 8u][2][lane] = row_after.z;
+  right[at + 8u][3][lane] = row_after.w;
 }
 
-// Puts into the left tile, or the right one from block `along` on, four columns of a term and of the term 8
-// after it, as a thread loads them: term thread / 16.
+// Puts into the left tile, or the right one, at block `along`, four columns of a term and of the term 8 after
+// it, as a thread loads them: term thread / 16.
 fn put_left_terms(thread: u32, along: u32, term: vec4f, term_after: vec4f) {
   let at = thread / 64u * LEFT_PITCH + along;
   left[at][thread / 16u % 4u] = term;
@@ -156,18 +135,20 @@ fn put_right_terms(thread: u32, along: u32, term: vec4f, term_after: vec4f) {
   right[at + 2u * RIGHT_PITCH][thread / 16u % 4u] = term_after;
 }
 
-// Makes the left tile of 16 sources, of turn `turn`, from the scores that four of the threads along have.
+// Makes the left tile of 16 columns, of turn `turn`, from the scores that four of the threads along have.
 fn hand_over(scores: Scores, turn: u32, across: u32, along: u32) {
   if (along / 4u != turn) { return; }
   let at = along % 4u * LEFT_PITCH + across;
-  left[at][0] = scores.upper[0];
-  left[at][1] = scores.upper[1];
-  left[at][2] = scores.upper[2];
-  left[at][3] = scores.upper[3];
-  left[at + 8u][0] = scores.lower[0];
-  left[at + 8u][1] = scores.lower[1];
-  left[at + 8u][2] = scores.lower[2];
-  left[at + 8u][3] = scores.lower[3];
+  let upper = transpose(scores.upper);
+  let lower = transpose(scores.lower);
+  left[at][0] = upper[0];
+  left[at][1] = upper[1];
+  left[at][2] = upper[2];
+  left[at][3] = upper[3];
+  left[at + 8u][0] = lower[0];
+  left[at + 8u][1] = lower[1];
+  left[at + 8u][2] = lower[2];
+  left[at + 8u][3] = lower[3];
 }
 
 // Each row by its own weight.

@@ -382,7 +382,6 @@ function plan(
           ...(fours &&
             { IN_FOURS: true, ResultElement: "vec4f", four_results: "values" }),
           ...tiling(context, d, e, 64),
-          LEFT_BY_TERM: true,
         },
         bindings: [ks, vs, positions, states, totals],
         params: [

@@ -143,8 +143,6 @@ function plan(x: View, y: View, out: View, { software }: GpuContext): Dispatch {
     WIDE: true,
     UNROLLED: !software,
     WHOLE: m % 64 === 0 && n % 128 === 0 && k % 16 === 0,
-    LEFT_BY_TERM: !along.X_ALONG_K,
-    RIGHT_BY_COLUMN: along.Y_ALONG_K,
   });
   const narrow = () => ({ StoredX: x.dtype, StoredY: y.dtype, StoredOut: out.dtype });
   return {
