@@ -16,3 +16,19 @@ fn place_of(position: vec2u) -> vec2f {
 fn decay_between(earlier: vec2f, later: vec2f) -> f32 {
   return exp((earlier.x - later.x) + (earlier.y - later.y));
 }
+
+// A decay over 256 or more is 0 in float32; so sums over any number of chunks fit.
+fn capped(position: vec2u) -> vec2u { return vec2u(min(position.x, 1u << 24u), position.y); }
+
+// The exponent of the decay from the beginning to a position.
+fn exponent_of(position: vec2u) -> f32 {
+  return -(f32(position.x) * (1.0 / 65536.0) + f32(position.y) * (1.0 / 281474976710656.0));
+}
+
+// What a state is multiplied with on its way past a decay of exp(x): S ← a S + (b S + added). A decay next to 1
+// rounded to float32 would err the same way in every chunk, and over thousands of them the errors would add up;
+// its difference from 1 has all its digits.
+fn fade_over(x: f32) -> vec2f {
+  let less_one = x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0 + x / 120.0))));
+  return select(vec2f(1.0, less_one), vec2f(0.0, exp(x)), x < -0.1);
+}

@@ -4,8 +4,8 @@
 // All three are the same sum over pairs of rows: `own`, whose gradient it is, and `other`. The x of a row
 // is its query or key, of size d; its y, its gradient of the output or its value, of size e. For keys and
 // values the other rows are the queries of every head that reads them, one head after the other, so that
-// nothing is added by two workgroups. Tiles and threads are those of flash_attention.wgsl.
-// Goes on from tiles.wgsl.
+// nothing is added by two workgroups.
+// Goes on from blocks.wgsl and tiles.wgsl.
 
 // Of each operand: a scalar, or four neighbours in a row of a dense matrix.
 alias Element_own_x = f32;
@@ -15,7 +15,9 @@ alias Element_other_y = f32;
 // Whether own rows are queries; if not, whether the gradient is that of values or of keys.
 const OF_QUERIES: bool = true;
 const OF_VALUES: bool = false;
-const WIDE: bool = false;
+// Whether d and e are whole tiles, so that no load goes beyond.
+const WHOLE_D: bool = false;
+const WHOLE_E: bool = false;
 // The exponent of a pair that is not seen: its exponential is 0.
 const HIDDEN: f32 = -3.0e38;
 
@@ -60,30 +62,55 @@ fn four_own_y(at: u32) -> vec4f { return vec4f(f32(own_y[at]), f32(own_y[at + pa
 fn four_other_x(at: u32) -> vec4f { return vec4f(f32(other_x[at]), f32(other_x[at + params.other_x_column]), f32(other_x[at + 2u * params.other_x_column]), f32(other_x[at + 3u * params.other_x_column])); }
 fn four_other_y(at: u32) -> vec4f { return vec4f(f32(other_y[at]), f32(other_y[at + params.other_y_column]), f32(other_y[at + 2u * params.other_y_column]), f32(other_y[at + 3u * params.other_y_column])); }
 
-fn load_own_x(base: u32, row: u32, column: u32) -> vec4f {
-  if (row >= params.own_count || column >= params.d) { return vec4f(); }
-  return first(four_own_x(base + row * params.own_x_strides.w + column * params.own_x_column), i32(params.d - column));
+fn load_own_x(row: u32, column: u32) -> vec4f {
+  let values = four_own_x(row + column * params.own_x_column);
+  if (WHOLE_D) { return values; }
+  return first(values, i32(params.d) - i32(column));
 }
 
-fn load_own_y(base: u32, row: u32, column: u32) -> vec4f {
-  if (row >= params.own_count || column >= params.e) { return vec4f(); }
-  return first(four_own_y(base + row * params.own_y_strides.w + column * params.own_y_column), i32(params.e - column));
+fn load_own_y(row: u32, column: u32) -> vec4f {
+  let values = four_own_y(row + column * params.own_y_column);
+  if (WHOLE_E) { return values; }
+  return first(values, i32(params.e) - i32(column));
 }
 
-fn load_other_x(base: u32, row: u32, column: u32) -> vec4f {
-  if (row >= params.other_count || column >= params.d) { return vec4f(); }
-  return first(four_other_x(base + row * params.other_x_strides.w + column * params.other_x_column), i32(params.d - column));
+fn load_other_x(row: u32, column: u32) -> vec4f {
+  let values = four_other_x(row + column * params.other_x_column);
+  if (WHOLE_D) { return values; }
+  return first(values, i32(params.d) - i32(column));
 }
 
-fn load_other_y(base: u32, row: u32, column: u32) -> vec4f {
-  if (row >= params.other_count || column >= params.e) { return vec4f(); }
-  return first(four_other_y(base + row * params.other_y_strides.w + column * params.other_y_column), i32(params.e - column));
+fn load_other_y(row: u32, column: u32) -> vec4f {
+  let values = four_other_y(row + column * params.other_y_column);
+  if (WHOLE_E) { return values; }
+  return first(values, i32(params.e) - i32(column));
 }
 
 // The terms of the sum: P · g for values, scale · dS · k or q for the others.
 fn load_term(base_x: u32, base_y: u32, row: u32, column: u32) -> vec4f {
-  if (OF_VALUES) { return load_other_y(base_y, row, column); }
-  return load_other_x(base_x, row, column);
+  if (OF_VALUES) { return load_other_y(base_y + row * params.other_y_strides.w, column); }
+  return load_other_x(base_x + row * params.other_x_strides.w, column);
+}
+
+// Products of a thread's eight own rows with the four others from 4 · along on: x · x, or y · y.
+fn products_of(of_y: bool, own: vec2u, other: vec2u, thread: u32) -> Scores {
+  let terms = select(params.d, params.e, of_y);
+  let first_term = 4u * (thread % 4u);
+  var products = Scores();
+  for (var term = 0u; term < terms; term += DEPTH) {
+    let at = term + first_term;
+    if (of_y) {
+      put_left_rows(thread, load_own_y(own.x, at), load_own_y(own.y, at));
+      put_right_rows(thread, 0u, load_other_y(other.x, at), load_other_y(other.y, at));
+    } else {
+      put_left_rows(thread, load_own_x(own.x, at), load_own_x(own.y, at));
+      put_right_rows(thread, 0u, load_other_x(other.x, at), load_other_x(other.y, at));
+    }
+    workgroupBarrier();
+    products = add_scores(products, thread / 16u, thread % 16u);
+    workgroupBarrier();
+  }
+  return products;
 }
 
 fn load_stats(base: u32, row: u32, count: u32) -> vec2f {
@@ -131,22 +158,16 @@ fn main(
   let base_own_y = params.own_y_offset + dot(at, params.own_y_strides);
   let queries = select(params.other_count, params.own_count, OF_QUERIES);
 
-  // What a thread computes: four rows from `row`, four from `row` + 32; columns from `column` and
-  // `column` + 64. What it loads: of rows, four terms of one and of the one 32 below; of terms, four
-  // columns of one and of the one 8 after.
   let across = thread / 16u;
   let along = thread % 16u;
-  let tile_row = 4u * across;
-  let row = first_row + tile_row;
+  let row = first_row + 4u * across;
   let column = first_column + 4u * along;
   let load_row = thread / 4u;
-  let load_group = thread % 4u;
-  let left_place = load_group * LEFT_PITCH + load_row;
-  let right_place = across * RIGHT_PITCH + along;
-  var upper = mat4x4f();
-  var upper_right = mat4x4f();
-  var lower = mat4x4f();
-  var lower_right = mat4x4f();
+  let own_rows = min(vec2u(first_row + load_row) + vec2u(0u, 32u), vec2u(params.own_count - 1u));
+  let own_x_rows = base_own_x + own_rows * params.own_x_strides.w;
+  let own_y_rows = base_own_y + own_rows * params.own_y_strides.w;
+  let last = params.other_count - 1u;
+  var sums = Sums();
 
   // The others that any own row sees, or is seen by.
   var begin = 0u;
@@ -161,42 +182,13 @@ fn main(
     let base_other_y = params.other_y_offset + dot(other_at, params.other_y_strides);
     let base_rows = ((at.x * params.groups + at.y) * params.members + member) * queries;
     for (var source = begin; source < end; source += ROWS) {
-      // Of this thread's rows and the others along, along + 16, + 32 and + 48: x · x and y · y.
-      var scores = mat4x4f();
-      var scores_lower = mat4x4f();
-      for (var term = 0u; term < params.d; term += DEPTH) {
-        let from_term = term + 4u * load_group;
-        left[left_place] = load_own_x(base_own_x, first_row + load_row, from_term);
-        left[left_place + 32u] = load_own_x(base_own_x, first_row + load_row + 32u, from_term);
-        right[left_place] = load_other_x(base_other_x, source + load_row, from_term);
-        right[left_place + 32u] = load_other_x(base_other_x, source + load_row + 32u, from_term);
-        workgroupBarrier();
-        for (var part = 0u; part < DEPTH / 4u; part++) {
-          let columns = columns_of_right(part, along);
-          scores = add_dots(scores, rows_of_left(part, tile_row), columns);
-          scores_lower = add_dots(scores_lower, rows_of_left(part, tile_row + 32u), columns);
-        }
-        workgroupBarrier();
-      }
-      var products = mat4x4f();
-      var products_lower = mat4x4f();
+      let other_rows = min(vec2u(source + load_row) + vec2u(0u, 32u), vec2u(last));
+      var scores = products_of(false, own_x_rows, base_other_x + other_rows * params.other_x_strides.w, thread);
+      var products = Scores();
       if (!OF_VALUES) {
-        for (var term = 0u; term < params.e; term += DEPTH) {
-          let from_term = term + 4u * load_group;
-          left[left_place] = load_own_y(base_own_y, first_row + load_row, from_term);
-          left[left_place + 32u] = load_own_y(base_own_y, first_row + load_row + 32u, from_term);
-          right[left_place] = load_other_y(base_other_y, source + load_row, from_term);
-          right[left_place + 32u] = load_other_y(base_other_y, source + load_row + 32u, from_term);
-          workgroupBarrier();
-          for (var part = 0u; part < DEPTH / 4u; part++) {
-            let columns = columns_of_right(part, along);
-            products = add_dots(products, rows_of_left(part, tile_row), columns);
-            products_lower = add_dots(products_lower, rows_of_left(part, tile_row + 32u), columns);
-          }
-          workgroupBarrier();
-        }
+        products = products_of(true, own_y_rows, base_other_y + other_rows * params.other_y_strides.w, thread);
       }
-      let others = vec4u(source + along) + vec4u(0u, 16u, 32u, 48u);
+      let others = vec4u(source + 4u * along) + vec4u(0u, 1u, 2u, 3u);
       if (OF_QUERIES) {
         let s0 = load_stats(base_rows, row, queries);
         let s1 = load_stats(base_rows, row + 1u, queries);
@@ -206,16 +198,16 @@ fn main(
         let s5 = load_stats(base_rows, row + 33u, queries);
         let s6 = load_stats(base_rows, row + 34u, queries);
         let s7 = load_stats(base_rows, row + 35u, queries);
-        scores = mat4x4f(
-          weights(row, others, scores[0], products[0], s0.xxxx, s0.yyyy),
-          weights(row + 1u, others, scores[1], products[1], s1.xxxx, s1.yyyy),
-          weights(row + 2u, others, scores[2], products[2], s2.xxxx, s2.yyyy),
-          weights(row + 3u, others, scores[3], products[3], s3.xxxx, s3.yyyy));
-        scores_lower = mat4x4f(
-          weights(row + 32u, others, scores_lower[0], products_lower[0], s4.xxxx, s4.yyyy),
-          weights(row + 33u, others, scores_lower[1], products_lower[1], s5.xxxx, s5.yyyy),
-          weights(row + 34u, others, scores_lower[2], products_lower[2], s6.xxxx, s6.yyyy),
-          weights(row + 35u, others, scores_lower[3], products_lower[3], s7.xxxx, s7.yyyy));
+        scores.upper = mat4x4f(
+          weights(row, others, scores.upper[0], products.upper[0], s0.xxxx, s0.yyyy),
+          weights(row + 1u, others, scores.upper[1], products.upper[1], s1.xxxx, s1.yyyy),
+          weights(row + 2u, others, scores.upper[2], products.upper[2], s2.xxxx, s2.yyyy),
+          weights(row + 3u, others, scores.upper[3], products.upper[3], s3.xxxx, s3.yyyy));
+        scores.lower = mat4x4f(
+          weights(row + 32u, others, scores.lower[0], products.lower[0], s4.xxxx, s4.yyyy),
+          weights(row + 33u, others, scores.lower[1], products.lower[1], s5.xxxx, s5.yyyy),
+          weights(row + 34u, others, scores.lower[2], products.lower[2], s6.xxxx, s6.yyyy),
+          weights(row + 35u, others, scores.lower[3], products.lower[3], s7.xxxx, s7.yyyy));
       } else {
         let s0 = load_stats(base_rows, others.x, queries);
         let s1 = load_stats(base_rows, others.y, queries);
@@ -223,54 +215,35 @@ fn main(
         let s3 = load_stats(base_rows, others.w, queries);
         let logsum = vec4f(s0.x, s1.x, s2.x, s3.x);
         let mean = vec4f(s0.y, s1.y, s2.y, s3.y);
-        scores = mat4x4f(
-          weights(row, others, scores[0], products[0], logsum, mean),
-          weights(row + 1u, others, scores[1], products[1], logsum, mean),
-          weights(row + 2u, others, scores[2], products[2], logsum, mean),
-          weights(row + 3u, others, scores[3], products[3], logsum, mean));
-        scores_lower = mat4x4f(
-          weights(row + 32u, others, scores_lower[0], products_lower[0], logsum, mean),
-          weights(row + 33u, others, scores_lower[1], products_lower[1], logsum, mean),
-          weights(row + 34u, others, scores_lower[2], products_lower[2], logsum, mean),
-          weights(row + 35u, others, scores_lower[3], products_lower[3], logsum, mean));
+        scores.upper = mat4x4f(
+          weights(row, others, scores.upper[0], products.upper[0], logsum, mean),
+          weights(row + 1u, others, scores.upper[1], products.upper[1], logsum, mean),
+          weights(row + 2u, others, scores.upper[2], products.upper[2], logsum, mean),
+          weights(row + 3u, others, scores.upper[3], products.upper[3], logsum, mean));
+        scores.lower = mat4x4f(
+          weights(row + 32u, others, scores.lower[0], products.lower[0], logsum, mean),
+          weights(row + 33u, others, scores.lower[1], products.lower[1], logsum, mean),
+          weights(row + 34u, others, scores.lower[2], products.lower[2], logsum, mean),
+          weights(row + 35u, others, scores.lower[3], products.lower[3], logsum, mean));
       }
 
-      // Now weights · terms, the sources of four threads at a time, which hand their weights over as groups of
-      // four terms.
+      // Now weights · terms, 16 others at a time.
       for (var turn = 0u; turn < 4u; turn++) {
-        if (along / 4u == turn) {
-          let place = along % 4u * LEFT_PITCH + tile_row;
-          left[place] = scores[0];
-          left[place + 1u] = scores[1];
-          left[place + 2u] = scores[2];
-          left[place + 3u] = scores[3];
-          left[place + 32u] = scores_lower[0];
-          left[place + 33u] = scores_lower[1];
-          left[place + 34u] = scores_lower[2];
-          left[place + 35u] = scores_lower[3];
-        }
-        // Term 4 i + j of the tile is source 4 turn + i + 16 j.
-        let from_row = source + 4u * turn + across / 4u + 16u * (across % 4u);
-        right[right_place] = load_term(base_other_x, base_other_y, from_row, column);
-        right[right_place + 8u * RIGHT_PITCH] = load_term(base_other_x, base_other_y, from_row + 2u, column);
+        hand_over(scores, turn, across, along);
+        let term_row = min(source + 16u * turn + across, last);
+        let term_row_after = min(source + 16u * turn + across + 8u, last);
+        put_right_terms(
+          thread, along,
+          load_term(base_other_x, base_other_y, term_row, column),
+          load_term(base_other_x, base_other_y, term_row_after, column));
         if (WIDE) {
-          right[right_place + 16u] = load_term(base_other_x, base_other_y, from_row, column + 64u);
-          right[right_place + 8u * RIGHT_PITCH + 16u] =
-            load_term(base_other_x, base_other_y, from_row + 2u, column + 64u);
+          put_right_terms(
+            thread, along + 16u,
+            load_term(base_other_x, base_other_y, term_row, column + 64u),
+            load_term(base_other_x, base_other_y, term_row_after, column + 64u));
         }
         workgroupBarrier();
-        for (var part = 0u; part < DEPTH / 4u; part++) {
-          let a = rows_of_left(part, tile_row);
-          let b = rows_of_left(part, tile_row + 32u);
-          let terms = terms_of_right(part, along);
-          upper = add_product(upper, a, terms);
-          lower = add_product(lower, b, terms);
-          if (WIDE) {
-            let terms_right = terms_of_right(part, along + 16u);
-            upper_right = add_product(upper_right, a, terms_right);
-            lower_right = add_product(lower_right, b, terms_right);
-          }
-        }
+        sums = add_tiles(sums, across, along);
         workgroupBarrier();
       }
     }
@@ -278,10 +251,5 @@ fn main(
 
   let base_out = params.out_offset + dot(at, params.out_strides);
   let to = Matrix(base_out, params.own_count, width_of_out(), params.out_strides.w, params.out_column);
-  store(to, row, column, upper);
-  store(to, row + 32u, column, lower);
-  if (WIDE) {
-    store(to, row, column + 64u, upper_right);
-    store(to, row + 32u, column + 64u, lower_right);
-  }
+  store_sums(to, row, column, sums);
 }

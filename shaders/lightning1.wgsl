@@ -1,28 +1,19 @@
 // 64 rows of linear attention with decay in its quadratic form, 64 sources at a time:
 //   o_i = scale · Σ_{j ≤ i} exp(−slope · (i − j)) · (q_i · k_j) · v_j
-// A workgroup makes 64 columns of [rows, e], or 128 (WIDE); a thread, 4 × 4 of each quarter: of upper and
-// lower rows, of left and right columns. Every product goes through the same two tiles, 16 terms of its
-// sums at a time.
-// Goes on from tiles.wgsl.
-
-// Of each operand: a scalar, or four neighbours in a row of a dense matrix.
-alias Element_q = f32;
-alias Element_k = f32;
-alias Element_v = f32;
-const WIDE: bool = false;
+// Goes on from blocks.wgsl, tiles.wgsl, keys.wgsl, queries.wgsl and scores.wgsl.
 
 struct Params {
-  q_strides: vec4u,          // of batch, group, member of the group, row
-  k_strides: vec4u,
+  k_strides: vec4u,          // of batch, group, member of the group, row
   v_strides: vec4u,
+  q_strides: vec4u,
   out_strides: vec4u,
-  q_column: u32,
   k_column: u32,
   v_column: u32,
+  q_column: u32,
   out_column: u32,
-  q_offset: u32,
   k_offset: u32,
   v_offset: u32,
+  q_offset: u32,
   out_offset: u32,
   slopes_group: u32,
   slopes_member: u32,
@@ -36,31 +27,9 @@ struct Params {
   scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> q: array<Element_q>;
-@group(0) @binding(1) var<storage, read> k: array<Element_k>;
-@group(0) @binding(2) var<storage, read> v: array<Element_v>;
 @group(0) @binding(3) var<storage, read> slopes: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(5) var<uniform> params: Params;
-
-fn four_q(at: u32) -> vec4f { return vec4f(f32(q[at]), f32(q[at + params.q_column]), f32(q[at + 2u * params.q_column]), f32(q[at + 3u * params.q_column])); }
-fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_column]), f32(k[at + 2u * params.k_column]), f32(k[at + 3u * params.k_column])); }
-fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_column]), f32(v[at + 2u * params.v_column]), f32(v[at + 3u * params.v_column])); }
-
-fn load_q(base: u32, row: u32, column: u32) -> vec4f {
-  if (row >= params.n || column >= params.d) { return vec4f(); }
-  return first(four_q(base + row * params.q_strides.w + column * params.q_column), i32(params.d - column));
-}
-
-fn load_k(base: u32, row: u32, column: u32) -> vec4f {
-  if (row >= params.n || column >= params.d) { return vec4f(); }
-  return first(four_k(base + row * params.k_strides.w + column * params.k_column), i32(params.d - column));
-}
-
-fn load_v(base: u32, row: u32, column: u32) -> vec4f {
-  if (row >= params.n || column >= params.e) { return vec4f(); }
-  return first(four_v(base + row * params.v_strides.w + column * params.v_column), i32(params.e - column));
-}
 
 // Products of row `row` with rows `sources`, decayed, and 0 where a source comes after it. The exponent is
 // never positive: e^(slope · distance) the other way overflows, and 0 · ∞ would be NaN.
@@ -92,95 +61,31 @@ fn main(
   // Beyond 127 a decay is 0 in float32; ∞ · 0 would be NaN.
   let slope = clamp(slopes[params.slopes_offset + at.y * params.slopes_group + at.z * params.slopes_member], 0.0, 127.0);
 
-  // What a thread computes: four rows from `row`, four from `row` + 32; columns from `column` and
-  // `column` + 64. What it loads: of rows, four terms of one and of the one 32 below; of terms, four
-  // columns of one and of the one 8 after.
   let across = thread / 16u;
   let along = thread % 16u;
-  let tile_row = 4u * across;
-  let row = first_row + tile_row;
+  let row = first_row + 4u * across;
   let column = first_column + 4u * along;
   let load_row = thread / 4u;
-  let load_group = thread % 4u;
-  let left_place = load_group * LEFT_PITCH + load_row;
-  let right_place = across * RIGHT_PITCH + along;
-  var upper = mat4x4f();
-  var upper_right = mat4x4f();
-  var lower = mat4x4f();
-  var lower_right = mat4x4f();
-
-  for (var source = 0u; source <= first_row; source += ROWS) {
-    // Scores of this thread's rows and the sources along, along + 16, + 32 and + 48: then neighbouring
-    // threads read neighbouring columns.
-    var scores = mat4x4f();
-    var scores_lower = mat4x4f();
-    for (var term = 0u; term < params.d; term += DEPTH) {
-      let from_term = term + 4u * load_group;
-      left[left_place] = load_q(base_q, first_row + load_row, from_term);
-      left[left_place + 32u] = load_q(base_q, first_row + load_row + 32u, from_term);
-      right[left_place] = load_k(base_k, source + load_row, from_term);
-      right[left_place + 32u] = load_k(base_k, source + load_row + 32u, from_term);
-      workgroupBarrier();
-      for (var part = 0u; part < DEPTH / 4u; part++) {
-        let columns = columns_of_right(part, along);
-        scores = add_dots(scores, rows_of_left(part, tile_row), columns);
-        scores_lower = add_dots(scores_lower, rows_of_left(part, tile_row + 32u), columns);
-      }
-      workgroupBarrier();
-    }
-    let sources = vec4u(source + along) + vec4u(0u, 16u, 32u, 48u);
-    scores = mat4x4f(
-      decayed(row, sources, scores[0], slope), decayed(row + 1u, sources, scores[1], slope),
-      decayed(row + 2u, sources, scores[2], slope), decayed(row + 3u, sources, scores[3], slope));
-    scores_lower = mat4x4f(
-      decayed(row + 32u, sources, scores_lower[0], slope), decayed(row + 33u, sources, scores_lower[1], slope),
-      decayed(row + 34u, sources, scores_lower[2], slope), decayed(row + 35u, sources, scores_lower[3], slope));
-
-    // Now scores · v, the sources of four threads at a time, which hand their scores over as groups of
-    // four terms.
-    for (var turn = 0u; turn < 4u; turn++) {
-      if (along / 4u == turn) {
-        let place = along % 4u * LEFT_PITCH + tile_row;
-        left[place] = scores[0];
-        left[place + 1u] = scores[1];
-        left[place + 2u] = scores[2];
-        left[place + 3u] = scores[3];
-        left[place + 32u] = scores_lower[0];
-        left[place + 33u] = scores_lower[1];
-        left[place + 34u] = scores_lower[2];
-        left[place + 35u] = scores_lower[3];
-      }
-      // Term 4 i + j of the tile is source 4 turn + i + 16 j.
-      let from_row = source + 4u * turn + across / 4u + 16u * (across % 4u);
-      right[right_place] = load_v(base_v, from_row, column);
-      right[right_place + 8u * RIGHT_PITCH] = load_v(base_v, from_row + 2u, column);
-      if (WIDE) {
-        right[right_place + 16u] = load_v(base_v, from_row, column + 64u);
-        right[right_place + 8u * RIGHT_PITCH + 16u] = load_v(base_v, from_row + 2u, column + 64u);
-      }
-      workgroupBarrier();
-      for (var part = 0u; part < DEPTH / 4u; part++) {
-        let a = rows_of_left(part, tile_row);
-        let b = rows_of_left(part, tile_row + 32u);
-        let terms = terms_of_right(part, along);
-        upper = add_product(upper, a, terms);
-        lower = add_product(lower, b, terms);
-        if (WIDE) {
-          let terms_right = terms_of_right(part, along + 16u);
-          upper_right = add_product(upper_right, a, terms_right);
-          lower_right = add_product(lower_right, b, terms_right);
-        }
-      }
-      workgroupBarrier();
-    }
+  let last = params.n - 1u;
+  let at_q = base_q + min(first_row + load_row, last) * params.q_strides.w;
+  let at_q_after = base_q + min(first_row + load_row + 32u, last) * params.q_strides.w;
+  var sums = Sums();
+  for (var block = 0u; block <= first_row; block += ROWS) {
+    let at_k = base_k + min(block + load_row, last) * params.k_strides.w;
+    let at_k_after = base_k + min(block + load_row + 32u, last) * params.k_strides.w;
+    let scores = scores_of(at_q, at_q_after, at_k, at_k_after, thread);
+    let sources = vec4u(block + 4u * along) + vec4u(0u, 1u, 2u, 3u);
+    let weights = Scores(
+      mat4x4f(
+        decayed(row, sources, scores.upper[0], slope), decayed(row + 1u, sources, scores.upper[1], slope),
+        decayed(row + 2u, sources, scores.upper[2], slope), decayed(row + 3u, sources, scores.upper[3], slope)),
+      mat4x4f(
+        decayed(row + 32u, sources, scores.lower[0], slope), decayed(row + 33u, sources, scores.lower[1], slope),
+        decayed(row + 34u, sources, scores.lower[2], slope), decayed(row + 35u, sources, scores.lower[3], slope)));
+    sums = add_weighted_values(sums, weights, base_v, block, last, column, thread);
   }
 
   let base_out = params.out_offset + dot(at, params.out_strides);
   let to = Matrix(base_out, params.n, params.e, params.out_strides.w, params.out_column);
-  store(to, row, column, upper);
-  store(to, row + 32u, column, lower);
-  if (WIDE) {
-    store(to, row, column + 64u, upper_right);
-    store(to, row + 32u, column + 64u, lower_right);
-  }
+  store_sums(to, row, column, sums);
 }

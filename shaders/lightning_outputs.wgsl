@@ -1,13 +1,15 @@
 // The outputs of 64 rows of one chunk, from the state S before the chunk and the rows up to them:
 //   o_r = Σ_{t ≤ r} α · β · exp(P_t − P_r) · (q_r · k_t) · v_t + α · exp(−P_r) · q_r S
-// P is what lightning_positions.wgsl wrote. S is what the chunks before it in its segment left, by
-// lightning_states.wgsl, and the state before the segment, by lightning_scan.wgsl, decayed up to the chunk.
-// Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, keys.wgsl and queries.wgsl.
+// P is what lightning_positions.wgsl wrote. S is what lightning_states.wgsl left before the chunk; where it began
+// each segment anew (SEGMENTED), that and the state before the segment, by lightning_scan.wgsl, decayed up to
+// the chunk.
+// Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, keys.wgsl, queries.wgsl and scores.wgsl.
 
 // Of the states: a scalar, or four neighbours in a row.
 alias StateElement = f32;
 // Whether there is a state before the first chunk of a sequence, so that no chunk may skip it.
 const HAS_INITIAL: bool = false;
+const SEGMENTED: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
 
@@ -33,7 +35,6 @@ struct Params {
   chunks: u32,
   segment: u32,              // in chunks
   segments: u32,
-  segments_offset: u32,      // of the segments' states, which follow those of the chunks
   workgroups: u32,
   query_scale: f32,
   source_scale: f32,
@@ -41,8 +42,9 @@ struct Params {
 
 @group(0) @binding(3) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(4) var<storage, read> states: array<StateElement>;
-@group(0) @binding(5) var<storage, read_write> out: array<ResultElement>;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> totals: array<vec2u>;
+@group(0) @binding(6) var<storage, read_write> out: array<ResultElement>;
+@group(0) @binding(7) var<uniform> params: Params;
 
 fn four_states(at: u32) -> vec4f { return vec4f(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
 
@@ -88,13 +90,17 @@ fn ask(
   if (of_state) {
     asked.added = load_state(base_state, term, e);
     asked.added_after = load_state(base_state, term + 8u, e);
-    asked.before = load_state(base_segment, term, e);
-    asked.before_after = load_state(base_segment, term + 8u, e);
     if (WIDE) {
       asked.added_right = load_state(base_state, term, e + 64u);
       asked.added_right_after = load_state(base_state, term + 8u, e + 64u);
-      asked.before_right = load_state(base_segment, term, e + 64u);
-      asked.before_right_after = load_state(base_segment, term + 8u, e + 64u);
+    }
+    if (SEGMENTED) {
+      asked.before = load_state(base_segment, term, e);
+      asked.before_after = load_state(base_segment, term + 8u, e);
+      if (WIDE) {
+        asked.before_right = load_state(base_segment, term, e + 64u);
+        asked.before_right_after = load_state(base_segment, term + 8u, e + 64u);
+      }
     }
     return asked;
   }
@@ -131,8 +137,7 @@ fn main(
   let base_q = params.q_offset + dot(at, params.q_strides) + start * params.q_strides.w;
   let base_k = params.k_offset + dot(at, params.k_strides) + start * params.k_strides.w;
   let base_v = params.v_offset + dot(at, params.v_strides) + start * params.v_strides.w;
-  let base_chunk = instance * (params.n + params.chunks);
-  let base_position = base_chunk + start;
+  let base_position = instance * (params.n + params.chunks) + start;
 
   // What a thread computes, and what it loads: of q and k, four terms of a row and of the row 32 after it;
   // of v and the state, four columns of a term and of the term 8 after it, and of those 64 to the right.
@@ -142,7 +147,6 @@ fn main(
   let e = first_e + 4u * along;
   let load_row = thread / 4u;
   let load_term = 4u * (thread % 4u);
-  let last_terms = (params.d - 1u) / DEPTH * DEPTH;
   let q_row = min(first_row + load_row, rows - 1u);
   let q_after = min(first_row + load_row + 32u, rows - 1u);
   let at_q = base_q + q_row * params.q_strides.w;
@@ -151,15 +155,12 @@ fn main(
   // What the states before the chunk are read by: they stand after all blocks of sources.
   let segment = chunk / params.segment;
   let area = params.d * params.e;
-  let base_state = (instance * params.chunks + chunk) * area;
-  let base_segment = params.segments_offset + (instance * params.segments + segment) * area;
+  let base_states = (instance * params.segments + segment) * (params.segment + 1u) * area;
+  let base_state = base_states + chunk % params.segment * area;
+  let base_segment = base_states + params.segment * area;
   let state_block = select(first_row, 0u, ONE_BLOCK) + ROWS;
   let end_block = state_block + select(0u, ROWS, HAS_INITIAL || chunk > 0u);
-  var until = vec2u();
-  for (var before = segment * params.segment; before < chunk; before++) {
-    until = plus(until, positions[base_chunk + params.n + before]);
-  }
-  let fade = decay_between(vec2f(), place_of(until));
+  let fade = decay_between(vec2f(), place_of(totals[instance * (params.chunks + params.segments) + chunk]));
   let weight = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_row]));
   let weight_after = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_after]));
 
@@ -167,25 +168,10 @@ fn main(
   for (var block = 0u; block < end_block; block += ROWS) {
     let of_state = block == state_block;
     var scores = Scores();
-    var from_q = load_q(at_q, load_term);
-    var from_q_after = load_q(at_q_after, load_term);
     if (!of_state) {
       let at_k = base_k + min(block + load_row, rows - 1u) * params.k_strides.w;
       let at_k_after = base_k + min(block + load_row + 32u, rows - 1u) * params.k_strides.w;
-      var from_k = load_k(at_k, load_term);
-      var from_k_after = load_k(at_k_after, load_term);
-      for (var d = 0u; d < params.d; d += DEPTH) {
-        put_left_rows(thread, from_q, from_q_after);
-        put_right_rows(thread, 0u, from_k, from_k_after);
-        workgroupBarrier();
-        let next = min(d + DEPTH, last_terms) + load_term;
-        from_q = load_q(at_q, next);
-        from_q_after = load_q(at_q_after, next);
-        from_k = load_k(at_k, next);
-        from_k_after = load_k(at_k_after, next);
-        scores = add_scores(scores, across, along);
-        workgroupBarrier();
-      }
+      scores = scores_of(at_q, at_q_after, at_k, at_k_after, thread);
 
       let source = block + 4u * along;
       let sources = vec4u(source, source + 1u, source + 2u, source + 3u);
@@ -210,6 +196,8 @@ fn main(
 
     // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
     let end = select(ROWS, params.d, of_state);
+    var from_q = load_q(at_q, load_term);
+    var from_q_after = load_q(at_q_after, load_term);
     var here = ask(of_state, block, 0u, rows, base_v, base_state, base_segment, across, e);
     for (var term = 0u; term < end; term += DEPTH) {
       if (of_state) {
@@ -217,12 +205,14 @@ fn main(
       } else {
         hand_over(scores, term / DEPTH, across, along);
       }
-      put_right_terms(thread, along, here.added + fade * here.before, here.added_after + fade * here.before_after);
-      if (WIDE) {
-        put_right_terms(
-          thread, along + 16u,
-          here.added_right + fade * here.before_right, here.added_right_after + fade * here.before_right_after);
+      if (SEGMENTED) {
+        here.added += fade * here.before;
+        here.added_after += fade * here.before_after;
+        here.added_right += fade * here.before_right;
+        here.added_right_after += fade * here.before_right_after;
       }
+      put_right_terms(thread, along, here.added, here.added_after);
+      if (WIDE) { put_right_terms(thread, along + 16u, here.added_right, here.added_right_after); }
       workgroupBarrier();
       let next = min(term + DEPTH, (end - 1u) / DEPTH * DEPTH);
       here = ask(of_state, block, next, rows, base_v, base_state, base_segment, across, e);

@@ -1,6 +1,7 @@
 // From what each segment adds to the state before each segment, in place, and the state after the last:
 //   S ← initial;  for every segment: (states[segment], S) ← (S, exp(−total) · S + states[segment])
-// with the totals that lightning_states.wgsl wrote. A thread owns one element of one head's [d, e], or four
+// with the totals that lightning_states.wgsl wrote. If one segment has walked all the way (WALKED), its state is the
+// last. A thread owns one element of one head's [d, e], or four
 // neighbours; it asks for eight segments at once, because memory answers late.
 // Goes on from blocks.wgsl and decays.wgsl.
 
@@ -8,6 +9,7 @@
 alias Element = f32;
 const IN_FOURS: bool = false;
 const HAS_INITIAL: bool = false;
+const WALKED: bool = false;
 
 struct Params {
   initial_strides: vec4u,    // of batch, group, member of the group, row
@@ -20,8 +22,9 @@ struct Params {
   members: u32,
   d: u32,
   e: u32,
+  chunks: u32,
+  segment: u32,              // in chunks
   segments: u32,
-  segments_offset: u32,      // of the segments' states, in Elements
   size: u32,                 // in Elements
 }
 
@@ -35,24 +38,14 @@ fn initial_at(at: u32, step: u32) -> Element { return initial[at]; }
 fn four_of(values: Element) -> vec4f { return vec4f(values); }
 
 // The exponent of the decay over a segment; beyond the last one, any.
-fn exponent(total: u32) -> f32 {
-  let position = totals[min(total, arrayLength(&totals) - 1u)];
-  return -(f32(position.x) * (1.0 / 65536.0) + f32(position.y) * (1.0 / 281474976710656.0));
-}
-
-// exp(x) · state + added. A decay next to 1 rounded to float32 would err the same way in every segment,
-// and over thousands of them the errors would add up; its difference from 1 has all its digits.
-fn advance(state: Element, x: f32, added: Element) -> Element {
-  if (x < -0.1) { return exp(x) * state + added; }
-  let less_one = x * (1.0 + x * (0.5 + x * (1.0 / 6.0 + x * (1.0 / 24.0 + x / 120.0))));
-  return state + (less_one * state + added);
-}
+fn exponent(total: u32) -> f32 { return exponent_of(totals[min(total, arrayLength(&totals) - 1u)]); }
 
 // Writes the state before a segment over what the segment adds, and goes past it, if there is the segment.
 fn go_past(state: Element, x: f32, added: Element, place: u32, inside: bool) -> Element {
   if (!inside) { return state; }
   states[place] = state;
-  return advance(state, x, added);
+  let fade = fade_over(x);
+  return fade.x * state + (fade.y * state + added);
 }
 
 @compute @workgroup_size(256)
@@ -72,20 +65,23 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
       params.initial_offset + dot(at, params.initial_strides) + column * params.initial_column,
       params.initial_column);
   }
-  let total = instance * params.segments;
-  let base = params.segments_offset + total * area + element;
+  // The segment's state comes after those of its chunks, and its total after all chunks'.
+  let step = (params.segment + 1u) * area;
+  let base = instance * params.segments * step + params.segment * area + element;
+  let total = instance * (params.chunks + params.segments) + params.chunks;
+  if (WALKED) { state = states[base]; }
   let end = params.segments - 1u;
-  for (var first = 0u; first < params.segments; first += 8u) {
-    let place = base + first * area;
+  for (var first = 0u; first < select(params.segments, 0u, WALKED); first += 8u) {
+    let place = base + first * step;
     let rest = end - first;
     let a0 = states[place];
-    let a1 = states[place + min(1u, rest) * area];
-    let a2 = states[place + min(2u, rest) * area];
-    let a3 = states[place + min(3u, rest) * area];
-    let a4 = states[place + min(4u, rest) * area];
-    let a5 = states[place + min(5u, rest) * area];
-    let a6 = states[place + min(6u, rest) * area];
-    let a7 = states[place + min(7u, rest) * area];
+    let a1 = states[place + min(1u, rest) * step];
+    let a2 = states[place + min(2u, rest) * step];
+    let a3 = states[place + min(3u, rest) * step];
+    let a4 = states[place + min(4u, rest) * step];
+    let a5 = states[place + min(5u, rest) * step];
+    let a6 = states[place + min(6u, rest) * step];
+    let a7 = states[place + min(7u, rest) * step];
     let x0 = exponent(total + first);
     let x1 = exponent(total + first + 1u);
     let x2 = exponent(total + first + 2u);
@@ -95,13 +91,13 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let x6 = exponent(total + first + 6u);
     let x7 = exponent(total + first + 7u);
     state = go_past(state, x0, a0, place, true);
-    state = go_past(state, x1, a1, place + area, rest >= 1u);
-    state = go_past(state, x2, a2, place + 2u * area, rest >= 2u);
-    state = go_past(state, x3, a3, place + 3u * area, rest >= 3u);
-    state = go_past(state, x4, a4, place + 4u * area, rest >= 4u);
-    state = go_past(state, x5, a5, place + 5u * area, rest >= 5u);
-    state = go_past(state, x6, a6, place + 6u * area, rest >= 6u);
-    state = go_past(state, x7, a7, place + 7u * area, rest >= 7u);
+    state = go_past(state, x1, a1, place + step, rest >= 1u);
+    state = go_past(state, x2, a2, place + 2u * step, rest >= 2u);
+    state = go_past(state, x3, a3, place + 3u * step, rest >= 3u);
+    state = go_past(state, x4, a4, place + 4u * step, rest >= 4u);
+    state = go_past(state, x5, a5, place + 5u * step, rest >= 5u);
+    state = go_past(state, x6, a6, place + 6u * step, rest >= 6u);
+    state = go_past(state, x7, a7, place + 7u * step, rest >= 7u);
   }
   let to = params.final_offset + dot(at, params.final_strides) + column * params.final_column;
   let values = four_of(state);

@@ -1,10 +1,16 @@
-// The states before each chunk, had its segment begun with a state of zeros, for all segments at once; and
-// what each segment adds to the state:
-//   S ← 0;  for every chunk of the segment:  states[chunk] ← S,  S ← exp(−P_m) S + Σ_r β exp(P_r − P_m) k_rᵀ v_r
-//   segment's state ← S,  segment's total ← Σ P_m
-// over the m rows of each chunk; P is what lightning_positions.wgsl wrote. A workgroup makes 64 rows of one
-// segment's [d, e], whose columns stay in its registers from chunk to chunk.
+// The states before each chunk of a segment, and after the last:
+//   S ← the initial state, that of the segments before, or 0;
+//   for every chunk of the segment:  states[chunk] ← S,  S ← exp(−P_m) S + Σ_r β exp(P_r − P_m) k_rᵀ v_r
+//   states[segment] ← S
+// over the m rows of each chunk; P is what lightning_positions.wgsl wrote. One segment a head walks all chunks of
+// a pass; several side by side begin with 0 each, and lightning_scan.wgsl finds what was before them.
+//   totals[batch, head] = Σ P_m before each chunk in its segment, then over each segment
+// A workgroup makes 64 rows of one segment's [d, e].
 // Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl and keys.wgsl.
+
+// Whether a segment begins with the initial state, or with what the pass before left.
+const HAS_INITIAL: bool = false;
+const GOES_ON: bool = false;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -22,15 +28,70 @@ struct Params {
   chunks: u32,
   segment: u32,              // in chunks
   segments: u32,
-  segments_offset: u32,      // of the segments' states, which follow those of the chunks
   workgroups: u32,
   source_scale: f32,
+  initial_column: u32,
+  initial_offset: u32,
+  initial_strides: vec4u,    // of batch, group, member of the group, row
 }
 
 @group(0) @binding(2) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(4) var<storage, read_write> totals: array<vec2u>;
-@group(0) @binding(5) var<uniform> params: Params;
+@group(0) @binding(5) var<storage, read> initial: array<f32>;
+@group(0) @binding(6) var<uniform> params: Params;
+
+fn stored(at: u32) -> vec4f { return vec4f(out[at], out[at + 1u], out[at + 2u], out[at + 3u]); }
+
+fn initial_row(base: u32, row: u32, column: u32) -> vec4f {
+  let step = params.initial_column;
+  let at = base + row * params.initial_strides.w + column * step;
+  return vec4f(initial[at], initial[at + step], initial[at + 2u * step], initial[at + 3u * step]);
+}
+
+// Four rows of a stored state, or of the initial one.
+fn stored_block(base: u32, row: u32, column: u32) -> mat4x4f {
+  let at = base + row * params.e + column;
+  return mat4x4f(stored(at), stored(at + params.e), stored(at + 2u * params.e), stored(at + 3u * params.e));
+}
+
+fn stored_sums(base: u32, row: u32, column: u32) -> Sums {
+  var sums = Sums();
+  sums.upper = stored_block(base, row, column);
+  sums.lower = stored_block(base, row + 32u, column);
+  if (WIDE) {
+    sums.upper_right = stored_block(base, row, column + 64u);
+    sums.lower_right = stored_block(base, row + 32u, column + 64u);
+  }
+  return sums;
+}
+
+fn initial_block(base: u32, row: u32, column: u32) -> mat4x4f {
+  return mat4x4f(
+    initial_row(base, row, column), initial_row(base, row + 1u, column),
+    initial_row(base, row + 2u, column), initial_row(base, row + 3u, column));
+}
+
+fn initial_sums(base: u32, row: u32, column: u32) -> Sums {
+  var sums = Sums();
+  sums.upper = initial_block(base, row, column);
+  sums.lower = initial_block(base, row + 32u, column);
+  if (WIDE) {
+    sums.upper_right = initial_block(base, row, column + 64u);
+    sums.lower_right = initial_block(base, row + 32u, column + 64u);
+  }
+  return sums;
+}
+
+fn past(fade: vec2f, before: mat4x4f, added: mat4x4f) -> mat4x4f {
+  return fade.x * before + (fade.y * before + added);
+}
+
+fn sums_past(fade: vec2f, before: Sums, added: Sums) -> Sums {
+  return Sums(
+    past(fade, before.upper, added.upper), past(fade, before.upper_right, added.upper_right),
+    past(fade, before.lower, added.lower), past(fade, before.lower_right, added.lower_right));
+}
 
 // What a thread has asked for: four columns of k and of v in two rows, 8 apart, and the rows' positions.
 struct Asked {
@@ -103,20 +164,28 @@ fn main(
     column,
     base_position);
   let area = params.d * params.e;
-  var to = Matrix((instance * params.chunks + first_chunk) * area, params.d, params.e, params.e, 1u);
-  var sums = Sums();
+  let base = (instance * params.segments + segment) * (params.segment + 1u) * area;
+  var to = Matrix(base, params.d, params.e, params.e, 1u);
+  let base_total = instance * (params.chunks + params.segments);
+  let is_first = thread == 0u && number % tiles == 0u;
+  if (GOES_ON) {
+    store_sums(to, row, column, stored_sums(base + params.segment * area, row, column));
+  } else if (HAS_INITIAL) {
+    let base_initial = params.initial_offset + dot(at, params.initial_strides);
+    store_sums(to, row, column, initial_sums(base_initial, row, column));
+  } else {
+    store_sums(to, row, column, Sums());
+  }
   var total = vec2u();
   var asked = ask(places, first_chunk * params.chunk + across);
   for (var chunk = first_chunk; chunk < end_chunk; chunk++) {
-    store_sums(to, row, column, sums);
-    to.base += area;
     let start = chunk * params.chunk;
     let rows = min(params.chunk, params.n - start);
     let whole = positions[base_position + params.n + chunk];
     let end = place_of(whole);
-    let decay = decay_between(vec2f(), end);
-    sums = Sums(decay * sums.upper, decay * sums.upper_right, decay * sums.lower, decay * sums.lower_right);
-    total = plus(total, whole);
+    if (is_first) { totals[base_total + chunk] = total; }
+    total = capped(plus(total, whole));
+    var sums = Sums();
     for (var depth = 0u; depth < rows; depth += DEPTH) {
       let weight = select(0.0, params.source_scale, depth + across < rows) * decay_between(place_of(asked.position), end);
       let weight_after = select(0.0, params.source_scale, depth + across + 8u < rows) *
@@ -129,8 +198,10 @@ fn main(
       sums = add_tiles(sums, across, along);
       workgroupBarrier();
     }
+    // The state waits in memory, since the sums take all registers; this thread alone writes and reads it.
+    sums = sums_past(fade_over(exponent_of(whole)), stored_sums(to.base, row, column), sums);
+    to.base = select(base + params.segment * area, to.base + area, chunk + 1u < end_chunk);
+    store_sums(to, row, column, sums);
   }
-  to.base = params.segments_offset + (instance * params.segments + segment) * area;
-  store_sums(to, row, column, sums);
-  if (thread == 0u && number % tiles == 0u) { totals[instance * params.segments + segment] = total; }
+  if (is_first) { totals[base_total + params.chunks + segment] = total; }
 }

@@ -156,6 +156,12 @@ fn weighted(sum: mat4x4f, weight: vec4f) -> mat4x4f {
   return mat4x4f(sum[0] * weight.x, sum[1] * weight.y, sum[2] * weight.z, sum[3] * weight.w);
 }
 
+fn weighted_sums(sums: Sums, upper: vec4f, lower: vec4f) -> Sums {
+  return Sums(
+    weighted(sums.upper, upper), weighted(sums.upper_right, upper),
+    weighted(sums.lower, lower), weighted(sums.lower_right, lower));
+}
+
 // Where an output lies: its first element, its size, and the steps from row to row and column to column.
 struct Matrix {
   base: u32,

@@ -40,11 +40,13 @@ import {
   results,
   stepsOf,
   tilesOf,
+  tiling,
   withBlocks,
+  withScores,
   withTiles,
 } from "./tiles.ts";
 
-const shader = withTiles(forwardText);
+const shader = withScores(forwardText);
 const gradientShader = withTiles(gradientText);
 const rowsShader = withBlocks(rowsText);
 
@@ -126,12 +128,13 @@ const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec
     const workgroups = sizeOf(q.shape.slice(0, 3)) * tilesOf(n, e);
     return {
       shader,
-      constants: { ...elements({ q, k, v }), ...results(out), WIDE: isWide(e) },
+      constants: { ...elements({ q, k, v }), ...results(out), ...tiling(context, d, e) },
+      bindings: [k, v, q, out, logsum],
       params: [
-        ...[q, k, v, out].flatMap((view) => stepsOf(view).slice(0, 4)),
+        ...[k, v, q, out].flatMap((view) => stepsOf(view).slice(0, 4)),
         ...logsum.strides,
-        ...[q, k, v, out].map((view) => view.strides[4]),
-        ...[q, k, v, out, logsum].map((view) => view.offset),
+        ...[k, v, q, out].map((view) => view.strides[4]),
+        ...[k, v, q, out, logsum].map((view) => view.offset),
         ...[groups, members, n, m, shiftOf(n, m, causal), d, e, workgroups, floatBits(scale)],
       ],
       workgroups: grid(workgroups, context),
@@ -241,6 +244,7 @@ function planGradients(
         ...results(out),
         OF_QUERIES: ofQueries,
         OF_VALUES: name === "v",
+        ...tiling(context, d, e, isWide(d) ? 128 : 64),
         WIDE: isWide(columns),
       },
       bindings: [own_x, own_y, other_x, other_y, rows, out],

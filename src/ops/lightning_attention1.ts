@@ -32,17 +32,17 @@ import {
   denseMatrix,
   elements,
   entriesOf,
-  isWide,
   matrixAt,
   placesOf,
   results,
   reversed,
   tilesOf,
+  tiling,
   transposed,
-  withTiles,
+  withScores,
 } from "./tiles.ts";
 
-const shader = withTiles(text);
+const shader = withScores(text);
 
 /** Options of {@linkcode lightningAttention1}. */
 export interface LightningAttention1Options {
@@ -131,10 +131,11 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
       constants: {
         ...elements({ q: views[0], k: views[1], v: views[2] }),
         ...results(out),
-        WIDE: isWide(e),
+        ...tiling(context, d, e),
       },
+      bindings: [views[1], views[2], views[0], slopes, views[3]],
       params: [
-        ...placesOf(...views),
+        ...placesOf(views[1], views[2], views[0], views[3]),
         ...[...slopes.strides, slopes.offset],
         ...[groups, members, n, d, e, workgroups, floatBits(scale)],
       ],

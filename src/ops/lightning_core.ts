@@ -47,7 +47,6 @@ import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
 import positionsText from "../../shaders/lightning_positions.wgsl" with { type: "text" };
-import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import scanText from "../../shaders/lightning_scan.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
@@ -62,18 +61,20 @@ import {
   placesOf,
   results,
   reversed,
+  stepsOf,
   tilesAlong,
   tilesOf,
   tiling,
   transposed,
   withBlocks,
+  withScores,
   withTiles,
 } from "./tiles.ts";
 
 const positionsShader = withBlocks(`${decays}\n${positionsText}`);
 const statesShader = withTiles(keys, decays, statesText);
 const scanShader = withBlocks(`${decays}\n${scanText}`);
-const outputsShader = withTiles(keys, queries, decays, outputsText);
+const outputsShader = withScores(decays, outputsText);
 
 /** How the operator runs. */
 export interface LightningOptions {
@@ -119,9 +120,8 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
     return [0, 1, 2].map((axis) => Array<number>(inputs.length + 2).fill(axis));
   },
   scratchBytes: ([, k, v], _, { blockSize }) => {
-    const { chunk, perSegment } = segmentsOf(k, blockSize);
-    const heads = sizeOf(k.shape.slice(0, 3));
-    return scratchOfASegment(heads, chunk, perSegment, k.shape[4] * v.shape[4]);
+    const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(k.shape[3], 1));
+    return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, k.shape[4] * v.shape[4]);
   },
   saves: { inputs: [0, 1, 2, 3, 4], outputs: [1] },
   backward: (context) => {
@@ -299,28 +299,49 @@ function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): vo
   }
 }
 
-/** The most rows of a chunk, and of a segment, whose positions fit lightning_positions.wgsl's integers. */
-const LONGEST_SEGMENT = 512;
-/** The most chunks of a segment, whose states one workgroup makes one after another. */
-const CHUNKS_OF_A_SEGMENT = 8;
+/** The most rows of a chunk whose positions fit lightning_positions.wgsl's integers. */
+const LONGEST_CHUNK = 512;
 /** Scratch memory that a call may take, as a share of its operands, and at least so many bytes. */
 const SCRATCH_SHARE = 1 / 8;
-const LEAST_SCRATCH = 2 ** 25;
+const LEAST_SCRATCH = 2 ** 28;
+/** Workgroups that walk over states side by side: two for each processor of a large GPU. */
+const WALKERS = 256;
+/** The fewest chunks of a segment, so that what each segment costs is shared. */
+const LEAST_SEGMENT = 4;
 
-/** Rows of a chunk, and chunks of a segment. */
-function segmentsOf({ shape }: View, blockSize: number): { chunk: number; perSegment: number } {
-  const chunk = Math.min(blockSize, LONGEST_SEGMENT, Math.max(shape[3], 1));
-  return { chunk, perSegment: Math.min(Math.floor(LONGEST_SEGMENT / chunk), CHUNKS_OF_A_SEGMENT) };
+/** Bytes of scratch memory that a chunk of every head takes. */
+function scratchOfAChunk(heads: number, chunk: number, area: number): number {
+  return heads * (4 * area + 8 * (chunk + 2));
 }
 
-/** Bytes of scratch memory that one segment of every head takes. */
-function scratchOfASegment(heads: number, chunk: number, perSegment: number, area: number): number {
-  return 4 * heads * ((perSegment + 1) * (area + 2) + 2 * chunk * perSegment);
+/** How the GPU goes about a sequence. */
+function passesOf(
+  inputs: readonly View[],
+  out: View,
+  blockSize: number,
+  bindingBytes: number,
+): { chunk: number; segment: number; segments: number } {
+  const [q, k, v] = inputs;
+  const [n, d] = k.shape.slice(3);
+  const e = v.shape[4];
+  const heads = sizeOf(k.shape.slice(0, 3));
+  const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
+  const operands = [q, k, v, out].reduce((sum, t) => sum + sizeOf(t.shape) * bytesOf(t.dtype), 0);
+  const budget = Math.min(Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH), bindingBytes);
+  const chunks = Math.ceil(Math.max(n, 1) / chunk);
+  const affordable = Math.floor(budget / scratchOfAChunk(heads, chunk, d * e)) - 1;
+  // Passes as even as they can be.
+  const atOnce = Math.ceil(chunks / Math.ceil(chunks / Math.max(1, affordable)));
+  const walkers = heads * Math.ceil(d / 64) * tilesAlong(e);
+  const wanted = Math.ceil(atOnce / Math.ceil(WALKERS / Math.max(1, walkers)));
+  const segment = Math.min(atOnce, Math.max(LEAST_SEGMENT, wanted));
+  return { chunk, segment, segments: Math.ceil(atOnce / segment) };
 }
 
 /**
- * The GPU, a few segments of every head at a time, so that the states in between need little memory: the
- * states of all segments' chunks at once, a scan over the segments, and then all outputs at once.
+ * The GPU, a stretch of every head in each pass, so that the states in between need little memory: the states
+ * before all chunks, then all outputs at once. Where there are too few heads to occupy a GPU, segments of the
+ * stretch are walked side by side, and a scan finds the states before them.
  */
 function plan(
   [q, k, v, g, initial]: View[],
@@ -331,39 +352,31 @@ function plan(
   const [b, groups, members, n, d] = k.shape;
   const heads = b * groups * members;
   const e = v.shape[4];
-  const { chunk, perSegment } = segmentsOf(k, blockSize);
-  const length = chunk * perSegment;
-  const operands = [q, k, v, out].reduce((sum, t) => sum + sizeOf(t.shape) * bytesOf(t.dtype), 0);
-  const budget = Math.min(
-    Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH),
-    context.bindingBytes,
-  );
-  const ofASegment = scratchOfASegment(heads, chunk, perSegment, d * e);
-  const segments = Math.max(1, Math.ceil(n / length));
-  // As even as they can be, since the last workgroups of each leave the GPU half empty.
-  const passes = Math.ceil(segments / Math.max(1, Math.floor(budget / ofASegment)));
-  const atOnce = Math.ceil(segments / passes);
-  const chunksAtOnce = Math.min(atOnce * perSegment, Math.ceil(n / chunk));
-  const positions = context.scratch(2 * heads * (chunksAtOnce * chunk + chunksAtOnce));
-  const totals = context.scratch(2 * heads * atOnce);
-  const states = context.scratch(heads * (chunksAtOnce + atOnce) * d * e);
-  const carried = [0, 1].slice(0, passes - 1).map((): View => {
+  const { chunk, segment, ...most } = passesOf([q, k, v], out, blockSize, context.bindingBytes);
+  const length = chunk * segment * most.segments;
+  const segmented = most.segments > 1 || n === 0;
+  const chunksAtOnce = segment * most.segments;
+  const positions = context.scratch(2 * heads * chunksAtOnce * (chunk + 1));
+  const totals = context.scratch(2 * heads * (chunksAtOnce + most.segments));
+  const states = context.scratch(heads * most.segments * (segment + 1) * d * e);
+  const passes = Math.max(1, Math.ceil(n / length));
+  const carried = [0, 1].slice(0, segmented ? passes - 1 : 0).map((): View => {
     const shape = [b, groups, members, d, e];
     return { ...context.scratch(sizeOf(shape)), shape, strides: contiguousStrides(shape) };
   });
   const fours = e % 4 === 0;
   const dispatches: Dispatch[] = [];
   for (let pass = 0; pass < passes; pass++) {
-    const start = pass * atOnce * length;
-    const rows = Math.min(atOnce * length, n - start);
+    const isLast = pass === passes - 1;
+    const start = pass * length;
+    const rows = Math.min(length, n - start);
     const chunks = Math.ceil(rows / chunk);
-    const segments = Math.ceil(rows / length);
+    const segments = Math.ceil(chunks / segment);
     const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, start, rows));
-    const before = pass === 0 ? initial : carried[(pass - 1) % 2];
-    const after = pass === passes - 1 ? last : carried[pass % 2];
-    const segmentsOffset = heads * chunks * d * e;
-    const add = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
-    const read = heads * chunks * tilesOf(chunk, e);
+    const before = pass === 0 ? initial : segmented ? carried[(pass - 1) % 2] : undefined;
+    const after = isLast ? last : carried[pass % 2];
+    const walks = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
+    const reads = heads * chunks * tilesOf(chunk, e);
     const elementsOfState = heads * d * e / (fours ? 4 : 1);
     dispatches.push(
       {
@@ -379,23 +392,33 @@ function plan(
         shader: statesShader,
         constants: {
           ...elements({ k: ks, v: vs }),
-          ...(fours &&
-            { IN_FOURS: true, ResultElement: "vec4f", four_results: "values" }),
+          ...(fours && {
+            IN_FOURS: true,
+            ResultElement: "vec4f",
+            four_results: "values",
+            stored: "out[at / 4u]",
+          }),
           ...tiling(context, d, e, 64),
+          HAS_INITIAL: !segmented && before !== undefined,
+          GOES_ON: !segmented && pass > 0,
         },
-        bindings: [ks, vs, positions, states, totals],
+        bindings: [ks, vs, positions, states, totals, before ?? positions],
         params: [
           ...placesOf(ks, vs),
-          ...[groups, members, rows, d, e, chunk, chunks, perSegment, segments, segmentsOffset],
-          ...[add, floatBits(beta)],
+          ...[groups, members, rows, d, e, chunk, chunks, segment, segments, walks],
+          ...[floatBits(beta), (before ?? last).strides[4], (before ?? last).offset, 0, 0, 0],
+          ...stepsOf(before ?? last).slice(0, 4),
         ],
-        workgroups: grid(add, context),
+        workgroups: grid(walks, context),
       },
-      {
+    );
+    if (segmented || isLast) {
+      dispatches.push({
         label: "scan",
         shader: scanShader,
         constants: {
           HAS_INITIAL: before !== undefined,
+          WALKED: !segmented,
           ...(fours && {
             Element: "vec4f",
             IN_FOURS: true,
@@ -407,30 +430,31 @@ function plan(
         bindings: [states, totals, before ?? totals, after],
         params: [
           ...placesOf(before ?? after, after),
-          ...[groups, members, d, e, segments, segmentsOffset / (fours ? 4 : 1), elementsOfState],
+          ...[groups, members, d, e, chunks, segment, segments, elementsOfState],
         ],
         workgroups: grid(Math.ceil(elementsOfState / 256), context),
+      });
+    }
+    dispatches.push({
+      label: "outputs",
+      shader: outputsShader,
+      constants: {
+        ...elements({ q: qs, k: ks, v: vs }),
+        ...(fours && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
+        ...results(outs),
+        ...tiling(context, d, e),
+        HAS_INITIAL: before !== undefined || pass > 0,
+        SEGMENTED: segmented,
+        ONE_BLOCK: chunk <= 64,
       },
-      {
-        label: "outputs",
-        shader: outputsShader,
-        constants: {
-          ...elements({ q: qs, k: ks, v: vs }),
-          ...(fours && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
-          ...results(outs),
-          ...tiling(context, d, e),
-          HAS_INITIAL: before !== undefined,
-          ONE_BLOCK: chunk <= 64,
-        },
-        bindings: [ks, vs, qs, positions, states, outs],
-        params: [
-          ...placesOf(ks, vs, qs, outs),
-          ...[groups, members, rows, d, e, chunk, chunks, perSegment, segments, segmentsOffset],
-          ...[read, floatBits(alpha), floatBits(beta)],
-        ],
-        workgroups: grid(read, context),
-      },
-    );
+      bindings: [ks, vs, qs, positions, states, totals, outs],
+      params: [
+        ...placesOf(ks, vs, qs, outs),
+        ...[groups, members, rows, d, e, chunk, chunks, segment, segments, reads],
+        ...[floatBits(alpha), floatBits(beta)],
+      ],
+      workgroups: grid(reads, context),
+    });
   }
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
 }

@@ -5,12 +5,20 @@
  */
 import type { CpuView, GpuContext, View } from "../backend/contract.ts";
 import blocks from "../../shaders/blocks.wgsl" with { type: "text" };
+import keys from "../../shaders/keys.wgsl" with { type: "text" };
+import queries from "../../shaders/queries.wgsl" with { type: "text" };
+import scores from "../../shaders/scores.wgsl" with { type: "text" };
 import tiles from "../../shaders/tiles.wgsl" with { type: "text" };
 import type { Matrix } from "./matmul_cpu.ts";
 
 /** The whole of a shader that goes on from blocks.wgsl. */
 export function withBlocks(shader: string): string {
   return `${blocks}\n${shader}`;
+}
+
+/** The whole of a shader that goes on from scores.wgsl and further files. */
+export function withScores(...texts: string[]): string {
+  return withTiles(keys, queries, scores, ...texts);
 }
 
 /** The whole of a shader that goes on from tiles.wgsl and further files. */
