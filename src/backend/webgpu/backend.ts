@@ -10,6 +10,7 @@ import { DeviceError, LimitError } from "../../errors.ts";
 import { contiguousStrides, sizeOf } from "../../shape.ts";
 import {
   type Backend,
+  type BackendActivity,
   type BackendMemory,
   type DeviceBuffer,
   type Dispatch,
@@ -25,6 +26,7 @@ import { ErrorLog } from "./errors.ts";
 import { PARAMS_BYTES, Pipelines, type Prepared } from "./pipelines.ts";
 import { Profiler } from "./profiler.ts";
 import { Readback } from "./readback.ts";
+import { Uploads } from "./uploads.ts";
 
 /** A GPUBuffer and what the backend remembers of it. */
 export interface GpuMemory {
@@ -72,12 +74,16 @@ export class WebgpuBackend implements Backend {
   readonly #errors: ErrorLog;
   readonly #pipelines: Pipelines;
   readonly #readback: Readback;
+  readonly #uploads: Uploads;
   readonly #pool: Pool<GpuMemory>;
   readonly #doomed: GPUBuffer[] = [];
   readonly #params: Uint32Array<ArrayBuffer>;
   readonly #uniforms: GPUBuffer;
   #buffers = 0;
+  /** The number of the batch that is being recorded: so many were submitted before it. */
   #batch = 0;
+  #dispatchesBefore = 0;
+  #uploaded = 0;
   #turn: { verdict?: Promise<void> } | undefined;
   #dispatches = 0;
   #encoder: GPUCommandEncoder | undefined;
@@ -97,10 +103,13 @@ export class WebgpuBackend implements Backend {
     this.#errors = new ErrorLog(device);
     this.lost = this.#errors.lost;
     this.#readback = new Readback(device, this.#errors);
+    this.#uploads = new Uploads(device);
     this.#pool = new Pool(
       (bytes) => this.#createBuffer(bytes),
       // Recorded commands may still name it, so it can only go after they have been submitted.
       ({ buffer }) => this.#doomed.push(buffer),
+      // Every step of a training in the same buffers, so that it finds its bind groups again.
+      ({ id }) => id,
     );
     this.#params = new Uint32Array(DISPATCHES_PER_BATCH * PARAMS_BYTES / 4);
     this.#uniforms = device.createBuffer({
@@ -128,10 +137,17 @@ export class WebgpuBackend implements Backend {
     if (content === undefined || content.byteLength === 0) {
       return { bytes, memory: this.#pool.take(bytes) };
     }
-    // The queue writes at once, ahead of what is only recorded, and must not overtake it.
+    this.#uploaded++;
     const memory = this.#pool.take(bytes);
-    if (memory.usedInBatch === this.#batch) this.#submit();
-    this.#device.queue.writeBuffer(memory.buffer, 0, wholeWords(content));
+    const words = wholeWords(content);
+    // The queue writes at once, ahead of what is only recorded, and must not overtake it.
+    const overtakes = memory.usedInBatch === this.#batch;
+    if (overtakes && this.#uploads.holds(words.byteLength)) {
+      this.#uploads.record(this.#commands(), memory.buffer, words);
+    } else {
+      if (overtakes) this.#submit();
+      this.#device.queue.writeBuffer(memory.buffer, 0, words);
+    }
     return { bytes, memory };
   }
 
@@ -212,6 +228,15 @@ export class WebgpuBackend implements Backend {
     return { liveBytes: this.#pool.liveBytes, pooledBytes: this.#pool.pooledBytes };
   }
 
+  activity(): BackendActivity {
+    return {
+      dispatches: this.#dispatchesBefore + this.#dispatches,
+      submits: this.#batch,
+      uploads: this.#uploaded,
+      bindGroups: this.#pipelines.groupsMade,
+    };
+  }
+
   trim(): void {
     this.#pool.trim();
     this.#submit();
@@ -220,6 +245,7 @@ export class WebgpuBackend implements Backend {
   destroy(): void {
     this.trim();
     this.#uniforms.destroy();
+    this.#uploads.destroy();
     this.#readback.destroy();
     if (this.#owned) this.#device.destroy();
   }
@@ -297,10 +323,12 @@ export class WebgpuBackend implements Backend {
     if (encoder !== undefined) {
       this.#pass?.end();
       const { queue } = this.#device;
+      this.#uploads.flush();
       queue.writeBuffer(this.#uniforms, 0, this.#params, 0, this.#dispatches * PARAMS_BYTES / 4);
       queue.submit([encoder.finish()]);
       this.#errors.endBatch();
       this.#encoder = this.#pass = undefined;
+      this.#dispatchesBefore += this.#dispatches;
       this.#dispatches = 0;
       this.#batch++;
     }

@@ -46,6 +46,8 @@ export interface PipelineOptions {
 
 /** The pipelines of one device. */
 export class Pipelines {
+  /** Bind groups made so far. */
+  groupsMade = 0;
   #compiled = new Map<string, Map<string, Compiled>>();
   #layouts = new Map<string, GPUBindGroupLayout>();
   #groups = new Map<string, GPUBindGroup>();
@@ -138,6 +140,7 @@ export class Pipelines {
         layout: compiled.layout,
         entries: resources.map((resource, binding) => ({ binding, resource })),
       }));
+    this.groupsMade++;
     if (this.#groups.size >= MOST_GROUPS) this.#groups.clear();
     this.#groups.set(key, group);
     return group;
