@@ -1,7 +1,19 @@
 /** What the host does for a device: batches, uploads, buffers and bind groups, counted. */
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
-import { type Device, loss, optim, scope, type Tensor, tensor, tidy, zeros } from "../mod.ts";
+import {
+  Device,
+  DeviceError,
+  loss,
+  optim,
+  scope,
+  type Tensor,
+  tensor,
+  tidy,
+  zeros,
+} from "../mod.ts";
+import { findAdapter, openDevice } from "../src/backend/webgpu/adapter.ts";
+import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
 import { Pool } from "../src/backend/pool.ts";
 import { testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
@@ -123,3 +135,76 @@ testOnCpu(
     );
   },
 );
+
+/** A device of its own that reads at once, or as WebGPU says one must. */
+async function reader(readsAtOnce: boolean): Promise<[Device, GPUDevice]> {
+  const gpu = await openDevice((await findAdapter()).adapter!);
+  const backend = new WebgpuBackend(gpu, { owned: true, readsAtOnce });
+  return [new Device(backend, "a test made it"), gpu];
+}
+
+// Only Deno maps inside the call; elsewhere that path is never taken.
+const ways = "Deno" in globalThis ? [true, false] : [false];
+
+testOnWebgpu("reads bring the same bytes at once as after waiting", async () => {
+  for (const atOnce of ways) {
+    const [device] = await reader(atOnce);
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.tuple(fc.constantFrom(1, 2, 3, 100, 5000), fc.nat(100), fc.boolean()), {
+          minLength: 1,
+          maxLength: 8,
+        }),
+        async (reads) => {
+          using _ = scope();
+          const pending = reads.map(([size, first, half]) => {
+            const dtype = half ? "f16" : "f32";
+            const numbers = Float32Array.from({ length: size + 1 }, (_, i) => (first + i) % 200);
+            const x = tensor(numbers, { dtype, device });
+            // From element 1, which in float16 lies in the middle of a word.
+            return x.mul(2).slice([1]).data().then((found) => Array.from(found));
+          });
+          const expected = reads.map(([size, first]) =>
+            Array.from({ length: size }, (_, i) => 2 * ((first + 1 + i) % 200))
+          );
+          assertEquals(await Promise.all(pending), expected);
+          await device.synchronize();
+        },
+      ),
+      { numRuns: 20 },
+    );
+    device.destroy();
+  }
+});
+
+testOnWebgpu("a device that is lost after reads at once rejects the next ones", async () => {
+  for (const atOnce of ways) {
+    const [device, gpu] = await reader(atOnce);
+    using _ = scope();
+    const x = tensor([1, 2], { device });
+    for (let i = 0; i < 3; i++) assertEquals(await x.add(i).array(), [1 + i, 2 + i]);
+    await device.synchronize();
+    const pending = [x.add(1).data(), device.synchronize()];
+    gpu.destroy();
+    for (const result of await Promise.allSettled(pending)) {
+      assert(result.status === "rejected" && result.reason instanceof DeviceError);
+    }
+    await assertRejects(() => x.data(), DeviceError, "lost");
+    await gpu.lost;
+  }
+});
+
+testOnWebgpu("a read does not wait for a timer where the runtime maps at once", async (device) => {
+  const { Deno: deno } = globalThis as { Deno?: typeof Deno };
+  if (deno?.version.deno !== "2.9.6") return;
+  const x = tensor([1, 2]);
+  const times: number[] = [];
+  for (let i = 0; i < 50; i++) {
+    const began = performance.now();
+    assertEquals(await x.mul(i).array(), [i, 2 * i]);
+    await device.synchronize();
+    times.push(performance.now() - began);
+  }
+  // Two waits of the ordinary kind take 20 ms at least.
+  assert(Math.min(...times) < 5, `a read and a wait took ${Math.min(...times)} ms`);
+});

@@ -52,6 +52,8 @@ export interface WebgpuBackendOptions {
   readonly info?: GPUAdapterInfo;
   /** Bind at most so many bytes at once. Default: what the device allows. */
   readonly bindingBytes?: number;
+  /** Whether to take what is read out of `mapAsync` at once. Default: where that is known to work. */
+  readonly readsAtOnce?: boolean;
 }
 
 /** Dispatches recorded before a batch is submitted although nobody waits: keeps the GPU busy. */
@@ -102,7 +104,7 @@ export class WebgpuBackend implements Backend {
     this.details = describe(device);
     this.#errors = new ErrorLog(device);
     this.lost = this.#errors.lost;
-    this.#readback = new Readback(device, this.#errors);
+    this.#readback = new Readback(device, this.#errors, options.readsAtOnce);
     this.#uploads = new Uploads(device);
     this.#pool = new Pool(
       (bytes) => this.#createBuffer(bytes),
@@ -204,8 +206,9 @@ export class WebgpuBackend implements Backend {
 
   async synchronize(): Promise<void> {
     this.#errors.throwIfLost();
+    const landing = this.#readback.recordMark(this.#commands());
     this.#submit();
-    await this.#errors.orLost(this.#device.queue.onSubmittedWorkDone());
+    await landing();
     await this.#errors.throwIfAny();
   }
 
