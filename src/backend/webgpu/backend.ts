@@ -21,7 +21,7 @@ import {
   type View,
 } from "../contract.ts";
 import { Pool } from "../pool.ts";
-import { isSoftware, nameOf } from "./adapter.ts";
+import { isSoftware, type Limits, limitsOf, nameOf } from "./adapter.ts";
 import { ErrorLog } from "./errors.ts";
 import { PARAMS_BYTES, Pipelines, type Prepared } from "./pipelines.ts";
 import { Profiler } from "./profiler.ts";
@@ -32,6 +32,8 @@ import { Uploads } from "./uploads.ts";
 export interface GpuMemory {
   /** The buffer itself. */
   readonly buffer: GPUBuffer;
+  /** Its size in bytes. */
+  readonly bytes: number;
   /** Tells it from all others, for the cache of bind groups. */
   readonly id: number;
   /** The batch that last recorded a use of it. */
@@ -72,6 +74,7 @@ export class WebgpuBackend implements Backend {
   readonly lost: Promise<void>;
 
   readonly #device: GPUDevice;
+  readonly #limits: Limits;
   readonly #owned: boolean;
   readonly #errors: ErrorLog;
   readonly #pipelines: Pipelines;
@@ -81,6 +84,7 @@ export class WebgpuBackend implements Backend {
   readonly #doomed: GPUBuffer[] = [];
   readonly #params: Uint32Array<ArrayBuffer>;
   readonly #uniforms: GPUBuffer;
+  readonly #dynamicOffset = new Uint32Array(1);
   #buffers = 0;
   /** The number of the batch that is being recorded: so many were submitted before it. */
   #batch = 0;
@@ -97,7 +101,8 @@ export class WebgpuBackend implements Backend {
     this.#device = device;
     this.#owned = options.owned;
     const info = options.info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
-    const largest = options.bindingBytes ?? device.limits.maxStorageBufferBindingSize;
+    this.#limits = limitsOf(device);
+    const largest = options.bindingBytes ?? this.#limits.maxStorageBufferBindingSize;
     this.name = nameOf(info);
     this.software = isSoftware(info);
     this.bindingBytes = largest - ALIGNMENT;
@@ -119,7 +124,7 @@ export class WebgpuBackend implements Backend {
       size: this.#params.byteLength,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
     });
-    this.#pipelines = new Pipelines(device, this.#errors, {
+    this.#pipelines = new Pipelines(device, this.#limits, this.#errors, {
       uniforms: this.#uniforms,
       bindingBytes: Math.floor(largest / 4) * 4,
       paramsInStorage: this.software,
@@ -128,7 +133,7 @@ export class WebgpuBackend implements Backend {
 
   allocate(bytes: number, content?: Uint8Array): GpuDeviceBuffer {
     this.#errors.throwIfLost();
-    const { maxBufferSize } = this.#device.limits;
+    const { maxBufferSize } = this.#limits;
     if (bytes > maxBufferSize) {
       throw new LimitError(
         `Cannot allocate ${bytes} bytes: one buffer of ${this.name} holds at most ${maxBufferSize} ` +
@@ -255,26 +260,26 @@ export class WebgpuBackend implements Backend {
 
   #createBuffer(bytes: number): GpuMemory {
     const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
-    const size = Math.min(bytes, this.#device.limits.maxBufferSize);
+    const size = Math.min(bytes, this.#limits.maxBufferSize);
     const buffer = this.#errors.watch(
       `allocating ${size} bytes`,
       "out-of-memory",
       () => this.#device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST }),
     );
-    return { buffer, id: this.#buffers++, usedInBatch: -1 };
+    return { buffer, bytes: size, id: this.#buffers++, usedInBatch: -1 };
   }
 
   /** The view with a place to bind it from, if its buffer is too large to be bound whole. */
   #bindable(view: View): View {
     const { memory } = view.buffer as GpuDeviceBuffer;
-    if (memory.buffer.size <= this.bindingBytes || sizeOf(view.shape) === 0) return view;
+    if (memory.bytes <= this.bindingBytes || sizeOf(view.shape) === 0) return view;
     const bytes = bytesOf(view.dtype);
     const byteOffset = Math.floor(extentOf(view)[0] * bytes / ALIGNMENT) * ALIGNMENT;
     return { ...view, byteOffset, offset: view.offset - byteOffset / bytes };
   }
 
   #context(scratch: GpuDeviceBuffer[]): GpuContext {
-    const { limits } = this.#device;
+    const limits = this.#limits;
     return {
       workgroupBytes: limits.maxComputeWorkgroupStorageSize,
       workgroupThreads: limits.maxComputeInvocationsPerWorkgroup,
@@ -317,8 +322,9 @@ export class WebgpuBackend implements Backend {
     this.#params.set(params, offset / 4);
     this.#errors.noteUse(pipeline.label);
     this.#pass.setPipeline(pipeline);
-    this.#pass.setBindGroup(0, group, params.length > 0 ? [offset] : []);
-    this.#pass.dispatchWorkgroups(...workgroups);
+    this.#dynamicOffset[0] = offset;
+    this.#pass.setBindGroup(0, group, this.#dynamicOffset, 0, params.length > 0 ? 1 : 0);
+    this.#pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
   }
 
   #submit(): void {
