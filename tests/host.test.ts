@@ -136,6 +136,17 @@ testOnCpu(
   },
 );
 
+testOnBackends("the gradient of a weight behind a transpose is dense", async () => {
+  const x = tensor([[1, 2], [3, 4], [5, 6]]);
+  const w = tensor([[1, 0], [2, 1], [0, 3], [1, 1]], { requiresGrad: true });
+  const g = tensor([[1, 0, 2, 0], [0, 1, 0, 3], [1, 1, 1, 1]]);
+  x.matmul(w.transpose()).mul(g).sum().backward();
+  assertEquals(w.grad!.isContiguous, true);
+  // gᵀ x.
+  assertEquals(await w.grad!.array(), [[6, 8], [8, 10], [7, 10], [14, 18]]);
+  w.grad = null;
+});
+
 /** A device of its own that reads at once, or as WebGPU says one must. */
 async function reader(readsAtOnce: boolean): Promise<[Device, GPUDevice]> {
   const gpu = await openDevice((await findAdapter()).adapter!);
