@@ -11,6 +11,7 @@ export type { DType, KernelArray, TypedArray } from "./src/dtype.ts";
 export type { Axes, Shape } from "./src/shape.ts";
 export type {
   Backend,
+  BackendActivity,
   BackendKind,
   BackendMemory,
   CpuView,

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Backend, BackendKind, Span } from "./backend/contract.ts";
+import type { Backend, BackendActivity, BackendKind, Span } from "./backend/contract.ts";
 import { CpuBackend } from "./backend/cpu/backend.ts";
 import { findAdapter, openDevice } from "./backend/webgpu/adapter.ts";
 import { WebgpuBackend } from "./backend/webgpu/backend.ts";
@@ -71,6 +71,14 @@ export class Device {
   /** Bytes and tensors held now. */
   memory(): DeviceMemory {
     return { ...this.engine.memory(), tensors: this.tensors };
+  }
+
+  /**
+   * What the device has done since it was opened. The difference of two calls tells what lay between: a
+   * training step that has warmed up makes no bind groups, and one submit for 256 dispatches.
+   */
+  activity(): BackendActivity {
+    return this.engine.activity();
   }
 
   /** Gives pooled buffers back to the system. */

@@ -117,9 +117,27 @@ function apply<Options, Output extends TensorSpec | TensorSpec[]>(
   options: Options,
 ): Tensor[] {
   const device = commonDevice(definition.name, inputs);
-  const outputs: Tensor[] = [];
+  const ready = definition.strided || inputs.every((t) => t.isContiguous);
+  if (ready && definition.compose === undefined) {
+    // Nothing is made on the way, so no scope is needed to take it away.
+    const outputs = execute(device, definition, inputs, specs, options);
+    return record(definition, inputs, outputs, options);
+  }
   using region = scope();
-  const operands = definition.strided ? inputs : noGrad(() => inputs.map(dense));
+  const operands = ready ? inputs : noGrad(() => inputs.map(dense));
+  const outputs = execute(device, definition, operands, specs, options);
+  return record(definition, inputs, outputs, options).map((t) => region.keep(t));
+}
+
+/** New tensors with the results of an operation; what fails leaves none. */
+function execute<Options, Output extends TensorSpec | TensorSpec[]>(
+  device: Device,
+  definition: OpDefinition<Options, Output>,
+  operands: readonly Tensor[],
+  specs: readonly (TensorSpec | Layout)[],
+  options: Options,
+): Tensor[] {
+  const outputs: Tensor[] = [];
   try {
     for (const spec of specs) outputs.push(Tensor.allocate(device, spec));
     if (definition.compose) noGrad(() => definition.compose!(operands, outputs, options));
@@ -128,8 +146,7 @@ function apply<Options, Output extends TensorSpec | TensorSpec[]>(
     outputs.forEach((t) => t.dispose());
     throw error;
   }
-  const results = record(definition, inputs, outputs, options);
-  return results.map((t) => region.keep(t));
+  return outputs;
 }
 
 /** Runs a program that writes, in place, tensors that exist already: optimizers, `assign`. */
@@ -238,7 +255,7 @@ function commonDevice(name: string, tensors: readonly Tensor[]): Device {
   return device;
 }
 
-/** Puts the call on the tape, and returns its outputs as results of the new node. */
+/** Puts the call on the tape, where its outputs become results of the new node. */
 function record<Options, Output extends TensorSpec | TensorSpec[]>(
   definition: OpDefinition<Options, Output>,
   inputs: readonly Tensor[],
@@ -277,11 +294,12 @@ function record<Options, Output extends TensorSpec | TensorSpec[]>(
   const node: Node = new Node(name, edges, rule, () => {
     for (const saved of [...savedInputs, ...savedOutputs]) saved?.free();
   });
-  const results = outputs.map((t, i) => new Tensor(t.storage.retain(), t, node.retain(), i));
-  outputs.forEach((t) => t.dispose());
-  results.forEach((t, i) => savedOutputs.push(keeps(saves?.outputs, i) ? new Saved(t) : null));
+  outputs.forEach((t, i) => {
+    t.attach(node.retain(), i);
+    savedOutputs.push(keeps(saves?.outputs, i) ? new Saved(t) : null);
+  });
   node.release();
-  return results;
+  return outputs;
 }
 
 /** A tensor that a node keeps for its rule: a hold on the memory and, for inputs, on the node. */

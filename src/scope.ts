@@ -16,7 +16,10 @@ export class Scope implements Disposable {
 
   /** Takes `tensor` out of this scope, and gives it to the one around it, if any. */
   keep<T extends Tensor>(tensor: T): T {
-    if (this.#tensors.delete(tensor)) stack[stack.indexOf(this) - 1]?.add(tensor);
+    if (!this.#tensors.delete(tensor)) return tensor;
+    const around = stack[stack.indexOf(this) - 1];
+    if (around === undefined) tensor.watch();
+    else around.add(tensor);
     return tensor;
   }
 
@@ -27,7 +30,7 @@ export class Scope implements Disposable {
 
   /** Takes `tensor` out of this scope's care, and gives it to no other. */
   forget(tensor: Tensor): void {
-    this.#tensors.delete(tensor);
+    if (this.#tensors.delete(tensor)) tensor.watch();
   }
 
   /** Disposes every tensor that was made in the scope and not kept. */

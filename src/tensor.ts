@@ -56,15 +56,10 @@ export class Tensor implements Layout, Disposable {
    * @internal
    */
   readonly storage: Storage;
-  /**
-   * Where it stands in the autograd graph; undefined when no gradient flows through it.
-   *
-   * @internal
-   */
-  readonly node: Node | undefined;
-  /** Which of its node's results it is. */
-  readonly outputIndex: number;
+  #node: Node | undefined;
+  #outputIndex: number;
   #disposed = false;
+  #watched = false;
 
   /** Takes over one hold on `storage` and one on `node`. For operations; users call `tensor`. */
   constructor(storage: Storage, layout: Layout, node?: Node, outputIndex = 0) {
@@ -73,11 +68,12 @@ export class Tensor implements Layout, Disposable {
     this.dtype = layout.dtype;
     this.strides = layout.strides;
     this.offset = layout.offset;
-    this.node = node;
-    this.outputIndex = outputIndex;
+    this.#node = node;
+    this.#outputIndex = outputIndex;
     storage.device.tensors++;
-    collected.register(this, { storage, node }, this);
-    currentScope()?.add(this);
+    const open = currentScope();
+    if (open === undefined) this.watch();
+    else open.add(this);
   }
 
   /** A new dense tensor with undefined elements. Throws LimitError when it can never fit. */
@@ -92,6 +88,34 @@ export class Tensor implements Layout, Disposable {
     const storage = new Storage(device, size, bytes);
     const layout = { ...spec, strides: contiguousStrides(spec.shape), offset: 0 };
     return new Tensor(storage, layout, leaf ? Node.leaf() : undefined);
+  }
+
+  /**
+   * Where it stands in the autograd graph; undefined when no gradient flows through it.
+   *
+   * @internal
+   */
+  get node(): Node | undefined {
+    return this.#node;
+  }
+
+  /** Which of its node's results it is. */
+  get outputIndex(): number {
+    return this.#outputIndex;
+  }
+
+  /**
+   * Makes a new tensor result number `index` of `node`; takes over one hold on it.
+   *
+   * @internal
+   */
+  attach(node: Node, index: number): void {
+    this.#node = node;
+    this.#outputIndex = index;
+    if (!this.#watched) return;
+    collected.unregister(this);
+    this.#watched = false;
+    this.watch();
   }
 
   /** The device it lives on. */
@@ -251,10 +275,22 @@ export class Tensor implements Layout, Disposable {
     if (this.#disposed) return;
     this.#disposed = true;
     this.device.tensors--;
-    collected.unregister(this);
+    if (this.#watched) collected.unregister(this);
     currentScope()?.forget(this);
     this.storage.release();
     this.node?.release();
+  }
+
+  /**
+   * Has the garbage collector release it if nobody does: for tensors that no scope holds. To watch all of
+   * them would cost the collector as much as the operations themselves.
+   *
+   * @internal
+   */
+  watch(): void {
+    if (this.#watched || this.#disposed) return;
+    this.#watched = true;
+    collected.register(this, { storage: this.storage, node: this.node }, this);
   }
 
   /** `using` disposes a tensor at the end of its block. */

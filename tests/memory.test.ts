@@ -137,8 +137,13 @@ testOnBackends("an operation that is refused leaves nothing behind", (device: De
 
 testOnCpu("the garbage collector frees what was forgotten", async (device: Device) => {
   const before = device.memory();
+  // However they came to be nobody's: adopted, results of recorded operations too, or let go by a scope.
   const forget = () => {
-    for (let i = 0; i < 50; i++) adopt(zeros([100]));
+    using region = scope();
+    const leaf = randn([100], { requiresGrad: true });
+    for (let i = 0; i < 20; i++) adopt(zeros([100]));
+    for (let i = 0; i < 20; i++) adopt(leaf.mul(2));
+    for (let i = 0; i < 10; i++) region.forget(zeros([100]));
   };
   forget();
   assertEquals(device.memory().tensors, before.tensors + 50);

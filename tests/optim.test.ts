@@ -1,19 +1,25 @@
 /** AdamW, clipping, the schedule and cross-entropy against float64, and a model that learns. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import fc from "fast-check";
 import {
+  Device,
   DTypeError,
   gradcheck,
   LevinError,
   loss,
   optim,
   randn,
+  scope,
+  setDefaultDevice,
   ShapeError,
   type Tensor,
   tensor,
   tidy,
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { findAdapter, openDevice } from "../src/backend/webgpu/adapter.ts";
+import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
+import { assertNear, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
 
 /** AdamW (Loshchilov and Hutter, arXiv 1711.05101) in float64, for one parameter's gradients. */
 function adamw(start: ArrayLike<number>, gradients: number[][], rate: number, decay: number) {
@@ -124,6 +130,100 @@ testOnBackends(
     assertThrows(() => optim.clipGradNorm({ a, b }, 1), LevinError, "no parameter has a gradient");
   },
 );
+
+/** Checks the norm and the clipped gradients of leaves whose gradients are given tensors. */
+async function checkClipping(gradients: Tensor[], maxNorm: number): Promise<void> {
+  const values = await Promise.all(gradients.map(async (g) => Array.from(await g.data())));
+  const leaves = gradients.map((g, i) => {
+    // The gradient of Σ p ⊙ g is g; every other one arrives through a transpose.
+    const turned = i % 2 === 1 && g.rank === 2;
+    const start = turned ? g.transpose().contiguous() : g;
+    const p = tensor(new Float32Array(g.size), {
+      shape: start.shape,
+      dtype: g.dtype,
+      requiresGrad: true,
+    });
+    (turned ? p.transpose() : p).mul(g).sum().backward();
+    return { p, turned };
+  });
+  const norm = Math.sqrt(values.flat().reduce((sum, g) => sum + g * g, 0));
+  const parameters = Object.fromEntries(leaves.map(({ p }, i) => [`p${i}`, p]));
+  await assertNear(optim.clipGradNorm(parameters, maxNorm), [norm], 1e-5, "norm");
+  const factor = Math.min(1, maxNorm / (norm + 1e-6));
+  for (const [i, { p, turned }] of leaves.entries()) {
+    const found = turned ? p.grad!.transpose() : p.grad!;
+    const expected = values[i].map((g) => g * factor);
+    assertEquals(found.dtype, p.dtype);
+    if (p.dtype === "f32") await assertNear(found, expected, 1e-5, `gradient ${i}`);
+    else {
+      // To the last place of float16, which below 2⁻¹⁴ is 2⁻²⁴ whatever the number.
+      const off = (await found.data()).findIndex((value, at) =>
+        !(Math.abs(value - expected[at]) <= 2 ** -24 + 2 ** -10 * Math.abs(expected[at]))
+      );
+      assertEquals(off, -1, `gradient ${i} at ${off}`);
+    }
+    p.grad = null;
+  }
+}
+
+testOnBackends("clipping any number of gradients follows its formula", async () => {
+  const shape = fc.oneof(
+    fc.tuple(fc.constantFrom(1, 700, 70_001)),
+    fc.tuple(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 150 })),
+  );
+  const gradient = fc.record({ shape, dtype: fc.constantFrom("f32" as const, "f16" as const) });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(gradient, { minLength: 1, maxLength: 15 }),
+      fc.double({ min: 1e-3, max: 2000, noNaN: true }),
+      fc.nat(1000),
+      async (list, maxNorm, seed) => {
+        using _ = scope();
+        const draw = ({ shape, dtype }: { shape: number[]; dtype: "f32" | "f16" }, i: number) =>
+          randn(shape, { seed: seed + i, dtype });
+        await checkClipping(list.map(draw), maxNorm);
+      },
+    ),
+    {
+      numRuns: 12,
+      // Found: a float16 gradient among the subnormals beside a large one.
+      examples: [[
+        [...Array(5).fill({ shape: [1], dtype: "f16" }), {
+          shape: [70_001],
+          dtype: "f32",
+        }],
+        1,
+        4,
+      ]],
+    },
+  );
+});
+
+testOnWebgpu("clipping takes gradients that are larger than a binding", async () => {
+  const gpu = await openDevice((await findAdapter()).adapter!);
+  const backend = new WebgpuBackend(gpu, { owned: true, bindingBytes: 2 ** 16 });
+  const device = new Device(backend, "a test made it");
+  const before = tensor(0).device;
+  setDefaultDevice(device);
+  try {
+    using _ = scope();
+    const sizes = [100, 40_000, 300, 5, 7];
+    await checkClipping(sizes.map((size, seed) => randn([size], { seed })), 1);
+  } finally {
+    setDefaultDevice(before);
+    device.destroy();
+  }
+});
+
+testOnBackends("gradients that share their memory are each scaled once", async () => {
+  const [a, b, c] = [1, 2, 3].map(() => tensor([1, 1], { requiresGrad: true }));
+  a.add(b).add(c).sum().backward();
+  await assertNear(optim.clipGradNorm({ a, b, c }, 1), [Math.sqrt(6)], 1e-6);
+  for (const p of [a, b, c]) {
+    await assertNear(p.grad!, [1 / Math.sqrt(6), 1 / Math.sqrt(6)], 1e-5);
+    p.grad = null;
+  }
+});
 
 testOnCpu("the learning rate rises, falls along a cosine and stays at the floor", () => {
   const rate = optim.warmupCosine({ peak: 2, warmup: 4, total: 24, floor: 1 });

@@ -135,6 +135,18 @@ export interface BackendMemory {
   readonly pooledBytes: number;
 }
 
+/** What a backend has done since it began. */
+export interface BackendActivity {
+  /** Kernels that it ran; on the CPU, functions. */
+  readonly dispatches: number;
+  /** Batches of them that were handed to the GPU. */
+  readonly submits: number;
+  /** Buffers that were written from the host. */
+  readonly uploads: number;
+  /** Bind groups that had to be made, because a kernel met those buffers for the first time. */
+  readonly bindGroups: number;
+}
+
 /** A place where tensors live and programs run. */
 export interface Backend {
   /** Which of a program's two implementations it runs. */
@@ -171,6 +183,8 @@ export interface Backend {
   stopProfile(): Promise<Span[]>;
   /** Bytes in use and waiting for reuse. */
   memory(): BackendMemory;
+  /** What it has done so far. */
+  activity(): BackendActivity;
   /** Gives pooled memory back to the system. */
   trim(): void;
   /** Ends the backend. Pending reads reject. */

@@ -20,10 +20,15 @@ export class Pool<B> {
   #pooled = 0;
   #peak = 0;
 
-  /** `create` makes a buffer of exactly so many bytes; `destroy` unmakes it. */
+  /**
+   * `create` makes a buffer of exactly so many bytes; `destroy` unmakes it. With `numberOf`, of those that
+   * fit the one with the lowest number is taken, so that equal work is done in the very same buffers; without
+   * it, the one that was given back last.
+   */
   constructor(
     readonly create: (bytes: number) => B,
     readonly destroy: (buffer: B) => void,
+    readonly numberOf?: (buffer: B) => number,
   ) {}
 
   /** Bytes handed out. */
@@ -36,7 +41,7 @@ export class Pool<B> {
     return this.#pooled;
   }
 
-  /** A buffer of at least `bytes` bytes: the one that was given back last, else a new one. */
+  /** A buffer of at least `bytes` bytes: one that waits, else a new one. */
   take(bytes: number): B {
     const size = sizeClass(bytes);
     let buffer = this.#free.get(size)?.pop();
@@ -58,8 +63,22 @@ export class Pool<B> {
     }
     const waiting = this.#free.get(size);
     if (waiting === undefined) this.#free.set(size, [buffer]);
-    else waiting.push(buffer);
+    else waiting.splice(this.#placeAmong(waiting, buffer), 0, buffer);
     this.#pooled += size;
+  }
+
+  /** Where `buffer` belongs among those that wait, of which the last is taken next. */
+  #placeAmong(waiting: readonly B[], buffer: B): number {
+    const { numberOf } = this;
+    if (numberOf === undefined) return waiting.length;
+    const number = numberOf(buffer);
+    let [low, high] = [0, waiting.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (numberOf(waiting[middle]) > number) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   /** Destroys every waiting buffer. */

@@ -46,10 +46,20 @@ const batched: Op = defineOp({
     return [...leading, [x.shape.length - 2, -1, rank - 2], [-1, rank - 1, rank - 1]];
   },
   backward: [
-    ({ grads: [g], inputs: [, y] }) => product(g, y.transpose()),
-    ({ grads: [g], inputs: [x] }) => product(x.transpose(), g),
+    ({ grads: [g], inputs: [x, y] }) =>
+      isTransposed(x) ? product(y, g.transpose()).transpose() : product(g, y.transpose()),
+    ({ grads: [g], inputs: [x, y] }) =>
+      isTransposed(y) ? product(g.transpose(), x).transpose() : product(x.transpose(), g),
   ],
 });
+
+/**
+ * Whether columns lie densely, as those of a transposed weight do. Its gradient is laid out like it, so that
+ * what the transpose hands back to the weight is dense again and nobody has to copy it.
+ */
+function isTransposed({ strides }: Tensor): boolean {
+  return strides.at(-2) === 1 && strides.at(-1) !== 1;
+}
 
 /** One call of the operation; or, where a row of x or a column of y outgrows a binding, a sum of two. */
 function product(x: Tensor, y: Tensor): Tensor {

@@ -13,7 +13,7 @@ import {
   type View,
 } from "../backend/contract.ts";
 import type { Device } from "../device.ts";
-import { isFloat, type KernelArray } from "../dtype.ts";
+import { type DType, isFloat, type KernelArray } from "../dtype.ts";
 import { LimitError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { collapse, format, sizeOf } from "../shape.ts";
@@ -175,10 +175,43 @@ function plan(
   }
   const size = sizeOf(out.shape);
   const type = scalar?.at === 0 ? (inputs[0] ?? out).dtype : x.dtype;
-  const padded = (list: readonly number[]) => [...list, ...Array(MOST_AXES - list.length).fill(0)];
+  const bindings = [x, y, z, out];
+  // As the shader's block lies: the shape, four times the strides, the offsets.
+  const params = Array<number>(5 * MOST_AXES + 6).fill(0);
+  for (let axis = 0; axis < shape.length; axis++) {
+    params[axis] = shape[axis];
+    for (let o = 0; o < 4; o++) params[(o + 1) * MOST_AXES + axis] = strides[o][axis];
+  }
+  for (let o = 0; o < 4; o++) params[5 * MOST_AXES + o] = bindings[o].offset;
+  params[5 * MOST_AXES + 4] = size;
+  if (scalar !== undefined) {
+    params[5 * MOST_AXES + 5] = isFloat(type) ? floatBits(scalar.value) : scalar.value;
+  }
   return {
     shader,
-    constants: {
+    constants: variant(rule, bindings, type, scalar?.at, shape.length),
+    bindings,
+    params,
+    workgroups: grid(Math.ceil(size / 256), context),
+  };
+}
+
+/** The constants of each rule's shaders, made once: there are few, and training asks for them again and again. */
+const variants = new WeakMap<PointwiseRule, Map<string, Dispatch["constants"]>>();
+
+function variant(
+  rule: PointwiseRule,
+  [x, y, z, out]: readonly View[],
+  type: DType,
+  scalarAt: 0 | 1 | undefined,
+  rank: number,
+): Dispatch["constants"] {
+  let known = variants.get(rule);
+  if (known === undefined) variants.set(rule, known = new Map());
+  const key = `${x.dtype} ${y.dtype} ${z.dtype} ${out.dtype} ${type} ${scalarAt} ${rank}`;
+  let constants = known.get(key);
+  if (constants === undefined) {
+    constants = Object.freeze({
       StoredX: STORED[x.dtype],
       StoredY: STORED[y.dtype],
       StoredZ: STORED[z.dtype],
@@ -188,20 +221,13 @@ function plan(
       Z: VALUE[z.dtype],
       Out: VALUE[out.dtype],
       Scalar: STORED[type] === "f16" ? "f32" : STORED[type],
-      SCALAR: scalar === undefined ? 0 : scalar.at + 1,
-      RANK: shape.length,
+      SCALAR: scalarAt === undefined ? 0 : scalarAt + 1,
+      RANK: rank,
       rule: rule.wgsl,
-    },
-    bindings: [x, y, z, out],
-    params: [
-      ...padded(shape),
-      ...strides.flatMap(padded),
-      ...[x, y, z, out].map((v) => v.offset),
-      size,
-      scalar === undefined ? 0 : isFloat(type) ? floatBits(scalar.value) : scalar.value,
-    ],
-    workgroups: grid(Math.ceil(size / 256), context),
-  };
+    });
+    known.set(key, constants);
+  }
+  return constants;
 }
 
 function scalarSlot(like: View, { scratch }: GpuContext): View {

@@ -1,12 +1,24 @@
 /**
- * Gradient clipping.
+ * Gradient clipping, over many gradients in few dispatches:
+ *
+ *     norm = √Σ g²        g ← min(1, maxNorm / (norm + 1e-6)) · g
+ *
+ * Each gradient leaves partial sums of squares in its row of one tensor, six gradients a dispatch; their sum is
+ * the norm's square. Then new gradients are written, three a dispatch.
  *
  * @module
  */
 import { noGrad } from "../autograd.ts";
+import type { Program } from "../backend/contract.ts";
+import { bytesOf } from "../dtype.ts";
 import { LevinError } from "../errors.ts";
+import { runInPlace } from "../operation.ts";
+import { grid } from "../ops/pointwise_program.ts";
 import { tidy } from "../scope.ts";
-import type { Tensor } from "../tensor.ts";
+import { sizeOf } from "../shape.ts";
+import { Tensor } from "../tensor.ts";
+import scaleShader from "../../shaders/scale_three.wgsl" with { type: "text" };
+import squaresShader from "../../shaders/sums_of_squares.wgsl" with { type: "text" };
 
 /**
  * Scales the gradients of all parameters so that their global norm, √Σ g² over all of them, is at most
@@ -23,11 +35,109 @@ export function clipGradNorm(
   if (withGrad.length === 0) throw new LevinError("clipGradNorm: no parameter has a gradient");
   return tidy(() =>
     noGrad(() => {
-      const squares = withGrad.map((p) => p.grad!.to("f32").square().sum());
-      const norm = squares.reduce((a, b) => a.add(b)).sqrt();
+      const gradients = withGrad.map((p) => p.grad!.to("f32").contiguous());
+      const norm = sumOfSquares(gradients).sqrt();
       const factor = norm.add(1e-6).reciprocal().mul(maxNorm).minimum(1);
-      for (const p of withGrad) p.grad = p.grad!.mul(factor.to(p.dtype));
+      const scaled = scale(gradients, factor);
+      withGrad.forEach((p, i) => p.grad = scaled[i].to(p.dtype));
       return norm;
     })
   );
+}
+
+/** Gradients that one dispatch squares: what the eight storage buffers of every device leave room for. */
+const SQUARED_TOGETHER = 6;
+/** Partial sums of each: workgroups for a GPU to be busy with, or few where there is little to add. */
+const partsFor = (largest: number) => largest > 2 ** 16 ? 64 : 4;
+
+/** Σ g² over dense float32 tensors, a scalar. */
+function sumOfSquares(gradients: readonly Tensor[]): Tensor {
+  const { device } = gradients[0];
+  const [few, large] = partition(gradients, fitsBinding);
+  const sums = large.map((g) => g.square().sum());
+  if (few.length > 0) {
+    const columns = partsFor(Math.max(...few.map((g) => g.size)));
+    const parts = Tensor.allocate(device, { shape: [few.length, columns], dtype: "f32" });
+    for (let first = 0; first < few.length; first += SQUARED_TOGETHER) {
+      const some = few.slice(first, first + SQUARED_TOGETHER);
+      runInPlace(squares, some, [parts.slice([first, first + some.length])], undefined);
+    }
+    sums.push(parts.sum());
+  }
+  return sums.reduce((a, b) => a.add(b));
+}
+
+/** Up to six tensors g → partial sums of their squares [tensors, parts]. */
+const squares: Program<undefined> = {
+  name: "sumsOfSquares",
+  cpu: (gradients, [out]) => {
+    out.data.fill(0);
+    gradients.forEach(({ data }, row) => {
+      let sum = 0;
+      for (let i = 0; i < data.length; i++) sum += data[i] * data[i];
+      out.data[out.offset + row * out.shape[1]] = sum;
+    });
+  },
+  gpu: (gradients, [out]) => {
+    const rest = Array<typeof out>(SQUARED_TOGETHER - gradients.length).fill(gradients[0]);
+    const padding = Array<number>(8 - gradients.length).fill(0);
+    return {
+      shader: squaresShader,
+      constants: { PARTS: out.shape[1] },
+      bindings: [...gradients, ...rest, out],
+      params: [
+        ...gradients.map((g) => sizeOf(g.shape)),
+        ...padding,
+        ...gradients.map((g) => g.offset),
+        ...padding,
+        out.offset,
+      ],
+      workgroups: [out.shape[1], gradients.length],
+    };
+  },
+};
+
+/** factor · g for dense float32 tensors g and a scalar factor. */
+function scale(gradients: readonly Tensor[], factor: Tensor): Tensor[] {
+  const results = new Map<Tensor, Tensor>();
+  const [few, large] = partition(gradients, fitsBinding);
+  while (few.length >= 3) {
+    const three = few.splice(0, 3);
+    const targets = three.map((g) => Tensor.allocate(g.device, g));
+    runInPlace(scaleThree, [factor, ...three], targets, undefined);
+    three.forEach((g, i) => results.set(g, targets[i]));
+  }
+  for (const g of [...few, ...large]) results.set(g, g.mul(factor));
+  return gradients.map((g) => results.get(g)!);
+}
+
+/** factor [] and three tensors g → three tensors factor · g. */
+const scaleThree: Program<undefined> = {
+  name: "scale",
+  cpu: ([factor, ...gradients], targets) => {
+    const by = factor.data[factor.offset];
+    gradients.forEach(({ data }, t) => {
+      for (let i = 0; i < data.length; i++) targets[t].data[i] = by * data[i];
+    });
+  },
+  gpu: ([factor, ...gradients], targets, _, context) => {
+    const sizes = gradients.map((g) => sizeOf(g.shape));
+    return {
+      shader: scaleShader,
+      params: [
+        ...[...sizes, factor.offset],
+        ...[...gradients.map((g) => g.offset), 0],
+        ...targets.map((t) => t.offset),
+      ],
+      workgroups: grid(Math.ceil(sizes.reduce((a, b) => a + b) / 256), context),
+    };
+  },
+};
+
+function fitsBinding({ device, size, dtype }: Tensor): boolean {
+  return size > 0 && size * bytesOf(dtype) <= device.engine.bindingBytes;
+}
+
+function partition<T>(items: readonly T[], test: (item: T) => boolean): [T[], T[]] {
+  return [items.filter(test), items.filter((item) => !test(item))];
 }

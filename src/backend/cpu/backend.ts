@@ -9,6 +9,7 @@ import { DeviceError, LimitError } from "../../errors.ts";
 import { sizeOf } from "../../shape.ts";
 import {
   type Backend,
+  type BackendActivity,
   type BackendMemory,
   type CpuView,
   type DeviceBuffer,
@@ -40,10 +41,15 @@ export class CpuBackend implements Backend {
   }, () => {});
 
   #spans: Span[] | undefined;
+  #dispatches = 0;
+  #uploads = 0;
 
   allocate(bytes: number, content?: Uint8Array): CpuBuffer {
     const memory = this.#pool.take(bytes);
-    if (content !== undefined) new Uint8Array(memory).set(content);
+    if (content !== undefined) {
+      new Uint8Array(memory).set(content);
+      this.#uploads++;
+    }
     return { bytes, memory };
   }
 
@@ -67,6 +73,7 @@ export class CpuBackend implements Backend {
           `or use a WebGPU device`,
       );
     }
+    this.#dispatches++;
     const startMs = this.#spans && performance.now();
     const results = outputs.map(widen);
     program.cpu(inputs.map(widen), results, options);
@@ -91,6 +98,10 @@ export class CpuBackend implements Backend {
 
   memory(): BackendMemory {
     return { liveBytes: this.#pool.liveBytes, pooledBytes: this.#pool.pooledBytes };
+  }
+
+  activity(): BackendActivity {
+    return { dispatches: this.#dispatches, submits: 0, uploads: this.#uploads, bindGroups: 0 };
   }
 
   trim(): void {

@@ -53,6 +53,14 @@ const LIMITS = [
   "maxStorageBuffersPerShaderStage",
 ] as const;
 
+/** The limits that kernels and buffers are checked against. */
+export type Limits = Readonly<Record<typeof LIMITS[number], number>>;
+
+/** Those of `device`, as plain numbers: asking the device itself costs time at every dispatch. */
+export function limitsOf(device: GPUDevice): Limits {
+  return Object.fromEntries(LIMITS.map((name) => [name, device.limits[name]])) as Limits;
+}
+
 /** Opens a device with the adapter's own limits and every feature that kernels can use. */
 export async function openDevice(adapter: GPUAdapter): Promise<GPUDevice> {
   const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));

@@ -10,6 +10,7 @@ import { DeviceError, LimitError } from "../../errors.ts";
 import { contiguousStrides, sizeOf } from "../../shape.ts";
 import {
   type Backend,
+  type BackendActivity,
   type BackendMemory,
   type DeviceBuffer,
   type Dispatch,
@@ -20,16 +21,19 @@ import {
   type View,
 } from "../contract.ts";
 import { Pool } from "../pool.ts";
-import { isSoftware, nameOf } from "./adapter.ts";
+import { isSoftware, type Limits, limitsOf, nameOf } from "./adapter.ts";
 import { ErrorLog } from "./errors.ts";
 import { PARAMS_BYTES, Pipelines, type Prepared } from "./pipelines.ts";
 import { Profiler } from "./profiler.ts";
 import { Readback } from "./readback.ts";
+import { Uploads } from "./uploads.ts";
 
 /** A GPUBuffer and what the backend remembers of it. */
 export interface GpuMemory {
   /** The buffer itself. */
   readonly buffer: GPUBuffer;
+  /** Its size in bytes. */
+  readonly bytes: number;
   /** Tells it from all others, for the cache of bind groups. */
   readonly id: number;
   /** The batch that last recorded a use of it. */
@@ -50,6 +54,8 @@ export interface WebgpuBackendOptions {
   readonly info?: GPUAdapterInfo;
   /** Bind at most so many bytes at once. Default: what the device allows. */
   readonly bindingBytes?: number;
+  /** Whether to take what is read out of `mapAsync` at once. Default: where that is known to work. */
+  readonly readsAtOnce?: boolean;
 }
 
 /** Dispatches recorded before a batch is submitted although nobody waits: keeps the GPU busy. */
@@ -68,16 +74,22 @@ export class WebgpuBackend implements Backend {
   readonly lost: Promise<void>;
 
   readonly #device: GPUDevice;
+  readonly #limits: Limits;
   readonly #owned: boolean;
   readonly #errors: ErrorLog;
   readonly #pipelines: Pipelines;
   readonly #readback: Readback;
+  readonly #uploads: Uploads;
   readonly #pool: Pool<GpuMemory>;
   readonly #doomed: GPUBuffer[] = [];
   readonly #params: Uint32Array<ArrayBuffer>;
   readonly #uniforms: GPUBuffer;
+  readonly #dynamicOffset = new Uint32Array(1);
   #buffers = 0;
+  /** The number of the batch that is being recorded: so many were submitted before it. */
   #batch = 0;
+  #dispatchesBefore = 0;
+  #uploaded = 0;
   #turn: { verdict?: Promise<void> } | undefined;
   #dispatches = 0;
   #encoder: GPUCommandEncoder | undefined;
@@ -89,18 +101,22 @@ export class WebgpuBackend implements Backend {
     this.#device = device;
     this.#owned = options.owned;
     const info = options.info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
-    const largest = options.bindingBytes ?? device.limits.maxStorageBufferBindingSize;
+    this.#limits = limitsOf(device);
+    const largest = options.bindingBytes ?? this.#limits.maxStorageBufferBindingSize;
     this.name = nameOf(info);
     this.software = isSoftware(info);
     this.bindingBytes = largest - ALIGNMENT;
     this.details = describe(device);
     this.#errors = new ErrorLog(device);
     this.lost = this.#errors.lost;
-    this.#readback = new Readback(device, this.#errors);
+    this.#readback = new Readback(device, this.#errors, options.readsAtOnce);
+    this.#uploads = new Uploads(device);
     this.#pool = new Pool(
       (bytes) => this.#createBuffer(bytes),
       // Recorded commands may still name it, so it can only go after they have been submitted.
       ({ buffer }) => this.#doomed.push(buffer),
+      // Every step of a training in the same buffers, so that it finds its bind groups again.
+      ({ id }) => id,
     );
     this.#params = new Uint32Array(DISPATCHES_PER_BATCH * PARAMS_BYTES / 4);
     this.#uniforms = device.createBuffer({
@@ -108,7 +124,7 @@ export class WebgpuBackend implements Backend {
       size: this.#params.byteLength,
       usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
     });
-    this.#pipelines = new Pipelines(device, this.#errors, {
+    this.#pipelines = new Pipelines(device, this.#limits, this.#errors, {
       uniforms: this.#uniforms,
       bindingBytes: Math.floor(largest / 4) * 4,
       paramsInStorage: this.software,
@@ -117,7 +133,7 @@ export class WebgpuBackend implements Backend {
 
   allocate(bytes: number, content?: Uint8Array): GpuDeviceBuffer {
     this.#errors.throwIfLost();
-    const { maxBufferSize } = this.#device.limits;
+    const { maxBufferSize } = this.#limits;
     if (bytes > maxBufferSize) {
       throw new LimitError(
         `Cannot allocate ${bytes} bytes: one buffer of ${this.name} holds at most ${maxBufferSize} ` +
@@ -128,10 +144,17 @@ export class WebgpuBackend implements Backend {
     if (content === undefined || content.byteLength === 0) {
       return { bytes, memory: this.#pool.take(bytes) };
     }
-    // The queue writes at once, ahead of what is only recorded, and must not overtake it.
+    this.#uploaded++;
     const memory = this.#pool.take(bytes);
-    if (memory.usedInBatch === this.#batch) this.#submit();
-    this.#device.queue.writeBuffer(memory.buffer, 0, wholeWords(content));
+    const words = wholeWords(content);
+    // The queue writes at once, ahead of what is only recorded, and must not overtake it.
+    const overtakes = memory.usedInBatch === this.#batch;
+    if (overtakes && this.#uploads.holds(words.byteLength)) {
+      this.#uploads.record(this.#commands(), memory.buffer, words);
+    } else {
+      if (overtakes) this.#submit();
+      this.#device.queue.writeBuffer(memory.buffer, 0, words);
+    }
     return { bytes, memory };
   }
 
@@ -188,8 +211,9 @@ export class WebgpuBackend implements Backend {
 
   async synchronize(): Promise<void> {
     this.#errors.throwIfLost();
+    const landing = this.#readback.recordMark(this.#commands());
     this.#submit();
-    await this.#errors.orLost(this.#device.queue.onSubmittedWorkDone());
+    await landing();
     await this.#errors.throwIfAny();
   }
 
@@ -212,6 +236,15 @@ export class WebgpuBackend implements Backend {
     return { liveBytes: this.#pool.liveBytes, pooledBytes: this.#pool.pooledBytes };
   }
 
+  activity(): BackendActivity {
+    return {
+      dispatches: this.#dispatchesBefore + this.#dispatches,
+      submits: this.#batch,
+      uploads: this.#uploaded,
+      bindGroups: this.#pipelines.groupsMade,
+    };
+  }
+
   trim(): void {
     this.#pool.trim();
     this.#submit();
@@ -220,32 +253,33 @@ export class WebgpuBackend implements Backend {
   destroy(): void {
     this.trim();
     this.#uniforms.destroy();
+    this.#uploads.destroy();
     this.#readback.destroy();
     if (this.#owned) this.#device.destroy();
   }
 
   #createBuffer(bytes: number): GpuMemory {
     const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
-    const size = Math.min(bytes, this.#device.limits.maxBufferSize);
+    const size = Math.min(bytes, this.#limits.maxBufferSize);
     const buffer = this.#errors.watch(
       `allocating ${size} bytes`,
       "out-of-memory",
       () => this.#device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST }),
     );
-    return { buffer, id: this.#buffers++, usedInBatch: -1 };
+    return { buffer, bytes: size, id: this.#buffers++, usedInBatch: -1 };
   }
 
   /** The view with a place to bind it from, if its buffer is too large to be bound whole. */
   #bindable(view: View): View {
     const { memory } = view.buffer as GpuDeviceBuffer;
-    if (memory.buffer.size <= this.bindingBytes || sizeOf(view.shape) === 0) return view;
+    if (memory.bytes <= this.bindingBytes || sizeOf(view.shape) === 0) return view;
     const bytes = bytesOf(view.dtype);
     const byteOffset = Math.floor(extentOf(view)[0] * bytes / ALIGNMENT) * ALIGNMENT;
     return { ...view, byteOffset, offset: view.offset - byteOffset / bytes };
   }
 
   #context(scratch: GpuDeviceBuffer[]): GpuContext {
-    const { limits } = this.#device;
+    const limits = this.#limits;
     return {
       workgroupBytes: limits.maxComputeWorkgroupStorageSize,
       workgroupThreads: limits.maxComputeInvocationsPerWorkgroup,
@@ -288,8 +322,9 @@ export class WebgpuBackend implements Backend {
     this.#params.set(params, offset / 4);
     this.#errors.noteUse(pipeline.label);
     this.#pass.setPipeline(pipeline);
-    this.#pass.setBindGroup(0, group, params.length > 0 ? [offset] : []);
-    this.#pass.dispatchWorkgroups(...workgroups);
+    this.#dynamicOffset[0] = offset;
+    this.#pass.setBindGroup(0, group, this.#dynamicOffset, 0, params.length > 0 ? 1 : 0);
+    this.#pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
   }
 
   #submit(): void {
@@ -297,10 +332,12 @@ export class WebgpuBackend implements Backend {
     if (encoder !== undefined) {
       this.#pass?.end();
       const { queue } = this.#device;
+      this.#uploads.flush();
       queue.writeBuffer(this.#uniforms, 0, this.#params, 0, this.#dispatches * PARAMS_BYTES / 4);
       queue.submit([encoder.finish()]);
       this.#errors.endBatch();
       this.#encoder = this.#pass = undefined;
+      this.#dispatchesBefore += this.#dispatches;
       this.#dispatches = 0;
       this.#batch++;
     }

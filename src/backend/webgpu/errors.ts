@@ -15,12 +15,15 @@ export class ErrorLog {
   #reports: string[] = [];
   #pending = new Set<Promise<void>>();
   #batch = new Set<string>();
+  /** Those who wait and want to hear of a loss; they leave, or a long run would gather thousands. */
+  #waiting = new Set<(loss: DeviceError) => void>();
 
   /** Listens to `device`. */
   constructor(device: GPUDevice) {
     this.#device = device;
     this.lost = device.lost.then(({ reason, message }) => {
       this.#loss = `the GPU device was lost (${reason || "unknown"}: ${message || "no message"})`;
+      for (const reject of this.#waiting) reject(new DeviceError(this.#loss));
     });
     device.addEventListener("uncapturederror", (event) => {
       this.#reports.push((event as GPUUncapturedErrorEvent).error.message);
@@ -72,14 +75,17 @@ export class ErrorLog {
 
   /** `promise`, or a DeviceError as soon as the device is lost. */
   async orLost<T>(promise: Promise<T>): Promise<T> {
-    const gone = this.lost.then(() => this.throwIfLost());
+    const { promise: gone, reject } = Promise.withResolvers<never>();
+    this.#waiting.add(reject);
     try {
-      return await Promise.race([promise, gone]) as T;
+      return await Promise.race([promise, gone]);
     } catch (cause) {
       // When a device is lost, what waits for it may be rejected before the loss is announced.
       await new Promise((resolve) => setTimeout(resolve));
       this.throwIfLost();
       throw new DeviceError(`The GPU failed: ${(cause as Error).message}`, { cause });
+    } finally {
+      this.#waiting.delete(reject);
     }
   }
 

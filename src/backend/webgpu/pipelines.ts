@@ -7,6 +7,7 @@
 import { LimitError } from "../../errors.ts";
 import type { Dispatch, View } from "../contract.ts";
 import type { GpuDeviceBuffer, GpuMemory } from "./backend.ts";
+import type { Limits } from "./adapter.ts";
 import type { ErrorLog } from "./errors.ts";
 import { reflect, type Reflection, specialise } from "./shader.ts";
 
@@ -21,9 +22,18 @@ export interface Prepared {
 }
 
 interface Compiled extends Reflection {
-  readonly id: number;
+  /** The text that it was specialised from. */
+  readonly shader: string;
   readonly pipeline: GPUComputePipeline;
   readonly layout: GPUBindGroupLayout;
+  /** Its bind groups, by its buffers one after the other. */
+  groups: GroupTree;
+}
+
+/** Bind groups by the place of the first buffer, then of the second, and so on. */
+interface GroupTree {
+  group?: GPUBindGroup;
+  readonly after: Map<number, GroupTree>;
 }
 
 /** Bytes of a uniform block that a kernel may read. */
@@ -46,14 +56,18 @@ export interface PipelineOptions {
 
 /** The pipelines of one device. */
 export class Pipelines {
+  /** Bind groups made so far. */
+  groupsMade = 0;
   #compiled = new Map<string, Map<string, Compiled>>();
   #layouts = new Map<string, GPUBindGroupLayout>();
-  #groups = new Map<string, GPUBindGroup>();
-  #count = 0;
+  /** The same variants by the very object that held their constants: planners that keep theirs save time. */
+  #known = new WeakMap<object, Map<string, Compiled>>();
+  #groups = 0;
 
   /** Compiles for `device`. */
   constructor(
     readonly device: GPUDevice,
+    readonly limits: Limits,
     readonly errors: ErrorLog,
     readonly options: PipelineOptions,
   ) {}
@@ -73,7 +87,22 @@ export class Pipelines {
     return { pipeline, group, memories: bindings.map(memoryOf) };
   }
 
-  #compile(name: string, { shader, constants = {}, params = [] }: Dispatch): Compiled {
+  #compile(name: string, dispatch: Dispatch): Compiled {
+    const { constants } = dispatch;
+    if (constants === undefined || !Object.isFrozen(constants)) {
+      return this.#variant(name, dispatch);
+    }
+    // Frozen constants cannot change; the same ones with another shader or name are another variant.
+    let known = this.#known.get(constants);
+    if (known === undefined) this.#known.set(constants, known = new Map());
+    let compiled = known.get(name);
+    if (compiled === undefined || compiled.shader !== dispatch.shader) {
+      known.set(name, compiled = this.#variant(name, dispatch));
+    }
+    return compiled;
+  }
+
+  #variant(name: string, { shader, constants = {}, params = [] }: Dispatch): Compiled {
     let variants = this.#compiled.get(shader);
     if (variants === undefined) this.#compiled.set(shader, variants = new Map());
     let key = name;
@@ -97,7 +126,8 @@ export class Pipelines {
           entryPoint: "main",
         },
       }));
-    const compiled = { ...reflection, id: this.#count++, pipeline, layout };
+    const groups: GroupTree = { after: new Map() };
+    const compiled: Compiled = { ...reflection, shader, pipeline, layout, groups };
     variants.set(key, compiled);
     return compiled;
   }
@@ -119,10 +149,14 @@ export class Pipelines {
   }
 
   #group(name: string, compiled: Compiled, views: readonly View[]): GPUBindGroup {
-    let key = String(compiled.id);
-    for (const view of views) key += `,${memoryOf(view).id}+${view.byteOffset ?? 0}`;
-    const known = this.#groups.get(key);
-    if (known !== undefined) return known;
+    let tree = compiled.groups;
+    for (const view of views) {
+      const place = placeOf(view);
+      let next = tree.after.get(place);
+      if (next === undefined) tree.after.set(place, next = { after: new Map() });
+      tree = next;
+    }
+    if (tree.group !== undefined) return tree.group;
 
     const resources: GPUBufferBinding[] = views.map((view) => {
       const { buffer } = memoryOf(view);
@@ -138,13 +172,21 @@ export class Pipelines {
         layout: compiled.layout,
         entries: resources.map((resource, binding) => ({ binding, resource })),
       }));
-    if (this.#groups.size >= MOST_GROUPS) this.#groups.clear();
-    this.#groups.set(key, group);
+    this.groupsMade++;
+    if (++this.#groups > MOST_GROUPS) this.#forgetGroups();
+    tree.group = group;
     return group;
   }
 
+  #forgetGroups(): void {
+    for (const variants of this.#compiled.values()) {
+      for (const compiled of variants.values()) compiled.groups = { after: new Map() };
+    }
+    this.#groups = 0;
+  }
+
   #checkShader(name: string, { bindings, workgroupBytes, workgroupSize: [x, y, z] }: Reflection) {
-    const { limits } = this.device;
+    const { limits } = this;
     const storage = bindings.filter((type) => type !== "uniform").length;
     check(name, "maxComputeWorkgroupStorageSize", workgroupBytes, limits);
     check(name, "maxComputeInvocationsPerWorkgroup", x * y * z, limits);
@@ -155,8 +197,10 @@ export class Pipelines {
   }
 
   #checkDispatch(name: string, dispatch: Dispatch, bound: number, { bindings }: Compiled): void {
-    for (const count of dispatch.workgroups) {
-      check(name, "maxComputeWorkgroupsPerDimension", count ?? 1, this.device.limits);
+    const { maxComputeWorkgroupsPerDimension: most } = this.limits;
+    const [x, y = 1, z = 1] = dispatch.workgroups;
+    if (x > most || y > most || z > most) {
+      check(name, "maxComputeWorkgroupsPerDimension", Math.max(x, y, z), this.limits);
     }
     const words = dispatch.params?.length ?? 0;
     if (words * 4 > PARAMS_BYTES) {
@@ -178,16 +222,24 @@ export class Pipelines {
 
 function check(
   name: string,
-  limit: keyof GPUSupportedLimits,
+  limit: keyof Limits,
   value: number,
-  limits: GPUSupportedLimits,
+  limits: Limits,
 ) {
-  const allowed = limits[limit] as number;
+  const allowed = limits[limit];
   if (value > allowed) {
     throw new LimitError(
       `Cannot run ${name}: it needs ${value} of ${limit} and the device allows ${allowed}`,
     );
   }
+}
+
+/** A number for the buffer of `view` and for where in it its binding begins. */
+function placeOf(view: View): number {
+  const { id } = memoryOf(view);
+  const { byteOffset = 0 } = view;
+  // Small integers, which are found fastest, for all but the parts of very large buffers.
+  return byteOffset === 0 ? id : -(id * 2 ** 32 + byteOffset);
 }
 
 function memoryOf(view: View): GpuMemory {

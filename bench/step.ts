@@ -1,0 +1,118 @@
+// What one training step asks of a GPU, counted without one: dispatches, and the bytes that its programs read
+// and write. `deno run -A bench/step.ts`: the demo's model, and TransNormerLLM at 385M by the paper's sizes.
+import { Device, loss, optim, setDefaultDevice, Tensor, tidy } from "../mod.ts";
+import type { Backend, DeviceBuffer, GpuContext, Program, View } from "../mod.ts";
+import { type TransNormerConfig, TransNormerLLM } from "../src/models/mod.ts";
+import { bytesOf } from "../src/dtype.ts";
+import { contiguousStrides } from "../src/shape.ts";
+
+interface Row {
+  dispatches: number;
+  bytes: number;
+}
+
+/** Plans everything as for an H200, and does nothing. */
+class Counter implements Backend {
+  readonly kind = "webgpu";
+  readonly name = "a counter";
+  readonly software = false;
+  readonly details = [];
+  readonly bindingBytes = 2147483388;
+  readonly rows = new Map<string, Row>();
+
+  allocate(bytes: number): DeviceBuffer {
+    return { bytes };
+  }
+
+  run<Options>(
+    program: Program<Options>,
+    inputs: View[],
+    outputs: View[],
+    options: Options,
+  ): void {
+    let bytes = [...inputs, ...outputs].reduce((sum, view) => sum + touched(view), 0);
+    const context: GpuContext = {
+      workgroupBytes: 49152,
+      workgroupThreads: 1024,
+      workgroupsPerAxis: 65535,
+      scratch: (count, dtype = "f32") => {
+        // Written once and read once.
+        bytes += 2 * count * bytesOf(dtype);
+        const shape = [count];
+        const strides = contiguousStrides(shape);
+        return { buffer: { bytes: count * bytesOf(dtype) }, dtype, shape, strides, offset: 0 };
+      },
+    };
+    const dispatches = [program.gpu!(inputs, outputs, options, context)].flat().length;
+    const row = this.rows.get(program.name) ?? { dispatches: 0, bytes: 0 };
+    row.dispatches += dispatches;
+    row.bytes += bytes;
+    this.rows.set(program.name, row);
+  }
+
+  release(): void {}
+  read = () => Promise.reject(new Error("a counter has nothing to read"));
+  synchronize = () => Promise.resolve();
+  startProfile(): void {}
+  stopProfile = () => Promise.resolve([]);
+  memory = () => ({ liveBytes: 0, pooledBytes: 0 });
+  activity = () => ({ dispatches: 0, submits: 0, uploads: 0, bindGroups: 0 });
+  trim(): void {}
+  destroy(): void {}
+}
+
+/** Bytes of the elements that a view shows, each counted once. */
+function touched({ shape, strides, dtype }: View): number {
+  return shape.reduce((n, size, i) => strides[i] === 0 ? n : n * size, bytesOf(dtype));
+}
+
+/** One step of `config` on `batch` sequences of `n` tokens. */
+function count(config: TransNormerConfig, batch: number, n: number): Map<string, Row> {
+  const counter = new Counter();
+  const device = new Device(counter, "to count");
+  setDefaultDevice(device);
+  using model = new TransNormerLLM(config, { seed: 1, device });
+  const parameters = model.parameters();
+  using adamw = new optim.AdamW(parameters);
+  counter.rows.clear();
+  tidy(() => {
+    const ids = Tensor.allocate(device, { shape: [batch, n], dtype: "i32" });
+    loss.crossEntropy(model.forward(ids), ids).backward({ releaseGraph: true });
+    optim.clipGradNorm(parameters, 1);
+    adamw.step();
+    adamw.zeroGrad();
+  });
+  return counter.rows;
+}
+
+/** The rows of a model of many equal layers from those of one and of four. */
+function extrapolate(one: Map<string, Row>, four: Map<string, Row>, layers: number) {
+  const rows = new Map<string, Row>();
+  for (const [name, { dispatches, bytes }] of four) {
+    const base = one.get(name) ?? { dispatches: 0, bytes: 0 };
+    const share = (layers - 1) / 3;
+    rows.set(name, {
+      dispatches: Math.round(base.dispatches + share * (dispatches - base.dispatches)),
+      bytes: base.bytes + share * (bytes - base.bytes),
+    });
+  }
+  return rows;
+}
+
+function print(title: string, rows: Map<string, Row>): void {
+  const list = [...rows].sort(([, a], [, b]) => b.bytes - a.bytes);
+  const total = list.reduce((sum, [, row]) => sum + row.dispatches, 0);
+  const bytes = list.reduce((sum, [, row]) => sum + row.bytes, 0);
+  console.log(`\n${title}: ${total} dispatches, ${(bytes / 1e9).toFixed(3)} GB`);
+  console.log("| operation | dispatches | GB |\n| --- | ---: | ---: |");
+  for (const [name, row] of list) {
+    console.log(`| ${name} | ${row.dispatches} | ${(row.bytes / 1e9).toFixed(3)} |`);
+  }
+}
+
+const demo = { vocabulary: 256, size: 128, layers: 4, heads: 4, inner: 352 };
+print("demo's model, 32 windows of 512", count(demo, 32, 512));
+// Four layers have three more groups of parameters than one, so that what clipping does in threes is linear.
+const paper = { vocabulary: 64000, size: 1024, heads: 8, inner: 2816 };
+const [one, four] = [1, 4].map((layers) => count({ ...paper, layers }, 8, 1024));
+print("385M (24 layers of size 1024), 8 sequences of 1024", extrapolate(one, four, 24));
