@@ -3,13 +3,11 @@
  *
  * @module
  */
-import { noGrad } from "../autograd.ts";
 import { ShapeError } from "../errors.ts";
 import { tensor } from "../ops/create.ts";
 import { keyOf, threefry } from "../random.ts";
 import { adopt, tidy } from "../scope.ts";
-import type { Tensor } from "../tensor.ts";
-import type { TransNormerLLM, TransNormerState } from "./transnormer.ts";
+import type { LanguageModel } from "./language_model.ts";
 
 /** How tokens are chosen. */
 export interface GenerateOptions {
@@ -42,12 +40,12 @@ export interface GenerateOptions {
  * option makes no sense.
  */
 export async function* generate(
-  model: TransNormerLLM,
+  model: LanguageModel,
   prompt: readonly number[],
   { maxTokens = Infinity, temperature = 1, topK, topP = 1, seed = 0 }: GenerateOptions = {},
 ): AsyncGenerator<number, void, void> {
   if (prompt.length === 0) throw new ShapeError("generate: expected a prompt of one token or more");
-  const { vocabulary } = model.config;
+  const { vocabulary } = model;
   const unknown = prompt.find((id) => !(Number.isInteger(id) && id >= 0 && id < vocabulary));
   if (unknown !== undefined) {
     throw new ShapeError(`generate: expected tokens from 0 to ${vocabulary - 1}, found ${unknown}`);
@@ -61,39 +59,21 @@ export async function* generate(
         `${topK} and ${topP}`,
     );
   }
-  let state: TransNormerState | undefined;
+  const { device } = model;
+  using context = model.start();
   let input = prompt;
-  try {
-    for (let count = 0; count < maxTokens; count++) {
-      const step = advance(model, input, state);
-      state?.[Symbol.dispose]();
-      state = step.state;
-      const logits = await step.logits.data();
-      step.logits.dispose();
-      const token = sample(logits, { temperature, topK, topP, random: randomAt(seed, count) });
-      yield token;
-      input = [token];
-    }
-  } finally {
-    state?.[Symbol.dispose]();
-  }
-}
-
-/** The logits after the last of some more tokens, and the state; neither belongs to a scope. */
-function advance(
-  model: TransNormerLLM,
-  input: readonly number[],
-  before: TransNormerState | undefined,
-): { logits: Tensor; state: TransNormerState } {
-  const { device } = model.lm_head.weight;
-  return tidy(() =>
-    noGrad(() => {
+  for (let count = 0; count < maxTokens; count++) {
+    const step = tidy(() => {
       const ids = tensor([[...input]], { dtype: "i32", device });
-      const { logits, state } = model.forwardWithState(ids, before);
-      state.layers.forEach(adopt);
-      return { logits: adopt(logits.slice(0, -1).to("f32").contiguous()), state };
-    })
-  );
+      return model.extend(context, ids, { last: true }).to("f32");
+    });
+    adopt(step);
+    const logits = await step.data();
+    step.dispose();
+    const token = sample(logits, { temperature, topK, topP, random: randomAt(seed, count) });
+    yield token;
+    input = [token];
+  }
 }
 
 function randomAt(seed: number, count: number): number {

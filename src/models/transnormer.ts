@@ -7,16 +7,17 @@
  * @module
  */
 import type { Device } from "../device.ts";
-import { LevinError, ShapeError } from "../errors.ts";
+import { ShapeError } from "../errors.ts";
 import { Embedding, Linear } from "../nn/linear.ts";
+import { LinearMemory } from "../nn/memory.ts";
 import { Module } from "../nn/module.ts";
 import { SRMSNorm } from "../nn/norm.ts";
-import { GatedLinearAttention, SGLU } from "../nn/transnormer.ts";
+import { GatedLinearAttention, type LightningVersion, SGLU } from "../nn/transnormer.ts";
 import { decaySlopes } from "../ops/slopes.ts";
 import { Seeds } from "../random.ts";
 import { tidy } from "../scope.ts";
-import { format } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import { type Context, LanguageModel, throughLayers } from "./language_model.ts";
 
 /** The sizes of a {@linkcode TransNormerLLM}. */
 export interface TransNormerConfig {
@@ -36,21 +37,15 @@ export interface TransNormerConfig {
 export interface TransNormerOptions {
   /** The seed of the random weights. Default 0. */
   seed?: number;
-  /** Tokens of a block of the attention. Default: what suits the device. */
+  /** Lightning Attention-1 or -2: the same function, in time quadratic or linear. Default 2. */
+  attention?: LightningVersion;
+  /** Tokens of a block of Lightning Attention-2. Default: what suits the device. */
   blockSize?: number;
   /** Where the parameters live. */
   device?: Device;
 }
 
 type SeededOptions = TransNormerOptions & { seed: number };
-
-/** What a model remembers of the tokens it has seen: a few matrices, however many they were. */
-export interface TransNormerState extends Disposable {
-  /** How many tokens it has seen. */
-  readonly position: number;
-  /** The state of each layer's attention, float32 [b, heads, d, e]. */
-  readonly layers: readonly Tensor[];
-}
 
 /** One layer: attention and gated linear unit, each behind a norm and added to its input. */
 export class TransNormerLayer extends Module {
@@ -76,12 +71,11 @@ export class TransNormerLayer extends Module {
     this.channel_mixer = new SGLU(size, inner, { seed: seeds.next(), device });
   }
 
-  /** x [b, n, size] and the state before it → the layer's output and the state after it. */
-  forward(x: Tensor, state: Tensor | undefined, position: number): [Tensor, Tensor] {
+  /** x [b, n, size], at position `start`, after what `memory` holds → the same shape. */
+  forward(x: Tensor, start?: number | readonly number[], memory?: LinearMemory): Tensor {
     return tidy(() => {
-      const mixed = this.token_mixer.forward(this.#norm.forward(x), state, position);
-      const h = x.add(mixed.output);
-      return [h.add(this.channel_mixer.forward(this.#norm.forward(h))), mixed.state];
+      const h = x.add(this.token_mixer.forward(this.#norm.forward(x), start, memory));
+      return h.add(this.channel_mixer.forward(this.#norm.forward(h)));
     });
   }
 }
@@ -122,7 +116,7 @@ export class TransNormerBody extends Module {
  * console.log(model.forward(ids).shape); // [1, 2, 256]
  * ```
  */
-export class TransNormerLLM extends Module {
+export class TransNormerLLM extends LanguageModel {
   /** The sizes. */
   readonly config: TransNormerConfig;
   /** Embedding and layers. */
@@ -144,9 +138,9 @@ export class TransNormerLLM extends Module {
         `TransNormerLLM: ${config.heads} heads do not divide a size of ${config.size}`,
       );
     }
-    const { seed = 0, blockSize, device } = options;
+    const { seed = 0, device } = options;
     const seeds = new Seeds(seed);
-    const full = { seed: seeds.next(), blockSize, device };
+    const full = { ...options, seed: seeds.next() };
     this.config = config;
     this.model = new TransNormerBody(config, full);
     this.lm_head = new Linear(config.size, config.vocabulary, {
@@ -156,50 +150,42 @@ export class TransNormerLLM extends Module {
     });
   }
 
-  /** ids [b, n] → logits [b, n, vocabulary]. */
-  forward(ids: Tensor): Tensor {
-    return tidy(() => this.forwardWithState(ids).logits);
+  /** Tokens in the vocabulary. */
+  get vocabulary(): number {
+    return this.config.vocabulary;
   }
 
-  /**
-   * ids [b, n], which come after what `state` remembers → logits [b, n, vocabulary] and the new state.
-   * The old state is left as it is; dispose it when it is no longer needed.
-   *
-   * @throws {ShapeError} unless ids have two axes.
-   * @throws {LevinError} if the state is another model's.
-   */
-  forwardWithState(
-    ids: Tensor,
-    state?: TransNormerState,
-  ): { logits: Tensor; state: TransNormerState } {
-    if (ids.rank !== 2) {
-      throw new ShapeError(`TransNormerLLM: expected ids [batch, n], found ${format(ids.shape)}`);
-    }
-    const { layers } = this.model;
-    if (state !== undefined && state.layers.length !== layers.length) {
-      throw new LevinError(
-        `TransNormerLLM: the state has ${state.layers.length} layers, the model ${layers.length}`,
+  /** No length is too long. */
+  get contextLength(): number {
+    return Infinity;
+  }
+
+  /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */
+  hidden(ids: Tensor, context?: Context): Tensor {
+    return tidy(() => {
+      const x = this.model.embed_tokens.forward(ids).mul(Math.sqrt(this.config.size));
+      const y = throughLayers(
+        this.model.layers,
+        x,
+        (layer, x, i) =>
+          layer.forward(x, context?.positions, context?.layers[i] as LinearMemory | undefined),
       );
-    }
-    const position = state?.position ?? 0;
-    const [logits, states] = tidy(() => {
-      let x = this.model.embed_tokens.forward(ids).mul(Math.sqrt(this.config.size));
-      const states = layers.map((layer, i) => {
-        const [next, after] = layer.forward(x, state?.layers[i], position);
-        x.dispose();
-        x = next;
-        return after;
-      });
-      return [this.lm_head.forward(this.#norm.forward(x)), states] as const;
+      return this.#norm.forward(y);
     });
-    return { logits, state: stateOf(position + ids.shape[1], states) };
   }
-}
 
-function stateOf(position: number, layers: readonly Tensor[]): TransNormerState {
-  return {
-    position,
-    layers,
-    [Symbol.dispose]: () => layers.forEach((t) => t.dispose()),
-  };
+  /** What the head sees [.., size] → logits [.., vocabulary]. */
+  logits(hidden: Tensor): Tensor {
+    return this.lm_head.forward(hidden);
+  }
+
+  /** Layers. */
+  get depth(): number {
+    return this.config.layers;
+  }
+
+  /** A state, whatever the capacity. */
+  protected memory(): LinearMemory {
+    return new LinearMemory();
+  }
 }

@@ -5,11 +5,13 @@
  */
 export { Embedding, type EmbeddingOptions, type LayerOptions } from "./linear.ts";
 export { Linear, type LinearOptions } from "./linear.ts";
+export { LinearMemory, type Memory, SoftmaxMemory } from "./memory.ts";
 export { Module } from "./module.ts";
 export { SRMSNorm } from "./norm.ts";
 export {
   GatedLinearAttention,
   type GatedLinearAttentionOptions,
+  type LightningVersion,
   LRPE,
   SGLU,
 } from "./transnormer.ts";
