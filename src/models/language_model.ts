@@ -135,6 +135,14 @@ export abstract class LanguageModel extends Module {
   /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */
   abstract hidden(ids: Tensor, context?: Context): Tensor;
 
+  /**
+   * Whether a tensor of this name in a checkpoint holds nothing but what follows from the configuration, so
+   * that loading passes it over.
+   */
+  isDerived(_name: string): boolean {
+    return false;
+  }
+
   /** What the head sees [.., size] → logits [.., vocabulary]. */
   abstract logits(hidden: Tensor): Tensor;
 
@@ -256,6 +264,15 @@ export function throughLayers<Layer>(
     before.dispose();
     return after;
   }, x);
+}
+
+/** Refuses sizes of a model that are not positive integers. */
+export function checkSizes(model: string, sizes: Readonly<Record<string, number>>): void {
+  for (const [name, value] of Object.entries(sizes)) {
+    if (!Number.isInteger(value) || value < 1) {
+      throw new ShapeError(`${model}: expected ${name} to be a positive integer, found ${value}`);
+    }
+  }
 }
 
 function checkIds(ids: Tensor): void {

@@ -6,18 +6,17 @@
  *
  * @module
  */
-import type { Device } from "../device.ts";
 import { ShapeError } from "../errors.ts";
-import { Embedding, Linear } from "../nn/linear.ts";
+import { Embedding, type LayerOptions, Linear, optionsOfParts } from "../nn/linear.ts";
 import { LinearMemory } from "../nn/memory.ts";
 import { Module } from "../nn/module.ts";
 import { SRMSNorm } from "../nn/norm.ts";
 import { GatedLinearAttention, type LightningVersion, SGLU } from "../nn/transnormer.ts";
 import { decaySlopes } from "../ops/slopes.ts";
-import { Seeds } from "../random.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Context, LanguageModel, throughLayers } from "./language_model.ts";
+import { checkSizes, type Context, LanguageModel, throughLayers } from "./language_model.ts";
+import { PublishedConfig } from "./published.ts";
 
 /** The sizes of a {@linkcode TransNormerLLM}. */
 export interface TransNormerConfig {
@@ -33,19 +32,51 @@ export interface TransNormerConfig {
   inner: number;
 }
 
-/** How a model is made, beyond its sizes. */
-export interface TransNormerOptions {
-  /** The seed of the random weights. Default 0. */
-  seed?: number;
+/**
+ * The configurations of the papers (arXiv 2307.14995 and 2401.04658). The one of 3B was never released: here
+ * it has the proportions of the others.
+ */
+export const transNormerConfigs: Readonly<
+  Record<"0.4B" | "1B" | "3B" | "7B" | "15B", TransNormerConfig>
+> = {
+  "0.4B": { vocabulary: 64000, size: 1024, layers: 24, heads: 8, inner: 2816 },
+  "1B": { vocabulary: 64000, size: 2048, layers: 16, heads: 16, inner: 5632 },
+  "3B": { vocabulary: 64000, size: 2560, layers: 32, heads: 20, inner: 6912 },
+  "7B": { vocabulary: 64000, size: 4096, layers: 30, heads: 32, inner: 11008 },
+  "15B": { vocabulary: 100280, size: 5120, layers: 42, heads: 40, inner: 15360 },
+};
+
+/**
+ * What a released config.json of model type `transnormer` says.
+ *
+ * @throws {FormatError} naming a field that is missing or asks for what Levin's model is not.
+ */
+export function transNormerConfig(json: unknown): TransNormerConfig {
+  const fields = new PublishedConfig("transnormer", json);
+  fields.expect("norm_type", "simplermsnorm");
+  fields.expect("linear_act_fun", "silu");
+  fields.expect("bias", false);
+  fields.expect("no_scale_embedding", false);
+  const config = {
+    vocabulary: fields.count("vocab_size"),
+    size: fields.count("decoder_embed_dim"),
+    layers: fields.count("decoder_layers"),
+    heads: fields.count("decoder_attention_heads"),
+    inner: fields.count("glu_dim"),
+  };
+  // LRPE in the first layer only.
+  fields.expect("linear_use_lrpe_list", [1, ...Array<number>(config.layers - 1).fill(0)]);
+  if (fields.has("hidden_dim")) fields.expect("hidden_dim", config.size);
+  return config;
+}
+
+/** How a model is made, beyond its sizes. The seed is 0 if none is given. */
+export interface TransNormerOptions extends LayerOptions {
   /** Lightning Attention-1 or -2: the same function, in time quadratic or linear. Default 2. */
   attention?: LightningVersion;
   /** Tokens of a block of Lightning Attention-2. Default: what suits the device. */
   blockSize?: number;
-  /** Where the parameters live. */
-  device?: Device;
 }
-
-type SeededOptions = TransNormerOptions & { seed: number };
 
 /** One layer: attention and gated linear unit, each behind a norm and added to its input. */
 export class TransNormerLayer extends Module {
@@ -56,19 +87,20 @@ export class TransNormerLayer extends Module {
   readonly #norm = new SRMSNorm();
 
   /** Layer number `layer` of a model. */
-  constructor(config: TransNormerConfig, layer: number, options: SeededOptions) {
+  constructor(config: TransNormerConfig, layer: number, options: TransNormerOptions) {
     super();
     const { size, heads, layers, inner } = config;
-    const { seed, device } = options;
-    const seeds = new Seeds(seed);
+    const { attention, blockSize } = options;
+    const { next } = optionsOfParts(options);
     this.token_mixer = new GatedLinearAttention(size, {
-      ...options,
+      ...next(),
       heads,
       slopes: decaySlopes(heads, { layer, layers }),
       positions: layer === 0,
-      seed: seeds.next(),
+      attention,
+      blockSize,
     });
-    this.channel_mixer = new SGLU(size, inner, { seed: seeds.next(), device });
+    this.channel_mixer = new SGLU(size, inner, next());
   }
 
   /** x [b, n, size], at position `start`, after what `memory` holds → the same shape. */
@@ -88,17 +120,13 @@ export class TransNormerBody extends Module {
   readonly layers: TransNormerLayer[];
 
   /** All layers of a model. */
-  constructor(config: TransNormerConfig, options: SeededOptions) {
+  constructor(config: TransNormerConfig, options: TransNormerOptions) {
     super();
-    const seeds = new Seeds(options.seed);
-    this.embed_tokens = new Embedding(config.vocabulary, config.size, {
-      std: 0.02,
-      seed: seeds.next(),
-      device: options.device,
-    });
+    const { next } = optionsOfParts(options);
+    this.embed_tokens = new Embedding(config.vocabulary, config.size, next());
     this.layers = Array.from(
       { length: config.layers },
-      (_, layer) => new TransNormerLayer(config, layer, { ...options, seed: seeds.next() }),
+      (_, layer) => new TransNormerLayer(config, layer, { ...options, ...next() }),
     );
   }
 }
@@ -128,26 +156,16 @@ export class TransNormerLLM extends LanguageModel {
   /** A model with random weights. */
   constructor(config: TransNormerConfig, options: TransNormerOptions = {}) {
     super();
-    for (const [name, value] of Object.entries(config)) {
-      if (!Number.isInteger(value) || value < 1) {
-        throw new ShapeError(`TransNormerLLM: expected ${name} to be a positive integer: ${value}`);
-      }
-    }
+    checkSizes("TransNormerLLM", { ...config });
     if (config.size % config.heads !== 0) {
       throw new ShapeError(
         `TransNormerLLM: ${config.heads} heads do not divide a size of ${config.size}`,
       );
     }
-    const { seed = 0, device } = options;
-    const seeds = new Seeds(seed);
-    const full = { ...options, seed: seeds.next() };
+    const { next } = optionsOfParts({ seed: 0, ...options });
     this.config = config;
-    this.model = new TransNormerBody(config, full);
-    this.lm_head = new Linear(config.size, config.vocabulary, {
-      std: 0.02,
-      seed: seeds.next(),
-      device,
-    });
+    this.model = new TransNormerBody(config, { ...options, ...next() });
+    this.lm_head = new Linear(config.size, config.vocabulary, next());
   }
 
   /** Tokens in the vocabulary. */

@@ -10,11 +10,10 @@ import { arange } from "../ops/create.ts";
 import { lightningAttention, lightningAttentionWithState } from "../ops/lightning_attention.ts";
 import { lightningAttention1 } from "../ops/lightning_attention1.ts";
 import { concat, split } from "../ops/views.ts";
-import { Seeds } from "../random.ts";
 import { tidy } from "../scope.ts";
 import { tensor } from "../ops/create.ts";
 import type { Tensor } from "../tensor.ts";
-import { Linear } from "./linear.ts";
+import { type LayerOptions, Linear, optionsOfParts } from "./linear.ts";
 import type { LinearMemory } from "./memory.ts";
 import { Module, owned } from "./module.ts";
 import { SRMSNorm } from "./norm.ts";
@@ -56,7 +55,7 @@ export class LRPE extends Module {
 export type LightningVersion = 1 | 2;
 
 /** Options of {@linkcode GatedLinearAttention}. */
-export interface GatedLinearAttentionOptions {
+export interface GatedLinearAttentionOptions extends LayerOptions {
   /** Heads; they divide the size. */
   heads: number;
   /** The slope of each head's decay. */
@@ -69,10 +68,6 @@ export interface GatedLinearAttentionOptions {
   blockSize?: number;
   /** The standard deviation of normal weights. Default 0.02. */
   std?: number;
-  /** The seed of the random weights. */
-  seed: number;
-  /** Where the parameters live. */
-  device?: Device;
 }
 
 /**
@@ -96,17 +91,16 @@ export class GatedLinearAttention extends Module {
   constructor(size: number, options: GatedLinearAttentionOptions) {
     super();
     const { heads, slopes, positions, attention = 2, blockSize } = options;
-    const { std = 0.02, seed, device } = options;
     if (size % heads !== 0) {
       throw new ShapeError(`GatedLinearAttention: ${heads} heads do not divide a size of ${size}`);
     }
     if (attention !== 1 && attention !== 2) {
       throw new ShapeError(`GatedLinearAttention: expected attention 1 or 2, found ${attention}`);
     }
-    const seeds = new Seeds(seed);
-    this.qkvu_proj = new Linear(size, 4 * size, { std, seed: seeds.next(), device });
-    this.out_proj = new Linear(size, size, { std, seed: seeds.next(), device });
-    this.lrpe = positions ? new LRPE(heads, size / heads, device) : undefined;
+    const { next } = optionsOfParts(options);
+    this.qkvu_proj = new Linear(size, 4 * size, next());
+    this.out_proj = new Linear(size, size, next());
+    this.lrpe = positions ? new LRPE(heads, size / heads, options.device) : undefined;
     this.#heads = heads;
     this.#slopes = slopes;
     this.#attention = attention;
@@ -170,13 +164,13 @@ export class SGLU extends Module {
   constructor(
     size: number,
     inner: number,
-    { seed, std = 0.02, device }: { seed: number; std?: number; device?: Device },
+    options: LayerOptions & { std?: number } = {},
   ) {
     super();
-    const seeds = new Seeds(seed);
-    this.l1 = new Linear(size, inner, { std, seed: seeds.next(), device });
-    this.l2 = new Linear(size, inner, { std, seed: seeds.next(), device });
-    this.l3 = new Linear(inner, size, { std, seed: seeds.next(), device });
+    const { next } = optionsOfParts(options);
+    this.l1 = new Linear(size, inner, next());
+    this.l2 = new Linear(size, inner, next());
+    this.l3 = new Linear(inner, size, next());
   }
 
   /** x [.., size] → the same shape. */
