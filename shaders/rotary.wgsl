@@ -36,8 +36,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let row = i / params.d % params.rows;
   let head = i / (params.d * params.rows) % params.heads;
   let batch = i / (params.d * params.rows * params.heads);
-  let from = params.x_offset + dot(vec4u(batch, head, row, 0u), params.x_steps);
-  let own = f32(x[from + j * params.x_steps.w]);
+  let start = params.x_offset + dot(vec4u(batch, head, row, 0u), params.x_steps);
+  let own = f32(x[start + j * params.x_steps.w]);
   if (j >= 2u * params.half) {
     y[params.y_offset + i] = Stored(own);
     return;
@@ -47,6 +47,6 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let at = params.rotations_offset + batch * params.batch_step + row * params.row_step;
   let cosine = rotations[at + angle * params.angle_step];
   let sine = rotations[at + (angle + params.half) * params.angle_step];
-  let partner = f32(x[from + select(angle, angle + params.half, is_first) * params.x_steps.w]);
+  let partner = f32(x[start + select(angle, angle + params.half, is_first) * params.x_steps.w]);
   y[params.y_offset + i] = Stored(own * cosine + select(partner, -partner, is_first != BACK) * sine);
 }

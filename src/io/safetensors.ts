@@ -254,7 +254,10 @@ function toTypedArray(dtype: DType, values: ArrayLike<number>, name: string): Ty
 }
 
 function fromBfloat16(buffer: ArrayBuffer): Float32Array {
-  return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (bits) => bits << 16).buffer);
+  const halves = new Uint16Array(buffer);
+  const words = new Uint32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) words[i] = halves[i] << 16;
+  return new Float32Array(words.buffer);
 }
 
 function bytesOfArray(array: TypedArray): Uint8Array {

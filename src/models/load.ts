@@ -19,6 +19,9 @@ import { transNormerConfig, TransNormerLLM, type TransNormerOptions } from "./tr
 /** How a checkpoint becomes a model. */
 export type LoadOptions = Pick<TransNormerOptions, "dtype" | "device" | "attention" | "blockSize">;
 
+/** Bytes that may wait for the device to copy them. */
+const MOST_WAITING = 2 ** 25;
+
 /** What makes a blank model of a published config.json, by its `model_type`. */
 const MODELS: Readonly<
   Record<string, (json: unknown, options: LayerOptions & TransNormerOptions) => LanguageModel>
@@ -92,17 +95,18 @@ export async function loadWeights(
   await using reader = await SafetensorsReader.open(path);
   const parameters = module.parameters();
   const shapes = Object.entries(reader.shapes).filter(([name]) =>
-    name in parameters || !passOver(name)
+    Object.hasOwn(parameters, name) || !passOver(name)
   );
   const problems = module.mismatches(Object.fromEntries(shapes));
   if (problems.length > 0) {
     throw new LevinError(`Cannot load ${path}: ${problems.join("; ")}`);
   }
+  let waiting = 0;
   for (const [name, parameter] of Object.entries(parameters)) {
     const { device, dtype } = parameter;
     for await (const { start, values } of reader.pieces(name)) {
       // Converted here and not on the device, which need not know float16.
-      const array = dtype === "f16" ? Float16Array.from(values) : Float32Array.from(values);
+      const array = dtype === "f16" ? new Float16Array(values) : new Float32Array(values);
       tidy(() =>
         noGrad(() => {
           const target = parameter.reshape([-1]).slice([start, start + array.length]);
@@ -110,7 +114,10 @@ export async function loadWeights(
         })
       );
       // What was handed to the device is held until it has been copied there.
+      waiting += array.byteLength;
+      if (waiting < MOST_WAITING) continue;
       await device.synchronize();
+      waiting = 0;
     }
   }
 }

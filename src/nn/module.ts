@@ -69,8 +69,12 @@ export abstract class Module implements Disposable {
   mismatches(values: Readonly<Record<string, { readonly shape: Shape }>>): string[] {
     const own = this.parameters();
     return [
-      ...Object.keys(own).filter((name) => !(name in values)).map((name) => `${name} is missing`),
-      ...Object.keys(values).filter((name) => !(name in own)).map((name) => `${name} is unknown`),
+      ...Object.keys(own).filter((name) => !Object.hasOwn(values, name)).map((name) =>
+        `${name} is missing`
+      ),
+      ...Object.keys(values).filter((name) => !Object.hasOwn(own, name)).map((name) =>
+        `${name} is unknown`
+      ),
       ...Object.entries(own).flatMap(([name, { shape }]) => {
         const found = values[name]?.shape ?? shape;
         return sameShape(found, shape)
