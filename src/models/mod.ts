@@ -6,7 +6,8 @@
 // Installs the tensors' methods, in case that only this module is imported.
 import "../ops/mod.ts";
 
-export { generate, type GenerateOptions } from "./generate.ts";
+export { type BatchToken, generate, generateBatch, type GenerateOptions } from "./generate.ts";
+export { sample, type SampleOptions } from "./sample.ts";
 export { Context, type ContextOptions, LanguageModel } from "./language_model.ts";
 export {
   Llama,
