@@ -1,7 +1,13 @@
 /** Released checkpoints: logits against float64 forward passes, and what is refused by name. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { FormatError, LevinError, tensor } from "../mod.ts";
-import { loadModel } from "../src/models/mod.ts";
+import { FormatError, LevinError, loss, nn, tensor } from "../mod.ts";
+import {
+  loadModel,
+  loadWeights,
+  transNormerConfig,
+  transNormerConfigs,
+} from "../src/models/mod.ts";
+import type { Weights } from "./model_oracles.ts";
 import {
   inFolder,
   type Kind,
@@ -37,6 +43,90 @@ for (const kind of KINDS) {
     await assertLogits(kind, { dtype: "F16", shards: 2, seed: 2 });
   });
 }
+
+/** The mean cross-entropy of each token after the ones before it, in float64. */
+function lossOf(kind: Kind, weights: Weights): number {
+  const rows = kind.logits(weights, IDS.slice(0, -1));
+  const losses = rows.map((row, t) =>
+    Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0)) - row[IDS[t + 1]]
+  );
+  return losses.reduce((a, b) => a + b) / losses.length;
+}
+
+for (const kind of KINDS) {
+  testOnBackends(`${kind.name}'s gradients are the slopes of the float64 loss`, async () => {
+    await inFolder(async (folder) => {
+      const weights = await writeCheckpoint(folder, kind, { seed: 5 });
+      using model = await loadModel(folder);
+      const [x, y] = [IDS.slice(0, -1), IDS.slice(1)].map((row) => tensor([row], { dtype: "i32" }));
+      loss.crossEntropy(model.forward(x), y).backward();
+      for (const [name, parameter] of Object.entries(model.parameters())) {
+        const gradient = Array.from(await parameter.grad!.data());
+        // Along the gradient and along a direction of its own.
+        const length = Math.hypot(...gradient);
+        assert(length > 1e-6, `${name} has a gradient of ${length}`);
+        const directions = [
+          gradient.map((g) => g / length),
+          gradient.map((_, i) => Math.sin(i * i + 1) / Math.sqrt(gradient.length)),
+        ];
+        const { shape, values } = weights[name];
+        for (const direction of directions) {
+          const at = (step: number) =>
+            lossOf(kind, {
+              ...weights,
+              [name]: { shape, values: direction.map((u, i) => values[i] + step * u) },
+            });
+          const h = 1e-4;
+          const slope = (4 * (at(h) - at(-h)) / (2 * h) - (at(2 * h) - at(-2 * h)) / (4 * h)) / 3;
+          const found = gradient.reduce((sum, g, i) => sum + g * direction[i], 0);
+          const error = Math.abs(found - slope);
+          assert(error <= 2e-5 * length, `${name}: gradient ${found}, float64 slope ${slope}`);
+        }
+      }
+    });
+  });
+}
+
+testOnCpu("tensors of several pieces arrive whole, in every stored dtype", async () => {
+  const shape = [5, 500_003];
+  for (const dtype of ["F32", "BF16", "F16"] as const) {
+    await inFolder(async (folder) => {
+      const weights = await writeCheckpoint(folder, {
+        ...llama(),
+        shapes: { "first.weight": [3, 2], "weight": shape, "last.weight": [2] },
+      }, { dtype });
+      using layer = new nn.Linear(shape[1], shape[0], { blank: true });
+      await loadWeights(layer, `${folder}/model.safetensors`, {
+        passOver: (name) => name !== "weight",
+      });
+      const values = await layer.weight.data();
+      const expected = weights["weight"].values;
+      assert(expected[expected.length - 1] !== 0);
+      assert(values.every((value, i) => value === expected[i]), dtype);
+    });
+  }
+});
+
+testOnCpu("the smallest published configuration is what its released config.json says", () => {
+  // The defaults of OpenNLPLab's configuration_transnormer.py, which are those of the 385M model.
+  const released = {
+    model_type: "transnormer",
+    vocab_size: 64000,
+    decoder_embed_dim: 1024,
+    decoder_layers: 24,
+    decoder_attention_heads: 8,
+    no_scale_embedding: false,
+    norm_type: "simplermsnorm",
+    hidden_dim: 1024,
+    linear_act_fun: "silu",
+    glu_dim: 2816,
+    bias: false,
+  };
+  assertEquals(transNormerConfig(released), transNormerConfigs["0.4B"]);
+  for (const [name, { size, heads }] of Object.entries(transNormerConfigs)) {
+    assertEquals(size / heads, 128, `the heads of ${name}`);
+  }
+});
 
 testOnCpu("the variants that configurations ask for have the logits of float64", async () => {
   const llama3 = {

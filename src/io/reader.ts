@@ -9,8 +9,8 @@ import { FormatError } from "../errors.ts";
 import { sizeOf } from "../shape.ts";
 import { bytesOfStored, elementsOf, type Entry, headerEnd, readEntries } from "./safetensors.ts";
 
-/** The elements of a piece: 16 MiB of float32. */
-const PIECE = 2 ** 22;
+/** The elements of a piece: 4 MiB of float32. */
+const PIECE = 2 ** 20;
 
 /** Some consecutive elements of a tensor. */
 export interface Piece {

@@ -34,7 +34,7 @@ const MODELS: Readonly<
 /**
  * The model in a folder as Hugging Face lays it out: `config.json` of model type `transnormer`, `llama` or
  * `gpt_neox`, and the weights in `model.safetensors` or in several files with `model.safetensors.index.json`,
- * in F32, F16 or BF16. Weights are read in pieces of 16 MiB, so that the host holds little beside them.
+ * in F32, F16 or BF16. Weights are read in pieces of 4 MiB, so that the host holds little beside them.
  *
  * @param options.dtype What the weights are converted to. Default `"f32"`.
  * @throws {FormatError} if a file is not what it should be, or the model is none of those.
@@ -106,7 +106,8 @@ export async function loadWeights(
     const { device, dtype } = parameter;
     for await (const { start, values } of reader.pieces(name)) {
       // Converted here and not on the device, which need not know float16.
-      const array = dtype === "f16" ? new Float16Array(values) : new Float32Array(values);
+      const Elements = dtype === "f16" ? Float16Array : Float32Array;
+      const array = values instanceof Elements ? values : new Elements(values);
       tidy(() =>
         noGrad(() => {
           const target = parameter.reshape([-1]).slice([start, start + array.length]);

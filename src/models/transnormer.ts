@@ -33,8 +33,9 @@ export interface TransNormerConfig {
 }
 
 /**
- * The configurations of the papers (arXiv 2307.14995 and 2401.04658). The one of 3B was never released: here
- * it has the proportions of the others.
+ * The configurations of the papers (arXiv 2307.14995 and 2401.04658), by the names that they have there; the
+ * embedding and the head count as parameters here, so that "0.4B" has 0.46 · 10⁹. The sizes of 3B were not
+ * found published: here they have the proportions of the others.
  */
 export const transNormerConfigs: Readonly<
   Record<"0.4B" | "1B" | "3B" | "7B" | "15B", TransNormerConfig>
