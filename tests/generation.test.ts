@@ -97,8 +97,11 @@ for (const kind of KINDS) {
         }
         const { tensors } = await io.loadSafetensors(path);
         using context = await model.resume(tensors);
-        Object.values(tensors).forEach((t) => t.dispose());
         assertEquals(context.positions, [7, 7]);
+        const missing = Object.keys(tensors).find((name) => name.startsWith("layers.1."))!;
+        const { [missing]: _, ...others } = tensors;
+        await assertRejects(() => model.resume(others), LevinError, "Cannot restore");
+        Object.values(tensors).forEach((t) => t.dispose());
         const logits = model.extend(context, ids([5], [3]));
         const rows = await Promise.all(
           [[...prompt, 2, 5], [...prompt, 6, 3]].map((row) => logitsOf(model, row)),
@@ -220,6 +223,21 @@ testOnBackends("writing ends after a stop, alone and side by side", async () => 
   });
 });
 
+testOnBackends(
+  "writing takes no more memory with every token while the caches have room",
+  async (device) => {
+    for (const kind of KINDS) {
+      await withModel(kind, async (model) => {
+        const bytes: number[] = [];
+        for await (const _ of generate(model, [1, 2, 3], { maxTokens: 25 })) {
+          bytes.push(device.memory().liveBytes);
+        }
+        assertEquals(bytes, Array(25).fill(bytes[0]), kind.name);
+      });
+    }
+  },
+);
+
 testOnBackends("what stops reading half-way leaves nothing behind", async (device: Device) => {
   await withModel(KINDS[2], async (model) => {
     const before = device.memory().liveBytes;
@@ -252,7 +270,7 @@ testOnCpu("writing refuses what makes no sense before it does anything", async (
     using empty = model.start();
     assertThrows(() => pair.join([empty]), LevinError, "empty");
     await assertRejects(() => model.resume({}), LevinError, "positions");
-    const strange = { positions: ids([1]).reshape([1]), "layers.9.state": ids([1]) };
+    const strange = { positions: ids([0]).reshape([1]), "layers.9.state": ids([1]) };
     await assertRejects(() => model.resume(strange), LevinError, "layers.9.state");
   });
 });

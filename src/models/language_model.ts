@@ -13,6 +13,16 @@ import { tidy } from "../scope.ts";
 import { format } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 
+/** What every model's configuration has. */
+export interface ModelConfig {
+  /** Tokens in the vocabulary. */
+  readonly vocabulary: number;
+  /** Layers. */
+  readonly layers: number;
+  /** Tokens of the longest sequence that it was trained on, if it cannot do with longer ones. */
+  readonly contextLength?: number;
+}
+
 /** Options of {@linkcode LanguageModel.start}. */
 export interface ContextOptions {
   /** Sequences side by side. Default 1. */
@@ -127,10 +137,8 @@ export class Context implements Disposable {
  * ```
  */
 export abstract class LanguageModel extends Module {
-  /** Tokens in the vocabulary: ids run from 0 to this, exclusive. */
-  abstract readonly vocabulary: number;
-  /** Tokens of the longest sequence that the model was made for; Infinity if there is no such length. */
-  abstract readonly contextLength: number;
+  /** The sizes. */
+  abstract readonly config: ModelConfig;
 
   /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */
   abstract hidden(ids: Tensor, context?: Context): Tensor;
@@ -146,11 +154,18 @@ export abstract class LanguageModel extends Module {
   /** What the head sees [.., size] → logits [.., vocabulary]. */
   abstract logits(hidden: Tensor): Tensor;
 
-  /** Layers. */
-  abstract readonly depth: number;
-
   /** An empty memory for one layer, with room for `capacity` tokens at first if it needs some. */
   protected abstract memory(capacity: number): Memory;
+
+  /** Tokens in the vocabulary: ids run from 0 to this, exclusive. */
+  get vocabulary(): number {
+    return this.config.vocabulary;
+  }
+
+  /** Tokens of the longest sequence that the model was trained on; Infinity if there is no such length. */
+  get contextLength(): number {
+    return this.config.contextLength ?? Infinity;
+  }
 
   /** Where the parameters live. */
   get device(): Device {
@@ -195,9 +210,9 @@ export abstract class LanguageModel extends Module {
           `sequences, found ${format(ids.shape)}`,
       );
     }
-    if (context.layers.length !== this.depth) {
+    if (context.layers.length !== this.config.layers) {
       throw new LevinError(
-        `extend: the context has ${context.layers.length} layers, the model ${this.depth}`,
+        `extend: the context has ${context.layers.length} layers, the model ${this.config.layers}`,
       );
     }
     try {
@@ -219,7 +234,7 @@ export abstract class LanguageModel extends Module {
   #context(positions: readonly number[], capacity: number): Context {
     return new Context(
       positions,
-      Array.from({ length: this.depth }, () => this.memory(capacity)),
+      Array.from({ length: this.config.layers }, () => this.memory(capacity)),
     );
   }
 
@@ -238,9 +253,8 @@ export abstract class LanguageModel extends Module {
         const prefix = `layers.${i}.`;
         const own = [...names].filter((name) => name.startsWith(prefix));
         own.forEach((name) => names.delete(name));
-        memory.restore(
-          Object.fromEntries(own.map((name) => [name.slice(prefix.length), rest[name]])),
-        );
+        const named = own.map((name) => [name.slice(prefix.length), rest[name]] as const);
+        memory.restore(Object.fromEntries(named), context.positions);
       });
       if (names.size > 0) {
         throw new LevinError(`resume: the model has no layers for ${[...names].join(", ")}`);

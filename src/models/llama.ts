@@ -41,7 +41,7 @@ export interface LlamaConfig {
   rotaryBase?: number;
   /** How the rotary frequencies are changed. Default: not at all. */
   rotaryScaling?: RotaryScaling;
-  /** Tokens of the longest sequence that it was trained on. Default 2048. */
+  /** Tokens of the longest sequence that it was trained on. Default: not known. */
   contextLength?: number;
   /** Biases in the projections of the attention. Default false. */
   attentionBias?: boolean;
@@ -251,21 +251,6 @@ export class Llama extends LanguageModel {
     this.model = new LlamaBody(config, next());
     this.lm_head = config.tied ? undefined : new Linear(size, vocabulary, next());
     this.rotary = new Rotary(headSize, { base, scaling, device: options.device });
-  }
-
-  /** Tokens in the vocabulary. */
-  get vocabulary(): number {
-    return this.config.vocabulary;
-  }
-
-  /** Tokens of the longest sequence that it was trained on. */
-  get contextLength(): number {
-    return this.config.contextLength ?? 2048;
-  }
-
-  /** Layers. */
-  get depth(): number {
-    return this.config.layers;
   }
 
   /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */

@@ -41,11 +41,19 @@ const MODELS: Readonly<
  * @throws {LevinError} listing by name all tensors that are missing, extra or of another shape.
  *
  * @example
- * ```ts ignore
- * import { generate, loadModel } from "@levin/levin/models";
+ * ```ts
+ * import { io } from "@levin/levin";
+ * import { generate, Llama, loadModel } from "@levin/levin/models";
  *
- * using model = await loadModel("pythia-70m", { dtype: "f16" });
- * for await (const token of generate(model, [12092, 13], { maxTokens: 20 })) console.log(token);
+ * const folder = await Deno.makeTempDir();
+ * const sizes = { num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64 };
+ * const config = { model_type: "llama", vocab_size: 256, hidden_size: 32, ...sizes };
+ * await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(config));
+ * const trained = new Llama({ vocabulary: 256, size: 32, layers: 2, heads: 4, inner: 64 });
+ * await io.saveSafetensors(`${folder}/model.safetensors`, trained.parameters());
+ *
+ * using model = await loadModel(folder);
+ * for await (const token of generate(model, [72, 105], { maxTokens: 3 })) console.log(token);
  * ```
  */
 export async function loadModel(folder: string, options: LoadOptions = {}): Promise<LanguageModel> {

@@ -8,7 +8,7 @@ import "../ops/mod.ts";
 
 export { type BatchToken, generate, generateBatch, type GenerateOptions } from "./generate.ts";
 export { sample, type SampleOptions } from "./sample.ts";
-export { Context, type ContextOptions, LanguageModel } from "./language_model.ts";
+export { Context, type ContextOptions, LanguageModel, type ModelConfig } from "./language_model.ts";
 export {
   Llama,
   LlamaAttention,

@@ -41,7 +41,7 @@ export interface PythiaConfig {
   epsilon?: number;
   /** Attention and feed-forward read the same x; if not, the one is added before the other. Default true. */
   parallel?: boolean;
-  /** Tokens of the longest sequence that it was trained on. Default 2048. */
+  /** Tokens of the longest sequence that it was trained on. Default: not known. */
   contextLength?: number;
 }
 
@@ -223,21 +223,6 @@ export class Pythia extends LanguageModel {
     this.gpt_neox = new PythiaBody(config, next());
     this.embed_out = new Linear(size, vocabulary, next());
     this.rotary = new Rotary(turned, { base: rotaryBase, device: options.device });
-  }
-
-  /** Tokens in the vocabulary. */
-  get vocabulary(): number {
-    return this.config.vocabulary;
-  }
-
-  /** Tokens of the longest sequence that it was trained on. */
-  get contextLength(): number {
-    return this.config.contextLength ?? 2048;
-  }
-
-  /** Layers. */
-  get depth(): number {
-    return this.config.layers;
   }
 
   /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */

@@ -169,16 +169,6 @@ export class TransNormerLLM extends LanguageModel {
     this.lm_head = new Linear(config.size, config.vocabulary, next());
   }
 
-  /** Tokens in the vocabulary. */
-  get vocabulary(): number {
-    return this.config.vocabulary;
-  }
-
-  /** No length is too long. */
-  get contextLength(): number {
-    return Infinity;
-  }
-
   /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */
   hidden(ids: Tensor, context?: Context): Tensor {
     return tidy(() => {
@@ -196,11 +186,6 @@ export class TransNormerLLM extends LanguageModel {
   /** What the head sees [.., size] → logits [.., vocabulary]. */
   logits(hidden: Tensor): Tensor {
     return this.lm_head.forward(hidden);
-  }
-
-  /** Layers. */
-  get depth(): number {
-    return this.config.layers;
   }
 
   /** A state, whatever the capacity. */

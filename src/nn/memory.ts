@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { LevinError } from "../errors.ts";
 import { flashAttention } from "../ops/flash_attention.ts";
 import { KeyValueCache } from "../ops/key_value_cache.ts";
 import { concat } from "../ops/views.ts";
@@ -25,8 +26,12 @@ export interface Memory extends Disposable {
   rollback(): void;
   /** What has to be saved, by name: handles on the memory itself. */
   tensors(): Record<string, Tensor>;
-  /** Takes over copies of what `tensors` named. */
-  restore(tensors: Readonly<Record<string, Tensor>>): void;
+  /**
+   * Takes over copies of what `tensors` named of sequences that have seen so many tokens.
+   *
+   * @throws {LevinError} if they are not that.
+   */
+  restore(tensors: Readonly<Record<string, Tensor>>, positions: readonly number[]): void;
 }
 
 /** Linear attention's memory: S [batch, heads, d, e], however many tokens it has seen. */
@@ -68,7 +73,17 @@ export class LinearMemory implements Memory {
     return this.#state === undefined ? {} : { state: this.#state.alias() };
   }
 
-  restore({ state }: Readonly<Record<string, Tensor>>): void {
+  restore(
+    { state, ...rest }: Readonly<Record<string, Tensor>>,
+    positions: readonly number[],
+  ): void {
+    const found = state?.shape[0] ?? 0;
+    const wanted = positions.every((position) => position === 0) ? found : positions.length;
+    if (found !== wanted || Object.keys(rest).length > 0) {
+      throw new LevinError(
+        `Cannot restore a memory: expected a state of ${wanted} sequences alone`,
+      );
+    }
     if (state !== undefined) this.write(tidy(() => concat([state])));
     this.commit();
   }
@@ -145,11 +160,20 @@ export class SoftmaxMemory implements Memory {
     );
   }
 
-  restore(tensors: Readonly<Record<string, Tensor>>): void {
-    const count = Object.keys(tensors).length / 2;
-    this.#rows = Array.from({ length: count }, (_, i) => {
+  restore(tensors: Readonly<Record<string, Tensor>>, positions: readonly number[]): void {
+    if (Object.keys(tensors).length === 0 && positions.every((position) => position === 0)) return;
+    const pairs = positions.map((position, i) => {
+      const [k, v] = [tensors[`${i}.k`], tensors[`${i}.v`]];
+      if (k?.shape[2] !== position || v?.shape[2] !== position) {
+        throw new LevinError(
+          `Cannot restore a memory: expected keys and values of ${position} tokens for sequence ${i}`,
+        );
+      }
+      return [k, v] as const;
+    });
+    this.#rows = pairs.map(([k, v]) => {
       const row = new Row(this.#capacity);
-      row.append(tensors[`${i}.k`], tensors[`${i}.v`]);
+      row.append(k, v);
       row.commit();
       return row;
     });
