@@ -185,7 +185,7 @@ testOnCpu("options, sizes and states that make no sense are refused", async () =
   using narrow = new TransNormerLLM({ ...CONFIG, heads: 2 });
   using wider = narrow.start();
   narrow.extend(wider, ids(1));
-  assertThrows(() => model.extend(wider, ids(1)), LevinError, "initialState");
+  assertThrows(() => model.extend(wider, ids(1)), LevinError, "[1, 2, 12, 6]");
   using pair = model.start({ batch: 2 });
   assertThrows(() => model.extend(pair, ids(1)), ShapeError, "2 sequences");
 });
