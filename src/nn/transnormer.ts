@@ -144,7 +144,7 @@ export class GatedLinearAttention extends Module {
     const options = { slopes, blockSize: this.#blockSize };
     if (memory === undefined) return lightningAttention(q, k, v, options);
     if (memory.state !== undefined && q.shape[2] === 1) {
-      // One token is a product of a row and the state: 2 to 10 times faster than a block. A copy of the
+      // One token is a product of a row and the state, several times faster than a block. A copy of the
       // state is stepped, since what is written may be rolled back.
       const state = concat([memory.state]);
       const output = lightningAttentionStep(q, k, v, state, { slopes });
