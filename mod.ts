@@ -73,6 +73,7 @@ export {
 export { flashAttention, type FlashAttentionOptions } from "./src/ops/flash_attention.ts";
 export { KeyValueCache, type KeyValueCacheOptions } from "./src/ops/key_value_cache.ts";
 export { naiveAttention, type NaiveAttentionOptions } from "./src/ops/naive_attention.ts";
+export { rotary } from "./src/ops/rotary.ts";
 export { decaySlopes, type SlopeOptions } from "./src/ops/slopes.ts";
 export { grad, type ScalarFunction, type Tree, valueAndGrad } from "./src/grad.ts";
 export { gradcheck, type GradcheckOptions, type GradcheckReport } from "./src/gradcheck.ts";

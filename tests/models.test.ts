@@ -2,12 +2,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { io, LevinError, loss, noGrad, ShapeError, type Tensor, tensor } from "../mod.ts";
-import {
-  generate,
-  type GenerateOptions,
-  TransNormerLLM,
-  type TransNormerState,
-} from "../src/models/mod.ts";
+import { generate, type GenerateOptions, TransNormerLLM } from "../src/models/mod.ts";
 import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
 
 const CONFIG = { vocabulary: 13, size: 12, layers: 2, heads: 3, inner: 20 };
@@ -15,8 +10,8 @@ const ids = (...values: number[]): Tensor => tensor([values], { dtype: "i32" });
 const sequence = fc.array(fc.nat(12), { minLength: 2, maxLength: 20 });
 
 /** A model whose weights are large enough for its logits to differ. */
-function loudModel(seed = 1): TransNormerLLM {
-  const model = new TransNormerLLM(CONFIG, { seed, blockSize: 4 });
+function loudModel(seed = 1, attention: 1 | 2 = 2): TransNormerLLM {
+  const model = new TransNormerLLM(CONFIG, { seed, attention, blockSize: 4 });
   const louder = Object.entries(model.parameters()).map(([name, p]) =>
     [name, noGrad(() => p.mul(name.includes("theta") ? 1 : 15))] as const
   );
@@ -33,15 +28,14 @@ testOnBackends(
       fc.asyncProperty(sequence, fc.nat(), async (values, at) => {
         const cut = 1 + at % (values.length - 1);
         using whole = model.forward(ids(...values));
-        const first = model.forwardWithState(ids(...values.slice(0, cut)));
-        const rest = model.forwardWithState(ids(...values.slice(cut)), first.state);
-        const joined = first.logits.concat(rest.logits, 1);
-        assertEquals(rest.state.position, values.length);
+        using context = model.start();
+        const first = model.extend(context, ids(...values.slice(0, cut)));
+        const rest = model.extend(context, ids(...values.slice(cut)));
+        const joined = first.concat(rest, 1);
+        assertEquals(context.positions, [values.length]);
         const expected = await whole.data();
         assert(expected.some((value) => value !== 0));
         await assertNear(joined, expected, 1e-4);
-        first.state[Symbol.dispose]();
-        rest.state[Symbol.dispose]();
       }),
       { numRuns: 8 },
     );
@@ -53,13 +47,8 @@ testOnBackends("a batch has the logits of its sequences alone, token by token", 
   const rows = [[1, 2, 3, 4, 5, 6], [12, 0, 7, 7, 1, 9]];
   const whole = model.forward(tensor(rows, { dtype: "i32" }));
   for (const [i, row] of rows.entries()) {
-    let state: TransNormerState | undefined;
-    const steps = row.map((id) => {
-      const next = model.forwardWithState(ids(id), state);
-      state?.[Symbol.dispose]();
-      state = next.state;
-      return next.logits;
-    });
+    using context = model.start();
+    const steps = row.map((id) => model.extend(context, ids(id)));
     const alone = steps[0].concat(steps.slice(1), 1);
     const expected = await whole.slice(i).data();
     assert(expected.some((value) => value !== 0));
@@ -103,6 +92,23 @@ testOnBackends("every parameter gets a gradient", async () => {
     const values = await grad!.data();
     assert(values.some((value) => value !== 0), `${name} has a gradient of zeros`);
     assert(values.every(Number.isFinite), `${name} has a gradient that is not finite`);
+  }
+});
+
+testOnBackends("Lightning Attention-1 and -2 give the same logits and gradients", async () => {
+  using first = loudModel(1, 1);
+  using second = loudModel(1, 2);
+  const values = Array.from({ length: 70 }, (_, i) => (i * i + 3) % 13);
+  const [x, y] = [ids(...values.slice(0, -1)), ids(...values.slice(1))];
+  const [one, two] = [first, second].map((model) => model.forward(x));
+  const expected = await two.data();
+  assert(expected.some((value) => value !== 0));
+  await assertNear(one, expected, 1e-5, "logits");
+  [one, two].forEach((logits) => loss.crossEntropy(logits, y).backward());
+  for (const [name, { grad }] of Object.entries(first.parameters())) {
+    const expected = await second.parameters()[name].grad!.data();
+    assert(expected.some((value) => value !== 0), name);
+    await assertNear(grad!, expected, 1e-4, `the gradient of ${name}`);
   }
 });
 
@@ -174,12 +180,12 @@ testOnCpu("options, sizes and states that make no sense are refused", async () =
   assertThrows(() => new TransNormerLLM({ ...CONFIG, heads: 5 }), ShapeError, "divide");
   assertThrows(() => model.forward(tensor([1], { dtype: "i32" })), ShapeError, "ids");
   using other = new TransNormerLLM({ ...CONFIG, layers: 1 });
-  const { state } = other.forwardWithState(ids(1));
-  assertThrows(() => model.forwardWithState(ids(1), state), LevinError, "layers");
+  using shallow = other.start();
+  assertThrows(() => model.extend(shallow, ids(1)), LevinError, "layers");
   using narrow = new TransNormerLLM({ ...CONFIG, heads: 2 });
-  const { state: wider } = narrow.forwardWithState(ids(1));
-  assertThrows(() => model.forwardWithState(ids(1), wider), LevinError, "initialState");
-  const { state: pair } = model.forwardWithState(tensor([[1], [2]], { dtype: "i32" }));
-  assertThrows(() => model.forwardWithState(ids(1), pair), LevinError, "initialState");
-  state[Symbol.dispose]();
+  using wider = narrow.start();
+  narrow.extend(wider, ids(1));
+  assertThrows(() => model.extend(wider, ids(1)), LevinError, "[1, 2, 12, 6]");
+  using pair = model.start({ batch: 2 });
+  assertThrows(() => model.extend(pair, ids(1)), ShapeError, "2 sequences");
 });

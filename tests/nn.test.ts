@@ -132,9 +132,12 @@ for (const positions of [false, true]) {
       value * all[Math.floor(i / size) * 4 * size + 3 * size + i % size]
     );
     const expected = project(gated, await layer.out_proj.weight.data(), size);
-    const { output, state } = layer.forward(x, undefined, start);
-    assertEquals(state.shape, [1, heads, positions ? 2 * head : head, head]);
-    await assertNear(output, expected, 1e-5);
+    await assertNear(layer.forward(x, start), expected, 1e-5);
+    using first = new nn.GatedLinearAttention(size, { ...options, attention: 1 });
+    await assertNear(first.forward(x, start), expected, 1e-5, "Lightning Attention-1");
+    using memory = new nn.LinearMemory();
+    await assertNear(layer.forward(x, start, memory), expected, 1e-5, "with a memory");
+    assertEquals(memory.state!.shape, [1, heads, positions ? 2 * head : head, head]);
   });
 }
 

@@ -5,7 +5,9 @@
 import asciichart from "asciichart";
 import progress from "cli-progress";
 import * as echarts from "echarts";
-import { generate, type GenerateOptions, type TransNormerLLM } from "../../src/models/mod.ts";
+import { generate, type GenerateOptions, type LanguageModel } from "../../src/models/mod.ts";
+import { TextStream } from "../models/text_stream.ts";
+import { byteTokenizer, type TextTokenizer } from "../models/tokenizer.ts";
 
 /** Bits of information in a nat. */
 export const BITS = 1 / Math.LN2;
@@ -100,23 +102,27 @@ export function lossSvg(
 
 /** Writes text as it comes, and returns how fast it came in tokens/s. */
 export async function writeText(
-  model: TransNormerLLM,
+  model: LanguageModel,
   prompt: string,
   options: GenerateOptions,
+  { tokenizer = byteTokenizer, stops }: { tokenizer?: TextTokenizer; stops?: readonly string[] } =
+    {},
 ): Promise<number> {
-  const bytes = [...new TextEncoder().encode(prompt)];
-  const decoder = new TextDecoder();
+  const tokens = tokenizer.encode(prompt);
+  const stream = new TextStream(tokenizer, { prompt: tokens, stops });
   const encoder = new TextEncoder();
   const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
   write(prompt);
   const began = performance.now();
   let count = 0;
-  for await (const byte of generate(model, bytes, options)) {
+  const stop = tokenizer.endOfText === undefined ? [] : [tokenizer.endOfText];
+  for await (const token of generate(model, tokens, { stop, ...options })) {
     count++;
-    write(decoder.decode(Uint8Array.of(byte), { stream: true }));
+    write(stream.push(token));
+    if (stream.stopped) break;
     // So that a signal can arrive.
     await new Promise((resolve) => setTimeout(resolve));
   }
-  write(`${decoder.decode()}\n`);
+  write(`${stream.end()}\n`);
   return count / ((performance.now() - began) / 1000);
 }

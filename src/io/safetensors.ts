@@ -19,12 +19,6 @@ export interface SafetensorsContent {
   metadata: Record<string, string>;
 }
 
-interface Entry {
-  dtype: string;
-  shape: number[];
-  data_offsets: [number, number];
-}
-
 const WRITTEN: Record<DType, string> = {
   f32: "F32",
   f16: "F16",
@@ -109,66 +103,98 @@ export function decodeSafetensors(
   file: Uint8Array,
   { device }: { device?: Device } = {},
 ): SafetensorsContent {
-  const { header, start } = readHeader(file);
-  const { __metadata__: metadata = {}, ...entries } = header;
-  if (!isRecord(metadata) || Object.values(metadata).some((v) => typeof v !== "string")) {
-    throw new FormatError("safetensors: __metadata__ must map names to strings");
-  }
-  const checked = Object.entries(entries).map(([name, entry]) => checkEntry(name, entry));
-  checkCoverage(checked, file.length - start);
+  const { start, entries: checked, metadata } = readEntries(file, file.length);
   const tensors: [string, Tensor][] = [];
   try {
     for (const { name, dtype, shape, begin, end } of checked) {
-      const { dtype: held, values } = READ[dtype];
       // A copy that starts on a boundary of every element type; slice() of Node's Buffer is none.
-      const elements = values(new Uint8Array(file.subarray(start + begin, start + end)).buffer);
-      const array = toTypedArray(held, elements, name);
+      const bytes = new Uint8Array(file.subarray(start + begin, start + end)).buffer;
+      const { array, dtype: held } = elementsOf(name, dtype, bytes);
       tensors.push([name, tensor(array, { shape, dtype: held, device })]);
     }
   } catch (error) {
     for (const [, t] of tensors) t.dispose();
     throw error;
   }
-  return {
-    tensors: Object.fromEntries(tensors),
-    metadata: metadata as Record<string, string>,
-  };
+  return { tensors: Object.fromEntries(tensors), metadata };
 }
 
-function readHeader(file: Uint8Array): { header: Record<string, unknown>; start: number } {
-  if (file.length < 8) {
-    throw new FormatError(`safetensors: the file has ${file.length} bytes, fewer than the first 8`);
+/** Where the header of a file of `size` bytes ends, from its first 8 bytes. */
+export function headerEnd(first: Uint8Array, size: number): number {
+  if (size < 8) {
+    throw new FormatError(`safetensors: the file has ${size} bytes, fewer than the first 8`);
   }
-  const length = Number(new DataView(file.buffer, file.byteOffset).getBigUint64(0, true));
-  if (length > LONGEST_HEADER || length > file.length - 8) {
+  const length = Number(new DataView(first.buffer, first.byteOffset).getBigUint64(0, true));
+  if (length > LONGEST_HEADER || length > size - 8) {
     throw new FormatError(
-      `safetensors: the header should have ${length} bytes, but ${
-        file.length - 8
-      } follow; the file ` +
+      `safetensors: the header should have ${length} bytes, but ${size - 8} follow; the file ` +
         `is cut short or of another format`,
     );
   }
+  return 8 + length;
+}
+
+/** What the header at the start of a file of `size` bytes says, and where the tensors begin. */
+export function readEntries(
+  head: Uint8Array,
+  size: number,
+): { start: number; entries: Entry[]; metadata: Record<string, string> } {
+  const start = headerEnd(head, size);
+  const { __metadata__: metadata = {}, ...named } = parseHeader(head.subarray(8, start));
+  if (!isRecord(metadata) || Object.values(metadata).some((v) => typeof v !== "string")) {
+    throw new FormatError("safetensors: __metadata__ must map names to strings");
+  }
+  const entries = Object.entries(named).map(([name, entry]) => checkEntry(name, entry));
+  checkCoverage(entries, size - start);
+  return { start, entries, metadata: metadata as Record<string, string> };
+}
+
+function parseHeader(json: Uint8Array): Record<string, unknown> {
   let header: unknown;
   try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(file.subarray(8, 8 + length));
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(json);
     header = JSON.parse(text);
   } catch (cause) {
     throw new FormatError("safetensors: the header is not JSON", { cause });
   }
   if (!isRecord(header)) throw new FormatError("safetensors: the header is not a JSON object");
-  return { header, start: 8 + length };
+  return header;
 }
 
-interface CheckedEntry {
+/** A tensor of a file, as the header describes it. */
+export interface Entry {
+  /** Its name. */
   readonly name: string;
+  /** Its dtype, in the format's own words. */
   readonly dtype: string;
+  /** Its shape. */
   readonly shape: number[];
+  /** Its first byte, counted from where the tensors begin. */
   readonly begin: number;
+  /** The byte after its last. */
   readonly end: number;
 }
 
-function checkEntry(name: string, entry: unknown): CheckedEntry {
-  const { dtype, shape, data_offsets: offsets } = (isRecord(entry) ? entry : {}) as Partial<Entry>;
+/** The bytes of one element of a dtype in the format's own words. */
+export function bytesOfStored(dtype: string): number {
+  return READ[dtype].bytes;
+}
+
+/** Elements of the tensor `name` in the typed array of the dtype that Levin holds them in. */
+export function elementsOf(
+  name: string,
+  stored: string,
+  bytes: ArrayBuffer,
+): { array: TypedArray; dtype: DType } {
+  const { dtype, values } = READ[stored];
+  return { array: toTypedArray(dtype, values(bytes), name), dtype };
+}
+
+function checkEntry(name: string, entry: unknown): Entry {
+  const { dtype, shape, data_offsets: offsets } = (isRecord(entry) ? entry : {}) as Record<
+    string,
+    unknown
+  >;
   const isCount = (n: unknown) => Number.isSafeInteger(n) && (n as number) >= 0;
   if (
     typeof dtype !== "string" || !Array.isArray(shape) || !shape.every(isCount) ||
@@ -194,7 +220,7 @@ function checkEntry(name: string, entry: unknown): CheckedEntry {
 }
 
 /** The tensors must fill the rest of the file, without gaps and overlaps. */
-function checkCoverage(entries: readonly CheckedEntry[], available: number): void {
+function checkCoverage(entries: readonly Entry[], available: number): void {
   let at = 0;
   for (
     const { name, begin, end } of entries.toSorted((a, b) => a.begin - b.begin || a.end - b.end)
@@ -228,7 +254,10 @@ function toTypedArray(dtype: DType, values: ArrayLike<number>, name: string): Ty
 }
 
 function fromBfloat16(buffer: ArrayBuffer): Float32Array {
-  return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (bits) => bits << 16).buffer);
+  const halves = new Uint16Array(buffer);
+  const words = new Uint32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) words[i] = halves[i] << 16;
+  return new Float32Array(words.buffer);
 }
 
 function bytesOfArray(array: TypedArray): Uint8Array {

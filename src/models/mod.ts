@@ -6,15 +6,40 @@
 // Installs the tensors' methods, in case that only this module is imported.
 import "../ops/mod.ts";
 
-export { generate, type GenerateOptions } from "./generate.ts";
-export { Embedding, Linear } from "../nn/linear.ts";
+export { type BatchToken, generate, generateBatch, type GenerateOptions } from "./generate.ts";
+export { sample, type SampleOptions } from "./sample.ts";
+export { Context, type ContextOptions, LanguageModel, type ModelConfig } from "./language_model.ts";
+export {
+  Llama,
+  LlamaAttention,
+  LlamaBody,
+  type LlamaConfig,
+  llamaConfig,
+  LlamaLayer,
+  SwiGLU,
+} from "./llama.ts";
+export {
+  Pythia,
+  PythiaAttention,
+  PythiaBody,
+  type PythiaConfig,
+  pythiaConfig,
+  PythiaFeedForward,
+  PythiaLayer,
+} from "./pythia.ts";
+export { Embedding, type LayerOptions, Linear, type LinearOptions } from "../nn/linear.ts";
+export { LayerNorm, type NormOptions, RMSNorm } from "../nn/norm.ts";
+export { Rotary, type RotaryOptions, type RotaryScaling } from "../nn/rotary.ts";
 export { Module } from "../nn/module.ts";
-export { GatedLinearAttention, LRPE, SGLU } from "../nn/transnormer.ts";
+export { loadModel, type LoadOptions, loadWeights } from "./load.ts";
+export { LinearMemory, type Memory, SoftmaxMemory } from "../nn/memory.ts";
+export { GatedLinearAttention, type LightningVersion, LRPE, SGLU } from "../nn/transnormer.ts";
 export {
   TransNormerBody,
   type TransNormerConfig,
+  transNormerConfig,
+  transNormerConfigs,
   TransNormerLayer,
   TransNormerLLM,
   type TransNormerOptions,
-  type TransNormerState,
 } from "./transnormer.ts";

@@ -6,17 +6,17 @@
  *
  * @module
  */
-import type { Device } from "../device.ts";
-import { LevinError, ShapeError } from "../errors.ts";
-import { Embedding, Linear } from "../nn/linear.ts";
+import { ShapeError } from "../errors.ts";
+import { Embedding, type LayerOptions, Linear, optionsOfParts } from "../nn/linear.ts";
+import { LinearMemory } from "../nn/memory.ts";
 import { Module } from "../nn/module.ts";
 import { SRMSNorm } from "../nn/norm.ts";
-import { GatedLinearAttention, SGLU } from "../nn/transnormer.ts";
+import { GatedLinearAttention, type LightningVersion, SGLU } from "../nn/transnormer.ts";
 import { decaySlopes } from "../ops/slopes.ts";
-import { Seeds } from "../random.ts";
 import { tidy } from "../scope.ts";
-import { format } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import { checkSizes, type Context, LanguageModel, throughLayers } from "./language_model.ts";
+import { PublishedConfig } from "./published.ts";
 
 /** The sizes of a {@linkcode TransNormerLLM}. */
 export interface TransNormerConfig {
@@ -32,24 +32,51 @@ export interface TransNormerConfig {
   inner: number;
 }
 
-/** How a model is made, beyond its sizes. */
-export interface TransNormerOptions {
-  /** The seed of the random weights. Default 0. */
-  seed?: number;
-  /** Tokens of a block of the attention. Default: what suits the device. */
-  blockSize?: number;
-  /** Where the parameters live. */
-  device?: Device;
+/**
+ * The configurations of the papers (arXiv 2307.14995 and 2401.04658), by the names that they have there; the
+ * embedding and the head count as parameters here, so that "0.4B" has 0.46 · 10⁹. The sizes of 3B were not
+ * found published: here they have the proportions of the others.
+ */
+export const transNormerConfigs: Readonly<
+  Record<"0.4B" | "1B" | "3B" | "7B" | "15B", TransNormerConfig>
+> = {
+  "0.4B": { vocabulary: 64000, size: 1024, layers: 24, heads: 8, inner: 2816 },
+  "1B": { vocabulary: 64000, size: 2048, layers: 16, heads: 16, inner: 5632 },
+  "3B": { vocabulary: 64000, size: 2560, layers: 32, heads: 20, inner: 6912 },
+  "7B": { vocabulary: 64000, size: 4096, layers: 30, heads: 32, inner: 11008 },
+  "15B": { vocabulary: 100280, size: 5120, layers: 42, heads: 40, inner: 15360 },
+};
+
+/**
+ * What a released config.json of model type `transnormer` says.
+ *
+ * @throws {FormatError} naming a field that is missing or asks for what Levin's model is not.
+ */
+export function transNormerConfig(json: unknown): TransNormerConfig {
+  const fields = new PublishedConfig("transnormer", json);
+  fields.expect("norm_type", "simplermsnorm");
+  fields.expect("linear_act_fun", "silu");
+  fields.expect("bias", false);
+  fields.expect("no_scale_embedding", false);
+  const config = {
+    vocabulary: fields.count("vocab_size"),
+    size: fields.count("decoder_embed_dim"),
+    layers: fields.count("decoder_layers"),
+    heads: fields.count("decoder_attention_heads"),
+    inner: fields.count("glu_dim"),
+  };
+  // LRPE in the first layer only.
+  fields.expect("linear_use_lrpe_list", [1, ...Array<number>(config.layers - 1).fill(0)]);
+  if (fields.has("hidden_dim")) fields.expect("hidden_dim", config.size);
+  return config;
 }
 
-type SeededOptions = TransNormerOptions & { seed: number };
-
-/** What a model remembers of the tokens it has seen: a few matrices, however many they were. */
-export interface TransNormerState extends Disposable {
-  /** How many tokens it has seen. */
-  readonly position: number;
-  /** The state of each layer's attention, float32 [b, heads, d, e]. */
-  readonly layers: readonly Tensor[];
+/** How a model is made, beyond its sizes. The seed is 0 if none is given. */
+export interface TransNormerOptions extends LayerOptions {
+  /** Lightning Attention-1 or -2: the same function, in time quadratic or linear. Default 2. */
+  attention?: LightningVersion;
+  /** Tokens of a block of Lightning Attention-2. Default: what suits the device. */
+  blockSize?: number;
 }
 
 /** One layer: attention and gated linear unit, each behind a norm and added to its input. */
@@ -61,27 +88,27 @@ export class TransNormerLayer extends Module {
   readonly #norm = new SRMSNorm();
 
   /** Layer number `layer` of a model. */
-  constructor(config: TransNormerConfig, layer: number, options: SeededOptions) {
+  constructor(config: TransNormerConfig, layer: number, options: TransNormerOptions) {
     super();
     const { size, heads, layers, inner } = config;
-    const { seed, device } = options;
-    const seeds = new Seeds(seed);
+    const { attention, blockSize } = options;
+    const { next } = optionsOfParts(options);
     this.token_mixer = new GatedLinearAttention(size, {
-      ...options,
+      ...next(),
       heads,
       slopes: decaySlopes(heads, { layer, layers }),
       positions: layer === 0,
-      seed: seeds.next(),
+      attention,
+      blockSize,
     });
-    this.channel_mixer = new SGLU(size, inner, { seed: seeds.next(), device });
+    this.channel_mixer = new SGLU(size, inner, next());
   }
 
-  /** x [b, n, size] and the state before it → the layer's output and the state after it. */
-  forward(x: Tensor, state: Tensor | undefined, position: number): [Tensor, Tensor] {
+  /** x [b, n, size], at position `start`, after what `memory` holds → the same shape. */
+  forward(x: Tensor, start?: number | readonly number[], memory?: LinearMemory): Tensor {
     return tidy(() => {
-      const mixed = this.token_mixer.forward(this.#norm.forward(x), state, position);
-      const h = x.add(mixed.output);
-      return [h.add(this.channel_mixer.forward(this.#norm.forward(h))), mixed.state];
+      const h = x.add(this.token_mixer.forward(this.#norm.forward(x), start, memory));
+      return h.add(this.channel_mixer.forward(this.#norm.forward(h)));
     });
   }
 }
@@ -94,17 +121,13 @@ export class TransNormerBody extends Module {
   readonly layers: TransNormerLayer[];
 
   /** All layers of a model. */
-  constructor(config: TransNormerConfig, options: SeededOptions) {
+  constructor(config: TransNormerConfig, options: TransNormerOptions) {
     super();
-    const seeds = new Seeds(options.seed);
-    this.embed_tokens = new Embedding(config.vocabulary, config.size, {
-      std: 0.02,
-      seed: seeds.next(),
-      device: options.device,
-    });
+    const { next } = optionsOfParts(options);
+    this.embed_tokens = new Embedding(config.vocabulary, config.size, next());
     this.layers = Array.from(
       { length: config.layers },
-      (_, layer) => new TransNormerLayer(config, layer, { ...options, seed: seeds.next() }),
+      (_, layer) => new TransNormerLayer(config, layer, { ...options, ...next() }),
     );
   }
 }
@@ -122,7 +145,7 @@ export class TransNormerBody extends Module {
  * console.log(model.forward(ids).shape); // [1, 2, 256]
  * ```
  */
-export class TransNormerLLM extends Module {
+export class TransNormerLLM extends LanguageModel {
   /** The sizes. */
   readonly config: TransNormerConfig;
   /** Embedding and layers. */
@@ -134,72 +157,39 @@ export class TransNormerLLM extends Module {
   /** A model with random weights. */
   constructor(config: TransNormerConfig, options: TransNormerOptions = {}) {
     super();
-    for (const [name, value] of Object.entries(config)) {
-      if (!Number.isInteger(value) || value < 1) {
-        throw new ShapeError(`TransNormerLLM: expected ${name} to be a positive integer: ${value}`);
-      }
-    }
+    checkSizes("TransNormerLLM", { ...config });
     if (config.size % config.heads !== 0) {
       throw new ShapeError(
         `TransNormerLLM: ${config.heads} heads do not divide a size of ${config.size}`,
       );
     }
-    const { seed = 0, blockSize, device } = options;
-    const seeds = new Seeds(seed);
-    const full = { seed: seeds.next(), blockSize, device };
+    const { next } = optionsOfParts({ seed: 0, ...options });
     this.config = config;
-    this.model = new TransNormerBody(config, full);
-    this.lm_head = new Linear(config.size, config.vocabulary, {
-      std: 0.02,
-      seed: seeds.next(),
-      device,
-    });
+    this.model = new TransNormerBody(config, { ...options, ...next() });
+    this.lm_head = new Linear(config.size, config.vocabulary, next());
   }
 
-  /** ids [b, n] → logits [b, n, vocabulary]. */
-  forward(ids: Tensor): Tensor {
-    return tidy(() => this.forwardWithState(ids).logits);
-  }
-
-  /**
-   * ids [b, n], which come after what `state` remembers → logits [b, n, vocabulary] and the new state.
-   * The old state is left as it is; dispose it when it is no longer needed.
-   *
-   * @throws {ShapeError} unless ids have two axes.
-   * @throws {LevinError} if the state is another model's.
-   */
-  forwardWithState(
-    ids: Tensor,
-    state?: TransNormerState,
-  ): { logits: Tensor; state: TransNormerState } {
-    if (ids.rank !== 2) {
-      throw new ShapeError(`TransNormerLLM: expected ids [batch, n], found ${format(ids.shape)}`);
-    }
-    const { layers } = this.model;
-    if (state !== undefined && state.layers.length !== layers.length) {
-      throw new LevinError(
-        `TransNormerLLM: the state has ${state.layers.length} layers, the model ${layers.length}`,
+  /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */
+  hidden(ids: Tensor, context?: Context): Tensor {
+    return tidy(() => {
+      const x = this.model.embed_tokens.forward(ids).mul(Math.sqrt(this.config.size));
+      const y = throughLayers(
+        this.model.layers,
+        x,
+        (layer, x, i) =>
+          layer.forward(x, context?.positions, context?.layers[i] as LinearMemory | undefined),
       );
-    }
-    const position = state?.position ?? 0;
-    const [logits, states] = tidy(() => {
-      let x = this.model.embed_tokens.forward(ids).mul(Math.sqrt(this.config.size));
-      const states = layers.map((layer, i) => {
-        const [next, after] = layer.forward(x, state?.layers[i], position);
-        x.dispose();
-        x = next;
-        return after;
-      });
-      return [this.lm_head.forward(this.#norm.forward(x)), states] as const;
+      return this.#norm.forward(y);
     });
-    return { logits, state: stateOf(position + ids.shape[1], states) };
   }
-}
 
-function stateOf(position: number, layers: readonly Tensor[]): TransNormerState {
-  return {
-    position,
-    layers,
-    [Symbol.dispose]: () => layers.forEach((t) => t.dispose()),
-  };
+  /** What the head sees [.., size] → logits [.., vocabulary]. */
+  logits(hidden: Tensor): Tensor {
+    return this.lm_head.forward(hidden);
+  }
+
+  /** A state, whatever the capacity. */
+  protected memory(): LinearMemory {
+    return new LinearMemory();
+  }
 }

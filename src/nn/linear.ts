@@ -5,7 +5,7 @@
  */
 import type { Device } from "../device.ts";
 import { asLeaf, randn, uniform, zeros } from "../ops/create.ts";
-import { freshSeed } from "../random.ts";
+import { freshSeed, Seeds } from "../random.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
 import { Module, owned } from "./module.ts";
@@ -16,6 +16,21 @@ export interface LayerOptions {
   seed?: number;
   /** Where the parameters live. Default: the device that `init` chose last. */
   device?: Device;
+  /** The dtype of the parameters. Default `"f32"`. */
+  dtype?: "f32" | "f16";
+  /** Leave the weights zero instead of random: they are to be loaded. Default false. */
+  blank?: boolean;
+}
+
+/**
+ * The options of the parts of a layer, one after the other: those of the layer itself, each with a seed of
+ * its own that follows from the layer's, and normal weights, by default of standard deviation 0.02.
+ */
+export function optionsOfParts(
+  { seed = freshSeed(), std = 0.02, device, dtype, blank }: LayerOptions & { std?: number },
+): { next(): LayerOptions & { seed: number; std: number } } {
+  const seeds = new Seeds(seed);
+  return { next: () => ({ seed: seeds.next(), std, device, dtype, blank }) };
 }
 
 /** Options of {@linkcode Linear}. */
@@ -36,15 +51,17 @@ export class Linear extends Module {
   /** From `inputs` features to `outputs`. */
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
-    const { seed = freshSeed(), device, bias = false, std } = options;
-    const made = { seed, device, requiresGrad: true };
+    const { bias = false, std } = options;
     const bound = 1 / Math.sqrt(inputs);
-    this.weight = owned(
-      std === undefined
-        ? uniform([outputs, inputs], { ...made, low: -bound, high: bound })
-        : scaledNormal([outputs, inputs], std, made),
+    this.weight = parameter(
+      [outputs, inputs],
+      options,
+      (shape, made) =>
+        std === undefined
+          ? uniform(shape, { ...made, low: -bound, high: bound })
+          : randn(shape, made).mul(std),
     );
-    this.bias = bias ? owned(zeros([outputs], made)) : undefined;
+    this.bias = bias ? parameter([outputs], { ...options, blank: true }, zeros) : undefined;
   }
 
   /** x [.., in] → [.., out]. */
@@ -70,8 +87,8 @@ export class Embedding extends Module {
   /** A table of `count` vectors of `size` elements. */
   constructor(count: number, size: number, options: EmbeddingOptions = {}) {
     super();
-    const { seed = freshSeed(), device, std = 1 } = options;
-    this.weight = owned(scaledNormal([count, size], std, { seed, device, requiresGrad: true }));
+    const { std = 1 } = options;
+    this.weight = parameter([count, size], options, (shape, made) => randn(shape, made).mul(std));
   }
 
   /** ids [..], i32 or u32 → [.., size]. */
@@ -80,10 +97,14 @@ export class Embedding extends Module {
   }
 }
 
-function scaledNormal(
+/** A parameter, drawn at random or blank. */
+function parameter(
   shape: readonly number[],
-  std: number,
-  options: { seed: number; device?: Device; requiresGrad: boolean },
+  { seed = freshSeed(), device, dtype, blank = false }: LayerOptions,
+  draw: (
+    shape: readonly number[],
+    made: { seed: number; device?: Device; dtype?: "f32" | "f16" },
+  ) => Tensor,
 ): Tensor {
-  return tidy(() => asLeaf(randn(shape, { ...options, requiresGrad: false }).mul(std)));
+  return owned(tidy(() => asLeaf((blank ? zeros : draw)(shape, { seed, device, dtype }))));
 }

@@ -6,7 +6,7 @@
 import { LevinError } from "../errors.ts";
 import { loadInto } from "../ops/pointwise.ts";
 import { adopt } from "../scope.ts";
-import { format, sameShape } from "../shape.ts";
+import { format, sameShape, type Shape } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 
 /**
@@ -49,25 +49,39 @@ export abstract class Module implements Disposable {
    */
   load(values: Readonly<Record<string, Tensor>>): void {
     const own = this.parameters();
-    const problems = [
-      ...Object.keys(own).filter((name) => !(name in values)).map((name) => `${name} is missing`),
-      ...Object.keys(values).filter((name) => !(name in own)).map((name) => `${name} is unknown`),
-      ...Object.entries(own).flatMap(([name, { shape, device }]) => {
-        const value = values[name];
-        if (value === undefined) return [];
-        if (value.disposed) return [`${name} was disposed`];
-        if (value.device !== device) {
-          return [`${name} is on another device, ${value.device.name}, expected ${device.name}`];
-        }
-        return sameShape(value.shape, shape)
-          ? []
-          : [`${name} has shape ${format(value.shape)}, expected ${format(shape)}`];
-      }),
-    ];
+    const problems = this.mismatches(values);
+    for (const [name, { device }] of Object.entries(own)) {
+      const value = values[name];
+      if (value?.disposed) problems.push(`${name} was disposed`);
+      else if (value !== undefined && value.device !== device) {
+        problems.push(
+          `${name} is on another device, ${value.device.name}, expected ${device.name}`,
+        );
+      }
+    }
     if (problems.length > 0) {
       throw new LevinError(`Cannot load parameters: ${problems.join("; ")}`);
     }
     loadInto(Object.entries(own).map(([name, target]) => [values[name], target]));
+  }
+
+  /** By name, which of these tensors are missing, unknown or of another shape than the parameters. */
+  mismatches(values: Readonly<Record<string, { readonly shape: Shape }>>): string[] {
+    const own = this.parameters();
+    return [
+      ...Object.keys(own).filter((name) => !Object.hasOwn(values, name)).map((name) =>
+        `${name} is missing`
+      ),
+      ...Object.keys(values).filter((name) => !Object.hasOwn(own, name)).map((name) =>
+        `${name} is unknown`
+      ),
+      ...Object.entries(own).flatMap(([name, { shape }]) => {
+        const found = values[name]?.shape ?? shape;
+        return sameShape(found, shape)
+          ? []
+          : [`${name} has shape ${format(found)}, expected ${format(shape)}`];
+      }),
+    ];
   }
 
   /** Frees every tensor of the module. */

@@ -7,13 +7,15 @@
 import type { Device } from "../device.ts";
 import { ShapeError } from "../errors.ts";
 import { arange } from "../ops/create.ts";
-import { lightningAttentionWithState, type OutputAndState } from "../ops/lightning_attention.ts";
+import { lightningAttention, lightningAttentionWithState } from "../ops/lightning_attention.ts";
+import { lightningAttention1 } from "../ops/lightning_attention1.ts";
+import { lightningAttentionStep } from "../ops/lightning_step.ts";
 import { concat, split } from "../ops/views.ts";
-import { Seeds } from "../random.ts";
 import { tidy } from "../scope.ts";
 import { tensor } from "../ops/create.ts";
 import type { Tensor } from "../tensor.ts";
-import { Linear } from "./linear.ts";
+import { type LayerOptions, Linear, optionsOfParts } from "./linear.ts";
+import type { LinearMemory } from "./memory.ts";
 import { Module, owned } from "./module.ts";
 import { SRMSNorm } from "./norm.ts";
 
@@ -33,37 +35,44 @@ export class LRPE extends Module {
     this.theta = owned(tensor(angles, { shape: [heads, 1, size], requiresGrad: true, device }));
   }
 
-  /** x [b, heads, n, size] from position `start` on → [b, heads, n, 2 · size]. */
-  forward(x: Tensor, start = 0): Tensor {
+  /** x [b, heads, n, size] from position `start` on, one for all or one a row → [b, heads, n, 2 · size]. */
+  forward(x: Tensor, start: number | readonly number[] = 0): Tensor {
     return tidy(() => {
       const n = x.shape[2];
-      const t = arange(start, { end: start + n, device: x.device }).reshape([n, 1]);
-      const angle = this.theta.mul(t);
+      const steps = arange(n, { device: x.device }).reshape([n, 1]);
+      const from = typeof start === "number"
+        ? start
+        : tensor(Float32Array.from(start), { shape: [start.length, 1, 1, 1], device: x.device });
+      const angle = this.theta.mul(steps.add(from));
       return concat([x.mul(angle.cos().to(x.dtype)), x.mul(angle.sin().to(x.dtype))], -1);
     });
   }
 }
 
+/**
+ * Which attention: 2, Lightning Attention-2, in time linear in n, or 1, Lightning Attention-1, the same
+ * function in time quadratic in n. A memory is Lightning Attention-2's: where there is one, 2 is used.
+ */
+export type LightningVersion = 1 | 2;
+
 /** Options of {@linkcode GatedLinearAttention}. */
-export interface GatedLinearAttentionOptions {
+export interface GatedLinearAttentionOptions extends LayerOptions {
   /** Heads; they divide the size. */
   heads: number;
   /** The slope of each head's decay. */
   slopes: readonly number[];
   /** Give q and k positions by {@linkcode LRPE}. Default false. */
   positions?: boolean;
-  /** Tokens of a block of the attention. Default: what suits the device. */
+  /** Lightning Attention-1 or -2. Default 2. */
+  attention?: LightningVersion;
+  /** Tokens of a block of Lightning Attention-2. Default: what suits the device. */
   blockSize?: number;
   /** The standard deviation of normal weights. Default 0.02. */
   std?: number;
-  /** The seed of the random weights. */
-  seed: number;
-  /** Where the parameters live. */
-  device?: Device;
 }
 
 /**
- * GLA: q, k, v, u = x W; o = LightningAttention2(silu q, silu k, v); out = (u ⊙ SRMSNorm(o)) W_o.
+ * GLA: q, k, v, u = x W; o = LightningAttention(silu q, silu k, v); out = (u ⊙ SRMSNorm(o)) W_o.
  * Field names are those of released checkpoints.
  */
 export class GatedLinearAttention extends Module {
@@ -76,21 +85,26 @@ export class GatedLinearAttention extends Module {
   readonly #norm = new SRMSNorm();
   readonly #heads: number;
   readonly #slopes: readonly number[];
+  readonly #attention: LightningVersion;
   readonly #blockSize: number | undefined;
 
   /** For vectors of `size` elements. */
   constructor(size: number, options: GatedLinearAttentionOptions) {
     super();
-    const { heads, slopes, positions, blockSize, std = 0.02, seed, device } = options;
+    const { heads, slopes, positions, attention = 2, blockSize } = options;
     if (size % heads !== 0) {
       throw new ShapeError(`GatedLinearAttention: ${heads} heads do not divide a size of ${size}`);
     }
-    const seeds = new Seeds(seed);
-    this.qkvu_proj = new Linear(size, 4 * size, { std, seed: seeds.next(), device });
-    this.out_proj = new Linear(size, size, { std, seed: seeds.next(), device });
-    this.lrpe = positions ? new LRPE(heads, size / heads, device) : undefined;
+    if (attention !== 1 && attention !== 2) {
+      throw new ShapeError(`GatedLinearAttention: expected attention 1 or 2, found ${attention}`);
+    }
+    const { next } = optionsOfParts(options);
+    this.qkvu_proj = new Linear(size, 4 * size, next());
+    this.out_proj = new Linear(size, size, next());
+    this.lrpe = positions ? new LRPE(heads, size / heads, options.device) : undefined;
     this.#heads = heads;
     this.#slopes = slopes;
+    this.#attention = attention;
     this.#blockSize = blockSize;
   }
 
@@ -101,26 +115,48 @@ export class GatedLinearAttention extends Module {
   }
 
   /**
-   * x [b, n, size], whose first token stands at position `start` and comes after `state`
-   * [b, heads, d, e] → the output [b, n, size] and the state after it.
+   * x [b, n, size], which stands at `start`, one position for all or one a row → the same shape. With a
+   * memory, x comes after what it holds, and is held then too.
    */
-  forward(x: Tensor, state?: Tensor, start = 0): OutputAndState {
+  forward(x: Tensor, start: number | readonly number[] = 0, memory?: LinearMemory): Tensor {
     return tidy(() => {
       const [b, n, size] = x.shape;
       const [q, k, v, u] = split(this.qkvu_proj.forward(x), 4, -1);
       const byHead = (t: Tensor) =>
         t.reshape([b, n, this.#heads, size / this.#heads]).permute([0, 2, 1, 3]);
       const place = (t: Tensor) => this.lrpe === undefined ? t : this.lrpe.forward(t, start);
-      const attended = lightningAttentionWithState(
+      const attended = this.#attend(
         place(byHead(q.silu())),
         place(byHead(k.silu())),
         byHead(v),
-        { slopes: this.#slopes, initialState: state, blockSize: this.#blockSize },
+        memory,
       );
-      const o = attended.output.permute([0, 2, 1, 3]).reshape([b, n, size]);
-      const output = this.out_proj.forward(u.mul(this.#norm.forward(o)));
-      return { output, state: attended.state };
+      const o = attended.permute([0, 2, 1, 3]).reshape([b, n, size]);
+      return this.out_proj.forward(u.mul(this.#norm.forward(o)));
     });
+  }
+
+  #attend(q: Tensor, k: Tensor, v: Tensor, memory: LinearMemory | undefined): Tensor {
+    const slopes = this.#slopes;
+    if (memory === undefined && this.#attention === 1) {
+      return lightningAttention1(q, k, v, { slopes });
+    }
+    const options = { slopes, blockSize: this.#blockSize };
+    if (memory === undefined) return lightningAttention(q, k, v, options);
+    if (memory.state !== undefined && q.shape[2] === 1) {
+      // One token is a product of a row and the state, several times faster than a block. A copy of the
+      // state is stepped, since what is written may be rolled back.
+      const state = concat([memory.state]);
+      const output = lightningAttentionStep(q, k, v, state, { slopes });
+      memory.write(state);
+      return output;
+    }
+    const { output, state } = lightningAttentionWithState(q, k, v, {
+      ...options,
+      initialState: memory.state,
+    });
+    memory.write(state);
+    return output;
   }
 }
 
@@ -137,13 +173,13 @@ export class SGLU extends Module {
   constructor(
     size: number,
     inner: number,
-    { seed, std = 0.02, device }: { seed: number; std?: number; device?: Device },
+    options: LayerOptions & { std?: number } = {},
   ) {
     super();
-    const seeds = new Seeds(seed);
-    this.l1 = new Linear(size, inner, { std, seed: seeds.next(), device });
-    this.l2 = new Linear(size, inner, { std, seed: seeds.next(), device });
-    this.l3 = new Linear(inner, size, { std, seed: seeds.next(), device });
+    const { next } = optionsOfParts(options);
+    this.l1 = new Linear(size, inner, next());
+    this.l2 = new Linear(size, inner, next());
+    this.l3 = new Linear(inner, size, next());
   }
 
   /** x [.., size] → the same shape. */

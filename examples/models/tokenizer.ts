@@ -1,0 +1,63 @@
+/**
+ * From text to tokens and back: the tokenizer.json of a released model, or bytes.
+ */
+import { Tokenizer } from "@huggingface/tokenizers";
+import { FormatError } from "../../mod.ts";
+
+/** What commands hold a tokenizer by. */
+export interface TextTokenizer {
+  /** The tokens of a text; `special` adds what the model expects around it. Default true. */
+  encode(text: string, options?: { special?: boolean }): number[];
+  /** The text of tokens, without special ones; bytes that are no UTF-8 become U+FFFD. */
+  decode(tokens: readonly number[]): string;
+  /** The token that ends a text, if there is one. */
+  readonly endOfText?: number;
+}
+
+/** Every byte of UTF-8 is a token, as in the demo. */
+export const byteTokenizer: TextTokenizer = {
+  encode: (text) => [...new TextEncoder().encode(text)],
+  decode: (tokens) => new TextDecoder().decode(Uint8Array.from(tokens)),
+};
+
+/**
+ * The tokenizer in a folder as Hugging Face lays it out: tokenizer.json and, if it is there,
+ * tokenizer_config.json.
+ *
+ * @throws {FormatError} if a file is not what it should be.
+ */
+export async function loadTokenizer(folder: string): Promise<TextTokenizer> {
+  const settings = await readJson(`${folder}/tokenizer_config.json`, {});
+  const content = await readJson(`${folder}/tokenizer.json`);
+  let tokenizer: Tokenizer;
+  try {
+    tokenizer = new Tokenizer(content, settings);
+  } catch (cause) {
+    throw new FormatError(`${folder}/tokenizer.json is not a tokenizer that is known`, { cause });
+  }
+  const { eos_token: end } = settings as { eos_token?: string | { content?: string } };
+  const name = typeof end === "string" ? end : end?.content;
+  return {
+    encode: (text, { special = true } = {}) =>
+      tokenizer.encode(text, { add_special_tokens: special }).ids,
+    // The package refuses no tokens at all.
+    decode: (tokens) =>
+      tokens.length === 0 ? "" : tokenizer.decode([...tokens], { skip_special_tokens: true }),
+    endOfText: name === undefined ? undefined : tokenizer.token_to_id(name),
+  };
+}
+
+async function readJson(path: string, absent?: object): Promise<object> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    if (absent !== undefined && error instanceof Deno.errors.NotFound) return absent;
+    throw error;
+  }
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new FormatError(`${path} is not JSON`, { cause });
+  }
+}
