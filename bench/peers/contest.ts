@@ -12,7 +12,7 @@ export interface Outcome {
   readonly ms: number;
   /** Its largest relative RMS error against the reference. */
   readonly error: number;
-  /** The other ways: ms of one call, or why there is none. */
+  /** The other ways: ms of one call, or why they were left out. */
   readonly others: Readonly<Record<string, number | string>>;
 }
 
@@ -49,7 +49,7 @@ async function check(candidate: Candidate, { expected, tolerance }: Contest): Pr
   throw new Error(`expected a relative error of at most ${tolerance}, found ${error}`);
 }
 
-/** The fastest way of one library. A wrong result ends the run; a way that cannot run is noted. */
+/** The fastest way of one library. A wrong result ends the run. */
 async function best(library: Library, contest: Contest): Promise<Tried> {
   const others: Record<string, number | string> = {};
   let winner: { way: string; candidate: Candidate; ms: number; error: number } | undefined;
