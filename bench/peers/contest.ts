@@ -1,5 +1,6 @@
 /** Who is faster: every result is checked, then the fastest way of each library is timed in turn. */
 import { relativeError } from "../../tests/relative_error.ts";
+import { median } from "../timing.ts";
 import type { Candidate, Library, Ways } from "./library.ts";
 
 /** What one library did in a contest. */
@@ -63,8 +64,8 @@ async function best(library: Library, contest: Contest): Promise<Tried> {
     const error = await check(candidate, contest).catch((cause) => {
       throw new Error(`${library.name}, ${contest.title}, ${way}: ${cause}`, { cause });
     });
-    await candidate.run();
-    const ms = Math.min(await timed(candidate), await timed(candidate));
+    let ms = await timed(candidate);
+    for (let i = 0; i < 2 && ms < 1000; i++) ms = Math.min(ms, await timed(candidate));
     const [faster, slower] = winner === undefined || ms < winner.ms
       ? [{ way, candidate, ms, error }, winner]
       : [winner, { way, candidate, ms, error }];
@@ -95,11 +96,4 @@ export async function run(
     candidate.dispose();
     return { ...outcome, ms: median(samples[i]) };
   });
-}
-
-/** The middle of some numbers. */
-export function median(numbers: readonly number[]): number {
-  const sorted = [...numbers].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
