@@ -75,8 +75,9 @@ function chartColor(index: number): string {
   return ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"][index % 6];
 }
 
-/** 4096 as 4096, 131072 as 128Ki, 0.001 as 0.001. */
+/** 4096 as 4096, 131072 as 128Ki, 1e6 as 1e6. */
 function short(value: number): string {
   if (value >= 2 ** 14 && value % 1024 === 0) return `${value / 1024}Ki`;
-  return value >= 1e5 ? value.toExponential(0).replace("+", "") : `${Number(value.toPrecision(3))}`;
+  if (value >= 1e5) return value.toExponential(0).replace("+", "");
+  return Number.isInteger(value) ? `${value}` : `${Number(value.toPrecision(3))}`;
 }

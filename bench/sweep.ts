@@ -72,7 +72,7 @@ export async function measure(
   { batch, heads, size, dtype }: SweepShape,
 ): Promise<SweepRow> {
   const { attend } = KERNELS[kernel];
-  // Drawn on the host: a scope across `await` is safe because nothing else runs here.
+  // A scope held open across `await` is safe here: nothing else runs meanwhile.
   using _ = scope();
   const draw = (seed: number) =>
     uniform([batch, heads, n, size], { seed, dtype, low: -1, requiresGrad: seed < 4, device });
@@ -151,7 +151,7 @@ export function sweepSvg(title: string, rows: readonly SweepRow[]): string {
     panel("forward", "ms", (row) => row.forwardMs),
     panel("backward", "ms", (row) => row.backwardMs),
     panel(
-      "memory of both beyond inputs, outputs, gradients",
+      "memory of both, beyond inputs, outputs and gradients",
       "MiB",
       ({ bothBytes }) => bothBytes && bothBytes / 2 ** 20,
     ),
