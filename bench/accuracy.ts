@@ -11,9 +11,7 @@ import {
 } from "../mod.ts";
 import { relativeError } from "../tests/relative_error.ts";
 import { allDevices } from "./devices.ts";
-
-/** Values of one head, row by row. */
-type Rows = ArrayLike<number>;
+import { recurrence, type Rows } from "./recurrence.ts";
 
 const SIZE = 16;
 const COLUMNS = ["o", "S", "dq", "dk", "dv", "dslope", "dS0"] as const;
@@ -27,59 +25,6 @@ export interface Accuracy {
   readonly slope: number;
   /** Relative RMS errors, in the order of the columns. */
   readonly errors: Record<typeof COLUMNS[number], number>;
-}
-
-/** What the operator computes, token by token in float64; it shares nothing with the code it judges. */
-function recurrence(q: Rows, k: Rows, v: Rows, s0: Rows, slope: number, u: Rows, us: Rows) {
-  const n = q.length / SIZE;
-  const decay = Math.exp(-slope);
-  const o = new Float64Array(n * SIZE);
-  const [dq, dk, dv] = [0, 1, 2].map(() => new Float64Array(n * SIZE));
-  const state = Float64Array.from(s0);
-  // d slope = Σ_t −exp(−slope) ⟨S_{t−1}, dS_t⟩ needs every S; 2048 of them at a time are kept.
-  const segment = 2048;
-  const starts: Float64Array[] = [];
-  const forward = (from: number, to: number, visit?: (t: number) => void) => {
-    for (let t = from; t < to; t++) {
-      visit?.(t);
-      for (let i = 0; i < SIZE; i++) {
-        for (let j = 0; j < SIZE; j++) {
-          const at = i * SIZE + j;
-          state[at] = decay * state[at] + k[t * SIZE + i] * v[t * SIZE + j];
-        }
-      }
-    }
-  };
-  for (let from = 0; from < n; from += segment) {
-    starts.push(state.slice());
-    forward(from, Math.min(n, from + segment));
-  }
-  const last = state.slice();
-  const gradient = Float64Array.from(us);
-  let dslope = 0;
-  for (let block = starts.length - 1; block >= 0; block--) {
-    const [from, to] = [block * segment, Math.min(n, (block + 1) * segment)];
-    const before: Float64Array[] = [];
-    state.set(starts[block]);
-    forward(from, to, () => before.push(state.slice()));
-    for (let t = to - 1; t >= from; t--) {
-      const row = t * SIZE;
-      for (let i = 0; i < SIZE; i++) {
-        for (let j = 0; j < SIZE; j++) {
-          const at = i * SIZE + j;
-          const now = decay * before[t - from][at] + k[row + i] * v[row + j];
-          o[row + j] += q[row + i] * now;
-          dq[row + i] += u[row + j] * now;
-          gradient[at] += q[row + i] * u[row + j];
-          dk[row + i] += gradient[at] * v[row + j];
-          dv[row + j] += gradient[at] * k[row + i];
-          dslope -= decay * before[t - from][at] * gradient[at];
-          gradient[at] *= decay;
-        }
-      }
-    }
-  }
-  return { o, S: last, dq, dk, dv, dslope: [dslope], dS0: gradient };
 }
 
 /** The errors at one length and slope. */

@@ -1,0 +1,61 @@
+/** How benchmarks measure time and memory. */
+import type { Device } from "../mod.ts";
+import { median } from "./timing.ts";
+
+/**
+ * The ms in which the device works on what `fn` asks of it: on WebGPU by timestamp queries, the sum of all
+ * kernels; elsewhere by the clock, until the device is done.
+ */
+export async function deviceMs(device: Device, fn: () => void): Promise<number> {
+  if (device.backend === "webgpu") return (await device.profile(fn)).ms;
+  const began = performance.now();
+  fn();
+  await device.synchronize();
+  return performance.now() - began;
+}
+
+/** The median of up to `count` calls, fewer where one takes long; the first call is not counted. */
+export async function repeated(call: () => Promise<number>, count = 7): Promise<number> {
+  const first = await call();
+  const samples: number[] = [];
+  const began = performance.now();
+  do samples.push(await call()); while (
+    samples.length < count && performance.now() - began + first < 2000
+  );
+  return median(samples);
+}
+
+/**
+ * Median ms of the clock for one call of `fn`, host and device together. A wait costs a fixed pause, on
+ * Deno's WebGPU 11 ms, so the time of a short call is a difference of two batches with one wait each.
+ */
+export async function wallMs(device: Device, fn: () => void, batches = 5): Promise<number> {
+  const once = async (count: number) => {
+    const began = performance.now();
+    for (let i = 0; i < count; i++) fn();
+    await device.synchronize();
+    return performance.now() - began;
+  };
+  await once(1);
+  const one = await once(1);
+  if (one > 300) return median([one, await once(1), await once(1)]);
+  const three = await once(3);
+  const count = Math.max(1, Math.min(200, Math.ceil(100 / Math.max(0.05, (three - one) / 2))));
+  const samples: number[] = [];
+  for (let i = 0; i < batches; i++) {
+    const [short, long] = [await once(1), await once(1 + count)];
+    samples.push((long - short) / count);
+  }
+  return median(samples);
+}
+
+/** Bytes that `fn` needed at its peak, as far as the pool of freed buffers remembers them. */
+export async function peakBytes(device: Device, fn: () => void): Promise<number> {
+  await device.synchronize();
+  device.trim();
+  const before = device.memory();
+  fn();
+  await device.synchronize();
+  const after = device.memory();
+  return after.liveBytes + after.pooledBytes - before.liveBytes - before.pooledBytes;
+}

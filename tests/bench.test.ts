@@ -1,0 +1,33 @@
+/** What benchmarks report is measured, and their diagrams show it. */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { measure, sweep, sweepSvg } from "../bench/sweep.ts";
+import { testOnBackends } from "./harness.ts";
+
+const SHAPE = { batch: 1, heads: 2, size: 16, dtype: "f32" } as const;
+
+testOnBackends(
+  "a sweep sees the scores of quadratic attention, and that LA2 has none",
+  async (device) => {
+    const n = 256;
+    const scores = 4 * SHAPE.heads * n * n;
+    const naive = await measure(device, "naive", n, SHAPE);
+    const la2 = await measure(device, "LA2", n, SHAPE);
+    for (const row of [naive, la2]) assert(row.forwardMs! > 0 && row.backwardMs! > 0);
+    assert(naive.forwardBytes! >= scores && naive.bothBytes! >= scores);
+    assert(la2.forwardBytes! > 0 && la2.bothBytes! < scores / 4);
+  },
+);
+
+testOnBackends("a sweep says what it left out, and draws the rest", async (device) => {
+  const rows = await Array.fromAsync(sweep(device, ["LA2", "naive"], [16, 32], SHAPE, 1e-9));
+  assertEquals(rows.map(({ kernel, n, refused }) => [kernel, n, refused !== undefined]), [
+    ["LA2", 16, false],
+    ["LA2", 32, true],
+    ["naive", 16, false],
+    ["naive", 32, true],
+  ]);
+  const svg = sweepSvg("Attention", rows);
+  for (const text of ["<svg", "LA2", "naive", "backward", "n, tokens"]) {
+    assertStringIncludes(svg, text);
+  }
+});
