@@ -1,8 +1,9 @@
 // `deno task generate`: writes with a model that `deno task demo` trained, in constant memory.
 import { Checkpoint } from "./demo/checkpoint.ts";
-import { chooseDevice, stateBytes } from "./demo/device.ts";
+import { chooseDevice } from "./demo/device.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
 import { writeText } from "./demo/report.ts";
+import { stateBytes } from "./demo/writing.ts";
 
 const FLAGS = {
   checkpoint: { kind: "text", help: "the checkpoint", fallback: "runs/checkpoint.safetensors" },

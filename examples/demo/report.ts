@@ -5,10 +5,9 @@
 import asciichart from "asciichart";
 import progress from "cli-progress";
 import * as echarts from "echarts";
-import { generate, type GenerateOptions, type TransNormerLLM } from "../../src/models/mod.ts";
-
-/** Bits of information in a nat. */
-export const BITS = 1 / Math.LN2;
+import type { GenerateOptions, TransNormerLLM } from "../../src/models/mod.ts";
+import { BITS } from "./text.ts";
+import { written } from "./writing.ts";
 
 /** The progress of training, on stderr; off a terminal, a line every few seconds. */
 export class ProgressBar {
@@ -104,19 +103,17 @@ export async function writeText(
   prompt: string,
   options: GenerateOptions,
 ): Promise<number> {
-  const bytes = [...new TextEncoder().encode(prompt)];
-  const decoder = new TextDecoder();
   const encoder = new TextEncoder();
   const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
   write(prompt);
   const began = performance.now();
   let count = 0;
-  for await (const byte of generate(model, bytes, options)) {
+  for await (const text of written(model, prompt, options)) {
     count++;
-    write(decoder.decode(Uint8Array.of(byte), { stream: true }));
+    write(text);
     // So that a signal can arrive.
     await new Promise((resolve) => setTimeout(resolve));
   }
-  write(`${decoder.decode()}\n`);
+  write("\n");
   return count / ((performance.now() - began) / 1000);
 }
