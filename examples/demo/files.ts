@@ -3,7 +3,7 @@
  */
 import { joined, type Text, textOf } from "./text.ts";
 
-const OWN_SOURCES = ["mod.ts", "src", "shaders", "tests", "examples", "bench"];
+const OWN_SOURCES = ["mod.ts", "src", "shaders", "tests", "examples/demo", "bench"];
 const SKIPPED = new Set(["node_modules", "runs", "dist", "target"]);
 
 /**

@@ -94,14 +94,11 @@ function hear(news: News): void {
 
 function open({ backend, name, reason }: DeviceNews): void {
   const gpu = backend === "webgpu";
-  at("device").textContent = gpu ? `Computing on your GPU: ${name}.` : `Computing on your CPU.`;
+  at("device").textContent = gpu ? `Computing on your GPU: ${name}.` : "Computing on your CPU.";
   if (!gpu && !/asked for/.test(reason)) {
     const notice = at("notice");
     notice.hidden = false;
-    notice.textContent =
-      `No GPU could be used through WebGPU (${reason}). Everything works on the ` +
-      `CPU as well, with a smaller model and in the background, so the page stays alive. ` +
-      `A recent Chrome, Edge, Firefox or Safari with hardware acceleration shows more.`;
+    notice.querySelector("span")!.textContent = `${reason[0].toUpperCase()}${reason.slice(1)}.`;
   }
   buttons.learn.disabled = buttons.time.disabled = false;
 }
