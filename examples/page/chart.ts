@@ -59,17 +59,19 @@ export class Chart {
     this.#waiting = false;
     const { clientWidth: width, clientHeight: height } = this.svg;
     const narrow = width < NARROW;
-    const edges = { left: 44, right: narrow ? 8 : 132, top: 30, bottom: 40 };
+    const [top, bottom] = [30, height - 40];
     const points = this.#lines.flatMap((line) => line.points);
-    const x = scale(this.x, points.map(([x]) => x), [edges.left, width - edges.right]);
-    const y = scale(this.y, points.map(([, y]) => y), [height - edges.bottom, edges.top]);
+    const y = scale(this.y, points.map(([, y]) => y), [bottom, top]);
+    const digits = Math.max(...y.ticks.map((value) => this.y.format(value).length));
+    const [left, right] = [12 + 8 * digits, width - (narrow ? 16 : 148)];
+    const x = scale(this.x, points.map(([x]) => x), [left, right]);
 
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.replaceChildren(
       element("text", { x: 0, y: 12 }, this.y.title),
       element(
         "text",
-        { x: width - edges.right, y: height - 4, "text-anchor": "end" },
+        { x: right, y: height - 4, "text-anchor": "end" },
         this.x.title,
       ),
       ...y.ticks.flatMap((value) => {
@@ -77,14 +79,14 @@ export class Chart {
         return [
           element("line", {
             class: "grid",
-            x1: edges.left,
-            x2: width - edges.right,
+            x1: left,
+            x2: right,
             y1: at,
             y2: at,
           }),
           element(
             "text",
-            { x: edges.left - 8, y: at + 4, "text-anchor": "end" },
+            { x: left - 8, y: at + 4, "text-anchor": "end" },
             this.y.format(value),
           ),
         ];
@@ -92,7 +94,7 @@ export class Chart {
       ...x.ticks.map((value) =>
         element(
           "text",
-          { x: x.place(value), y: height - edges.bottom + 18, "text-anchor": "middle" },
+          { x: x.place(value), y: bottom + 18, "text-anchor": "middle" },
           this.x.format(value),
         )
       ),
@@ -137,7 +139,8 @@ function scale(axis: Axis, values: readonly number[], [from, to]: Point): Scale 
   const { base } = axis;
   if (base === undefined) {
     const step = (axis.step ?? roundStep)(high / 4);
-    const count = Math.ceil(high / step - 1e-3);
+    // What hardly passes a tick needs no other.
+    const count = Math.ceil(high / step - 0.1);
     const ticks = Array.from({ length: count + 1 }, (_, i) => i * step);
     return { ticks, place: (value) => from + value / (count * step) * (to - from) };
   }

@@ -26,10 +26,7 @@ export class LossFigure {
   #steps = 1;
   #unigram = 8;
   #losses: Point[] = [];
-  #means: Point[] = [];
   #heldOut: Point[] = [];
-  #sum = 0;
-  #weight = 0;
 
   constructor(svg: SVGSVGElement) {
     this.#chart = new Chart(
@@ -45,21 +42,13 @@ export class LossFigure {
     this.#steps = steps;
     this.#unigram = unigram * BITS;
     this.#losses = [];
-    this.#means = [];
     this.#heldOut = [];
-    this.#sum = this.#weight = 0;
     this.#draw();
   }
 
   /** The losses of the next steps, in nats. */
   add(losses: readonly number[]): void {
-    for (const loss of losses) {
-      const step = this.#losses.length + 1;
-      this.#losses.push([step, loss * BITS]);
-      this.#sum = 0.93 * this.#sum + loss * BITS;
-      this.#weight = 0.93 * this.#weight + 1;
-      this.#means.push([step, this.#sum / this.#weight]);
-    }
+    for (const loss of losses) this.#losses.push([this.#losses.length + 1, loss * BITS]);
     this.#draw();
   }
 
@@ -70,13 +59,14 @@ export class LossFigure {
   }
 
   #draw(): void {
-    const [, mean] = this.#means.at(-1) ?? [0, 8];
+    const means = this.#losses.map(([step], i): Point => [step, meanAround(this.#losses, i)]);
+    const [, mean] = means.at(-1) ?? [0, 8];
     const rule: Point[] = [[0, this.#unigram], [this.#steps, this.#unigram]];
     this.#chart.draw(
       [
         { name: "letter frequencies", points: rule, look: "softmax dashed" },
         { points: this.#losses, look: "lightning faint" },
-        { name: "this model", points: this.#means, look: "lightning" },
+        { name: "this model", points: means, look: "lightning" },
         { points: this.#heldOut, look: "lightning apart", dots: true },
       ],
       `The loss after ${this.#losses.length} of ${this.#steps} steps: ${
@@ -84,6 +74,14 @@ export class LossFigure {
       } bits a byte`,
     );
   }
+}
+
+/** The mean over neighbours, as many before as after. */
+function meanAround(points: readonly Point[], i: number): number {
+  const reach = Math.min(8, i, points.length - 1 - i);
+  let sum = 0;
+  for (let at = i - reach; at <= i + reach; at++) sum += points[at][1];
+  return sum / (2 * reach + 1);
 }
 
 /** What is kept for the context, token by token. */

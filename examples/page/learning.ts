@@ -2,8 +2,7 @@
  * Training on the page: the demo's trainer, at a size for the device, and samples on the way.
  */
 import type { Device } from "../../mod.ts";
-import { unigramEntropy } from "../demo/text.ts";
-import { textOf } from "../demo/text.ts";
+import { textOf, unigramEntropy } from "../demo/text.ts";
 import { Trainer, type TrainingOptions } from "../demo/trainer.ts";
 import { stateBytes, written } from "../demo/writing.ts";
 import type { Tell } from "./protocol.ts";
@@ -40,6 +39,7 @@ export async function beginner(device: Device, text: string, tell: Tell): Promis
 export async function learn(trainer: Trainer, signal: AbortSignal, tell: Tell): Promise<void> {
   const { optimizer, options, device } = trainer;
   if (optimizer.steps === 0) await sample(trainer, signal, tell);
+  let [bytes, seconds] = [0, 0];
   while (optimizer.steps < options.steps && !signal.aborted) {
     const first = optimizer.steps;
     const pause = SAMPLES.find((step) => step > first) ?? options.steps;
@@ -47,8 +47,9 @@ export async function learn(trainer: Trainer, signal: AbortSignal, tell: Tell): 
     const count = Math.min(device.software ? 1 : 5, Math.min(pause, options.steps) - first);
     const began = performance.now();
     const losses = await trainer.steps(count);
-    const seconds = (performance.now() - began) / 1000;
-    tell({ kind: "losses", losses, rate: count * options.batch * options.context / seconds });
+    seconds += (performance.now() - began) / 1000;
+    bytes += count * options.batch * options.context;
+    tell({ kind: "losses", losses, rate: bytes / seconds });
     await turn();
     if (SAMPLES.includes(optimizer.steps) || optimizer.steps === options.steps) {
       tell({ kind: "heldOut", step: optimizer.steps, loss: await trainer.validate(16) });
@@ -60,7 +61,9 @@ export async function learn(trainer: Trainer, signal: AbortSignal, tell: Tell): 
 async function sample(trainer: Trainer, signal: AbortSignal, tell: Tell): Promise<void> {
   const { model, optimizer, options } = trainer;
   const choice = { maxTokens: SAMPLE_TOKENS, temperature: TEMPERATURE, seed: options.seed };
-  for await (const text of written(model, PROMPT, choice)) {
+  let text = "";
+  for await (const piece of written(model, PROMPT, choice)) {
+    text += piece;
     tell({ kind: "sample", step: optimizer.steps, text });
     await turn();
     if (signal.aborted) return;

@@ -60,7 +60,7 @@ function hear(news: News): void {
     case "began":
       return begin(news.job);
     case "ended":
-      return end(news.job, news.finished);
+      return end(news.job);
     case "model":
       Object.assign(model, { ...news, taken: 0, heldOut: NaN });
       at("parameters").textContent = news.parameters.toLocaleString("en");
@@ -80,7 +80,8 @@ function hear(news: News): void {
       loss.test(news.step, news.loss);
       return speak(`After ${news.step} steps, ${model.heldOut.toFixed(2)} bits a byte`);
     case "sample":
-      return void sampleOf(news.step).append(visible(news.text));
+      sampleOf(news.step).textContent = visible(news.text);
+      return;
     case "written":
       return write(news);
     case "timed":
@@ -94,7 +95,7 @@ function hear(news: News): void {
 
 function open({ backend, name, reason }: DeviceNews): void {
   const gpu = backend === "webgpu";
-  at("device").textContent = gpu ? `Computing on your GPU: ${name}.` : "Computing on your CPU.";
+  at("device").textContent = gpu ? `Computing through WebGPU: ${name}.` : "Computing on your CPU.";
   if (!gpu && !/asked for/.test(reason)) {
     const notice = at("notice");
     notice.hidden = false;
@@ -115,15 +116,15 @@ function begin(job: Job): void {
   speak({ learn: "Learning", write: "Writing", time: "Measuring" }[job]);
 }
 
-function end(job: Job, finished: boolean): void {
+function end(job: Job): void {
   busy = undefined;
   if (job === "learn") {
-    names.learn.idle = finished ? "Learn again" : "Go on learning";
     buttons.write.disabled = model.steps === 0;
-    if (finished && model.taken === model.steps) {
-      at("progress").textContent =
-        `${model.steps} steps · ${model.heldOut.toFixed(2)} bits a byte ` +
-        `on text never shown`;
+    const through = model.steps > 0 && model.taken === model.steps;
+    names.learn.idle = through ? "Learn again" : model.taken > 0 ? "Go on learning" : "Learn";
+    if (through) {
+      at("progress").textContent = `${model.steps} steps · ` +
+        `${model.heldOut.toFixed(2)} bits a byte of text never shown`;
     }
   } else if (job === "time") at("verdict").textContent = times.verdict();
   buttons[job].textContent = names[job].idle;

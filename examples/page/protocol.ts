@@ -21,8 +21,8 @@ export type News =
   /** The device is open: which it is, and the sizes that suit it. */
   | { readonly kind: "opened"; readonly device: DeviceNews }
   | { readonly kind: "began"; readonly job: Job }
-  /** `finished` is false where the work was broken off and can be gone on with. */
-  | { readonly kind: "ended"; readonly job: Job; readonly finished: boolean }
+  /** Work is done or was broken off. */
+  | { readonly kind: "ended"; readonly job: Job }
   /** A new model: its parameters, its steps, and the loss of guessing by letter frequencies alone. */
   | {
     readonly kind: "model";
@@ -37,7 +37,7 @@ export type News =
   /** The losses of the latest steps, nats a byte; `rate` in tokens/s. */
   | { readonly kind: "losses"; readonly losses: number[]; readonly rate: number }
   | { readonly kind: "heldOut"; readonly step: number; readonly loss: number }
-  /** More of the sample that is written after `step` steps. */
+  /** The sample that is written after `step` steps, as far as it goes. */
   | { readonly kind: "sample"; readonly step: number; readonly text: string }
   /** More of the endless text. Bytes are counted at every token since the last news. */
   | {

@@ -27,8 +27,8 @@ const SHORTEST = 128;
 const LONGEST = 65536;
 /** A form whose call takes longer, in ms, is not asked for twice as many tokens. */
 const PATIENCE = 400;
-/** How long the calls of one measurement should take together, in ms. */
-const SPAN = 120;
+/** How long one measurement takes at least, in ms. */
+const SPAN = 400;
 
 /** Times both forms at n = 128, 256, …, until they take too long or `signal` says to stop. */
 export async function compare(device: Device, signal: AbortSignal, tell: Tell): Promise<void> {
@@ -50,10 +50,9 @@ export async function compare(device: Device, signal: AbortSignal, tell: Tell): 
   }
 }
 
-/** The ms of one call of `fn`: the smallest mean of three batches, after a call that compiles. */
+/** The ms of one call of `fn`: the least mean of the batches that fit into the span, after a first call. */
 async function timed(device: Device, fn: () => Tensor): Promise<number> {
   const batch = async (calls: number) => {
-    await device.synchronize();
     const began = performance.now();
     for (let i = 0; i < calls; i++) {
       using _ = scope();
@@ -63,8 +62,11 @@ async function timed(device: Device, fn: () => Tensor): Promise<number> {
     return (performance.now() - began) / calls;
   };
   await batch(1);
-  const once = await batch(1);
-  if (once > SPAN) return once;
-  const calls = Math.max(1, Math.min(200, Math.round(SPAN / once / 3)));
-  return Math.min(await batch(calls), await batch(calls), await batch(calls));
+  const began = performance.now();
+  let [best, calls] = [Infinity, 1];
+  do {
+    best = Math.min(best, await batch(calls));
+    calls = Math.max(1, Math.min(200, Math.round(SPAN / 10 / best)));
+  } while (performance.now() - began < SPAN);
+  return best;
 }

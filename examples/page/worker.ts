@@ -57,7 +57,7 @@ async function doing(job: Job, signal: AbortSignal, work: () => Promise<void>): 
   try {
     await work();
   } finally {
-    tell({ kind: "ended", job, finished: !signal.aborted });
+    tell({ kind: "ended", job });
   }
 }
 
