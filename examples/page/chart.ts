@@ -113,14 +113,12 @@ export class Chart {
     for (let i = 1; i < ends.length; i++) {
       ends[i].y = Math.max(ends[i].y, ends[i - 1].y + LINE_HEIGHT);
     }
-    return ends.map(({ name, look, x, y }) =>
-      element("text", {
-        class: look,
-        x: narrow ? x : x + 9,
-        y,
-        "text-anchor": narrow ? "end" : "start",
-      }, name)
-    );
+    return ends.map(({ name, look, x, y }) => {
+      // Above a line's end words go back along it, if there is room.
+      const back = narrow && x > 9 * name!.length;
+      const place = { x: narrow ? x : x + 9, y, "text-anchor": back ? "end" : "start" };
+      return element("text", { class: look, ...place }, name);
+    });
   }
 }
 

@@ -23,12 +23,12 @@ export async function writeOn(
   for await (const piece of written(model, PROMPT, { temperature: TEMPERATURE, seed: 1 })) {
     text += piece;
     tokens++;
-    const { liveBytes } = device.memory();
+    const { liveBytes, pooledBytes } = device.memory();
     bytes = Math.max(bytes, liveBytes - before);
     const now = performance.now();
     if (now - told < INTERVAL) continue;
     const rate = tokens / ((now - began) / 1000);
-    tell({ kind: "written", text, tokens, bytes, liveBytes, rate });
+    tell({ kind: "written", text, tokens, bytes, heldBytes: liveBytes + pooledBytes, rate });
     [text, bytes, told] = ["", 0, now];
     await turn();
     if (signal.aborted) return;

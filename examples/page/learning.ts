@@ -71,14 +71,26 @@ async function sample(trainer: Trainer, signal: AbortSignal, tell: Tell): Promis
 }
 
 function sizesFor(device: Device) {
-  const shared = { learningRate: 5e-3, weightDecay: 0.1, warmup: 10, clip: 1, seed: 0 };
+  const shared = { weightDecay: 0.1, warmup: 10, clip: 1, seed: 0 };
   return device.software
     ? {
       config: { vocabulary: 256, size: 64, layers: 2, heads: 2, inner: 160 },
-      options: { ...shared, steps: 400, batch: 4, context: 64 } satisfies TrainingOptions,
+      options: {
+        ...shared,
+        learningRate: 5e-3,
+        steps: 600,
+        batch: 4,
+        context: 64,
+      } satisfies TrainingOptions,
     }
     : {
       config: { vocabulary: 256, size: 128, layers: 4, heads: 4, inner: 352 },
-      options: { ...shared, steps: 1000, batch: 16, context: 256 } satisfies TrainingOptions,
+      options: {
+        ...shared,
+        learningRate: 3e-3,
+        steps: 1000,
+        batch: 8,
+        context: 256,
+      } satisfies TrainingOptions,
     };
 }

@@ -131,13 +131,13 @@ function end(job: Job): void {
   speak({ learn: at("progress").textContent!, write: "Stopped", time: times.verdict() }[job]);
 }
 
-function write({ text, tokens, bytes, liveBytes, rate }: News & { kind: "written" }): void {
+function write({ text, tokens, bytes, heldBytes, rate }: News & { kind: "written" }): void {
   memory.add(tokens, bytes);
   at("pace").textContent = `${Math.round(rate).toLocaleString("en")} tokens/s`;
   at("tokens").textContent = tokens.toLocaleString("en");
   at("kept").textContent = bytesText(bytes);
   at("cache").textContent = bytesText(tokens * model.cacheBytes);
-  at("all").textContent = bytesText(liveBytes);
+  at("all").textContent = bytesText(heldBytes);
   const endless = at("endless");
   const follows = endless.scrollTop + endless.clientHeight >= endless.scrollHeight - 4;
   endless.textContent = (endless.textContent + visible(text)).slice(-SHOWN);

@@ -46,8 +46,8 @@ export type News =
     readonly tokens: number;
     /** The most that the device held above what it held before the first token. */
     readonly bytes: number;
-    /** All that the device holds. */
-    readonly liveBytes: number;
+    /** All that the device holds, in use and pooled for reuse. */
+    readonly heldBytes: number;
     /** Tokens/s. */
     readonly rate: number;
   }

@@ -26,7 +26,7 @@ const FORMS: Readonly<Record<Form, (q: Tensor, k: Tensor, v: Tensor) => Tensor>>
 const SHORTEST = 128;
 const LONGEST = 65536;
 /** A form whose call takes longer, in ms, is not asked for twice as many tokens. */
-const PATIENCE = 400;
+const PATIENCE = 250;
 /** How long one measurement takes at least, in ms. */
 const SPAN = 400;
 
