@@ -27,11 +27,13 @@ const TEXT = "one fish two fish red fish blue fish\n".repeat(120);
 
 /** Opens the page, and fails if the console tells of an error. */
 async function visit(
-  { flags, query = "", colorScheme = "light", before = "" }: {
+  { flags, query = "", colorScheme = "light", before = "", fails = false }: {
     flags: string[];
     query?: string;
     /** A script that the worker runs first. */
     before?: string;
+    /** Whether the page is to end with a complaint. */
+    fails?: boolean;
     colorScheme?: "light" | "dark";
   },
   fn: (page: Page) => Promise<void>,
@@ -44,16 +46,16 @@ async function visit(
     const errors: string[] = [];
     page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
     page.on("pageerror", (error) => errors.push(error.message));
-    page.setDefaultTimeout(120_000);
+    page.setDefaultTimeout(240_000);
     await page.route("**/worker.js", async (route) => {
       const response = await route.fetch();
       await route.fulfill({ response, body: before + await response.text() });
     });
     await page.goto(`http://127.0.0.1:${server.addr.port}/${query}`);
-    await page.locator("#learn:enabled").waitFor();
+    await page.locator(fails ? "#failure" : "#learn:enabled").waitFor();
     await fn(page);
     assertEquals(errors, []);
-    assertEquals(await page.locator("#failure").isVisible(), false);
+    assertEquals(await page.locator("#failure").isVisible(), fails);
   } finally {
     await browser?.close();
     await server.shutdown();
@@ -74,7 +76,8 @@ async function progress(page: Page): Promise<{ step: number; bits: number }> {
 
 /** Waits until so many steps have been taken. */
 async function learnt(page: Page, steps: number): Promise<void> {
-  while ((await progress(page)).step < steps) await page.waitForTimeout(100);
+  const step = `/step (\\d+)/.exec(document.querySelector("#progress").textContent)?.[1] ?? 0`;
+  await page.waitForFunction(`Number(${step}) >= ${steps}`);
 }
 
 /** The places of a line in pixels, as it is drawn. */
@@ -136,12 +139,11 @@ async function learnsAndWrites(page: Page, steps: number): Promise<void> {
 
 async function memoryStaysFlat(page: Page, tokens: number): Promise<void> {
   await page.click("#write");
-  const count = async () => Number((await page.textContent("#tokens"))!.replaceAll(",", ""));
-  while (await count() < tokens) await page.waitForTimeout(100);
+  const count = `Number(document.querySelector("#tokens").textContent.replaceAll(",", ""))`;
+  await page.waitForFunction(`${count} >= ${tokens}`);
   const kept = await page.textContent("#kept");
   const all = await page.textContent("#all");
-  const before = await count();
-  while (await count() < before + tokens) await page.waitForTimeout(100);
+  await page.waitForFunction(`${count} >= ${2 * tokens}`);
   assertEquals(await page.textContent("#kept"), kept);
   assertEquals(await page.textContent("#all"), all);
   await page.click("#write");
@@ -224,4 +226,13 @@ test("too little text is refused in words", () =>
     await page.fill("#text", TEXT);
     await page.click("#learn");
     await learnt(page, 1);
+  }));
+
+test("a device that is insisted on and missing is told of", () =>
+  visit({ flags: NO_ADAPTER, query: "?backend=webgpu", fails: true }, async (page) => {
+    assertMatch((await page.textContent("#failure"))!, /Cannot initialise WebGPU: .* no adapter/);
+    assertEquals(await page.textContent("#device"), "No device could be opened.");
+    assertEquals(await page.locator("button:enabled").count(), 0);
+    await isAccessible(page);
+    await fitsEveryWidth(page);
   }));

@@ -186,6 +186,7 @@ function speak(words: string): void {
 }
 
 function fail(message: string): void {
+  if (buttons.learn.disabled) at("device").textContent = "No device could be opened.";
   at("failure").textContent = message;
   at("failure").hidden = false;
 }
