@@ -15,9 +15,9 @@ export function bytesText(bytes: number): string {
   return `${Number((bytes / 1024 ** power).toPrecision(3))} ${units[power]}`;
 }
 
-/** 0.0123 → "0.012"; 1234.5 → "1,235". */
+/** 0.01234 → "0.0123"; 1234.5 → "1,230". */
 export function msText(ms: number): string {
-  return ms.toLocaleString("en", { maximumSignificantDigits: ms < 100 ? 2 : 4 });
+  return ms.toLocaleString("en", { maximumSignificantDigits: 3 });
 }
 
 /** What a byte costs the model, step by step. */
@@ -76,12 +76,11 @@ export class LossFigure {
   }
 }
 
-/** The mean over neighbours, as many before as after. */
+/** The mean over neighbours: as many after as before, where there are. */
 function meanAround(points: readonly Point[], i: number): number {
-  const reach = Math.min(8, i, points.length - 1 - i);
-  let sum = 0;
-  for (let at = i - reach; at <= i + reach; at++) sum += points[at][1];
-  return sum / (2 * reach + 1);
+  const reach = Math.min(8, i);
+  const near = points.slice(i - reach, i + reach + 1);
+  return near.reduce((sum, [, y]) => sum + y, 0) / near.length;
 }
 
 /** What is kept for the context, token by token. */
@@ -154,9 +153,12 @@ export class TimeFigure {
     this.#draw();
   }
 
-  /** One call on n tokens takes so many ms. */
+  /** One call on n tokens takes so many ms; of several times the least counts. */
   add(form: Form, n: number, ms: number): void {
-    this.times[form].push([n, ms]);
+    const points = this.times[form];
+    const known = points.findIndex(([x]) => x === n);
+    if (known < 0) points.push([n, ms]);
+    else points[known] = [n, Math.min(ms, points[known][1])];
     this.#draw();
   }
 
@@ -176,10 +178,11 @@ export class TimeFigure {
     const last = both.at(-1);
     if (last === undefined) return "";
     const ratio = last.softmax! / last.lightning!;
-    const factor = (ratio < 1 ? 1 / ratio : ratio).toFixed(1);
-    return `At n = ${last.n.toLocaleString("en")}: ${msText(last.lightning!)} ms and ` +
-      `${msText(last.softmax!)} ms. ` +
-      `Softmax attention takes ${ratio < 1 ? `${factor} times less` : `${factor} times as long`}.`;
+    const factor = ratio < 1
+      ? `${(1 / ratio).toFixed(1)} times less`
+      : `${ratio.toFixed(1)} times as long`;
+    return `At n = ${last.n.toLocaleString("en")} Lightning Attention-2 takes ` +
+      `${msText(last.lightning!)} ms and softmax attention ${msText(last.softmax!)} ms, ${factor}.`;
   }
 
   #draw(): void {

@@ -86,7 +86,7 @@ function hear(news: News): void {
       return write(news);
     case "timed":
       times.add(news.form, news.n, news.ms);
-      at("verdict").textContent = `n = ${news.n.toLocaleString("en")}: ${msText(news.ms)} ms`;
+      at("verdict").textContent = times.verdict();
       return table();
     case "failed":
       return fail(news.message);
