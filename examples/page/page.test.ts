@@ -77,7 +77,9 @@ async function progress(page: Page): Promise<{ step: number; bits: number }> {
 /** Waits until so many steps have been taken. */
 async function learnt(page: Page, steps: number): Promise<void> {
   const step = `/step (\\d+)/.exec(document.querySelector("#progress").textContent)?.[1] ?? 0`;
-  await page.waitForFunction(`Number(${step}) >= ${steps}`);
+  const failed = `!document.querySelector("#failure").hidden`;
+  await page.waitForFunction(`${failed} || Number(${step}) >= ${steps}`);
+  assert(!await page.locator("#failure").isVisible(), `${await page.textContent("#failure")}`);
 }
 
 /** The places of a line in pixels, as it is drawn. */
