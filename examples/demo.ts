@@ -1,12 +1,14 @@
 // `deno task demo`: a small TransNormerLLM learns from text, byte by byte, and then writes.
 import { io, LevinError } from "../mod.ts";
 import { Checkpoint, saveCheckpoint } from "./demo/checkpoint.ts";
-import { chooseDevice, stateBytes } from "./demo/device.ts";
+import { chooseDevice } from "./demo/device.ts";
+import { readText } from "./demo/files.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
-import { BITS, lossChart, lossSvg, ProgressBar, writeText } from "./demo/report.ts";
+import { lossChart, lossSvg, ProgressBar, writeText } from "./demo/report.ts";
 import { Interruption } from "./demo/interruption.ts";
-import { readText, unigramEntropy } from "./demo/text.ts";
+import { BITS, unigramEntropy } from "./demo/text.ts";
 import { Trainer, type TrainingOptions } from "./demo/trainer.ts";
+import { stateBytes } from "./demo/writing.ts";
 
 const FLAGS = {
   text: { kind: "text", help: "a file or folder to learn from; else Levin's own sources" },

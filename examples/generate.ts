@@ -1,9 +1,10 @@
 // `deno task generate`: writes with a model that `deno task demo` trained, or with a released one: a folder
 // with config.json (TransNormerLLM, LLaMA, Pythia), safetensors and tokenizer.json.
 import { Checkpoint } from "./demo/checkpoint.ts";
-import { chooseDevice, stateBytes } from "./demo/device.ts";
+import { chooseDevice } from "./demo/device.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
 import { writeText } from "./demo/report.ts";
+import { stateBytes } from "./demo/writing.ts";
 import { loadTokenizer } from "./models/tokenizer.ts";
 import { loadModel } from "../src/models/mod.ts";
 

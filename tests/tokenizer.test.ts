@@ -3,7 +3,8 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import { FormatError } from "../mod.ts";
 import { TextStream } from "../examples/models/text_stream.ts";
-import { byteTokenizer, loadTokenizer } from "../examples/models/tokenizer.ts";
+import { byteTokenizer } from "../examples/models/byte_tokenizer.ts";
+import { loadTokenizer } from "../examples/models/tokenizer.ts";
 import { inFolder, llama, writeCheckpoint } from "./checkpoints.ts";
 import { testOnCpu } from "./harness.ts";
 

@@ -5,12 +5,9 @@
 import asciichart from "asciichart";
 import progress from "cli-progress";
 import * as echarts from "echarts";
-import { generate, type GenerateOptions, type LanguageModel } from "../../src/models/mod.ts";
-import { TextStream } from "../models/text_stream.ts";
-import { byteTokenizer, type TextTokenizer } from "../models/tokenizer.ts";
-
-/** Bits of information in a nat. */
-export const BITS = 1 / Math.LN2;
+import type { GenerateOptions, LanguageModel } from "../../src/models/mod.ts";
+import { BITS } from "./text.ts";
+import { written, type WrittenOptions } from "./writing.ts";
 
 /** The progress of training, on stderr; off a terminal, a line every few seconds. */
 export class ProgressBar {
@@ -105,24 +102,19 @@ export async function writeText(
   model: LanguageModel,
   prompt: string,
   options: GenerateOptions,
-  { tokenizer = byteTokenizer, stops }: { tokenizer?: TextTokenizer; stops?: readonly string[] } =
-    {},
+  texts: WrittenOptions = {},
 ): Promise<number> {
-  const tokens = tokenizer.encode(prompt);
-  const stream = new TextStream(tokenizer, { prompt: tokens, stops });
   const encoder = new TextEncoder();
   const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
   write(prompt);
   const began = performance.now();
   let count = 0;
-  const stop = tokenizer.endOfText === undefined ? [] : [tokenizer.endOfText];
-  for await (const token of generate(model, tokens, { stop, ...options })) {
+  for await (const text of written(model, prompt, options, texts)) {
     count++;
-    write(stream.push(token));
-    if (stream.stopped) break;
+    write(text);
     // So that a signal can arrive.
     await new Promise((resolve) => setTimeout(resolve));
   }
-  write(`${stream.end()}\n`);
+  write("\n");
   return count / ((performance.now() - began) / 1000);
 }

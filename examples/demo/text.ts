@@ -15,46 +15,31 @@ export interface Text {
   readonly hash: string;
 }
 
-const OWN_SOURCES = ["mod.ts", "src", "shaders", "tests", "examples", "bench"];
-const SKIPPED = new Set(["node_modules", "runs", "dist", "target"]);
+/** Bits of information in a nat. */
+export const BITS = 1 / Math.LN2;
+
 const HELD_OUT_BLOCK = 4096;
 
 /**
- * Reads a file, or all text files of a folder in the order of their names; without a path, Levin's own
- * sources and documents.
+ * Splits `bytes`, which are called `source`.
  *
  * @throws {LevinError} if there is too little text for a window of `shortest` bytes in either part.
  */
-export async function readText(path: string | undefined, shortest: number): Promise<Text> {
-  const repository = decodeURIComponent(new URL("../..", import.meta.url).pathname);
-  const roots = path === undefined ? OWN_SOURCES.map((name) => repository + name) : [path];
-  const contents: Uint8Array[] = [];
-  for (const root of roots) {
-    const isFolder = (await Deno.stat(root)).isDirectory;
-    const files = isFolder ? await Array.fromAsync(filesUnder(root)) : [root];
-    for (const file of files) {
-      const bytes = await Deno.readFile(file);
-      // A zero byte marks a binary file; a single file that was named is taken as it is.
-      if (!isFolder || !bytes.includes(0)) contents.push(bytes);
-    }
-  }
-  const bytes = joined(contents);
-  const source = path ?? "Levin's own sources";
+export async function textOf(
+  bytes: Uint8Array<ArrayBuffer>,
+  source: string,
+  shortest: number,
+): Promise<Text> {
   const { training, heldOut } = splitBlocks(bytes);
   if (training.length <= shortest || heldOut.length <= shortest) {
     throw new LevinError(
       `Cannot learn from ${source}: ${bytes.length} bytes are too few for windows of ${shortest} ` +
-        `bytes in both the training text and the tenth that is held out; give more text with ` +
-        `--text or a shorter --context`,
+        `bytes in both the training text and the tenth that is held out; give more text or a ` +
+        `shorter context`,
     );
   }
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return {
-    training,
-    heldOut,
-    description: `${source}, ${contents.length} file${contents.length === 1 ? "" : "s"}`,
-    hash: digest.toHex(),
-  };
+  return { training, heldOut, description: source, hash: digest.toHex() };
 }
 
 /** The entropy of a byte drawn from `heldOut` by the frequencies of `training`, in nats. */
@@ -68,16 +53,6 @@ export function unigramEntropy({ training, heldOut }: Text): number {
   return nats / heldOut.length;
 }
 
-async function* filesUnder(folder: string): AsyncGenerator<string> {
-  const entries = await Array.fromAsync(Deno.readDir(folder));
-  entries.sort((a, b) => a.name < b.name ? -1 : 1);
-  for (const { name, isDirectory, isFile } of entries) {
-    if (name.startsWith(".") || SKIPPED.has(name)) continue;
-    if (isDirectory) yield* filesUnder(`${folder}/${name}`);
-    else if (isFile) yield `${folder}/${name}`;
-  }
-}
-
 /** Every tenth block is held out, so that both parts speak of the same things. */
 function splitBlocks(bytes: Uint8Array): { training: Uint8Array; heldOut: Uint8Array } {
   const parts: { training: Uint8Array[]; heldOut: Uint8Array[] } = { training: [], heldOut: [] };
@@ -88,7 +63,8 @@ function splitBlocks(bytes: Uint8Array): { training: Uint8Array; heldOut: Uint8A
   return { training: joined(parts.training), heldOut: joined(parts.heldOut) };
 }
 
-function joined(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+/** The bytes of all parts, one after the other. */
+export function joined(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
   for (const part of parts) {

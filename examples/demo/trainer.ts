@@ -58,7 +58,7 @@ export class Trainer implements Disposable {
       if (!Number.isFinite(value)) {
         throw new LevinError(
           `Training diverged: the loss of step ${first + i + 1} is ${value}; try a smaller ` +
-            `--learning-rate`,
+            `learning rate`,
         );
       }
     });

@@ -14,12 +14,6 @@ export interface TextTokenizer {
   readonly endOfText?: number;
 }
 
-/** Every byte of UTF-8 is a token, as in the demo. */
-export const byteTokenizer: TextTokenizer = {
-  encode: (text) => [...new TextEncoder().encode(text)],
-  decode: (tokens) => new TextDecoder().decode(Uint8Array.from(tokens)),
-};
-
 /**
  * The tokenizer in a folder as Hugging Face lays it out: tokenizer.json and, if it is there,
  * tokenizer_config.json.

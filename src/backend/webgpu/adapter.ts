@@ -33,7 +33,9 @@ export async function findAdapter(gpu?: Pick<GPU, "requestAdapter">): Promise<Fo
 
 /** The name that `info` gives the hardware. */
 export function nameOf(info: GPUAdapterInfo | undefined): string {
-  return info?.description || info?.device || info?.vendor || "unnamed WebGPU adapter";
+  // Browsers say little, to tell little: often only `apple` and `metal-3`.
+  const family = [info?.vendor, info?.architecture].filter(Boolean).join(" ");
+  return info?.description || info?.device || family || "unnamed WebGPU adapter";
 }
 
 /** Whether the adapter runs on the CPU. */
