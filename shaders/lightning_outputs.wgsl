@@ -10,6 +10,8 @@ alias StateElement = f32;
 // Whether there is a state before the first chunk of a sequence, so that no chunk may skip it.
 const HAS_INITIAL: bool = false;
 const SEGMENTED: bool = false;
+// Whether S is read turned over: the stored one is [e, d].
+const STATE_TURNED: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
 
@@ -54,6 +56,13 @@ fn load_state(base: u32, row: u32, column: u32) -> vec4f {
   return first(values, select(0, i32(params.e) - i32(column), row < params.d));
 }
 
+// Four neighbours along d of a stored state that is turned over.
+fn load_turned(base: u32, term: u32, column: u32) -> vec4f {
+  let values = four_states(base + column * params.d + term);
+  if (WHOLE_D && WHOLE_E) { return values; }
+  return first(values, select(0, i32(params.d) - i32(term), column < params.e));
+}
+
 // The decays from four sources to row `row`, 0 where a source comes after it. Selected, not multiplied by a
 // mask: 0 · inf would be NaN.
 fn decays(base: u32, row: u32, sources: vec4u, coarse: vec4f, fine: vec4f) -> vec4f {
@@ -62,7 +71,8 @@ fn decays(base: u32, row: u32, sources: vec4u, coarse: vec4f, fine: vec4f) -> ve
 }
 
 // What a thread has asked for: of v, or of the state that the segment added so far and of the state before
-// the segment, four columns of a term and of the term 8 after it, and of those 64 to the right.
+// the segment, four columns of a term and of the term 8 after it, and of those 64 to the right; or, of a state
+// turned over, four terms of columns 32 apart.
 struct Asked {
   added: vec4f,
   added_after: vec4f,
@@ -74,43 +84,55 @@ struct Asked {
   before_right_after: vec4f,
 }
 
-fn ask(
-  of_state: bool,
-  block: u32,
-  first_term: u32,
-  rows: u32,
-  base_v: u32,
-  base_state: u32,
-  base_segment: u32,
-  across: u32,
-  e: u32,
-) -> Asked {
-  let term = first_term + across;
+fn ask_values(base_v: u32, row: u32, last: u32, e: u32) -> Asked {
+  let at = base_v + min(row, last) * params.v_strides.w;
+  let at_after = base_v + min(row + 8u, last) * params.v_strides.w;
   var asked = Asked();
-  if (of_state) {
-    asked.added = load_state(base_state, term, e);
-    asked.added_after = load_state(base_state, term + 8u, e);
-    if (WIDE) {
-      asked.added_right = load_state(base_state, term, e + 64u);
-      asked.added_right_after = load_state(base_state, term + 8u, e + 64u);
-    }
-    if (SEGMENTED) {
-      asked.before = load_state(base_segment, term, e);
-      asked.before_after = load_state(base_segment, term + 8u, e);
-      if (WIDE) {
-        asked.before_right = load_state(base_segment, term, e + 64u);
-        asked.before_right_after = load_state(base_segment, term + 8u, e + 64u);
-      }
-    }
-    return asked;
-  }
-  let at = base_v + min(block + term, rows - 1u) * params.v_strides.w;
-  let at_after = base_v + min(block + term + 8u, rows - 1u) * params.v_strides.w;
   asked.added = load_v(at, e);
   asked.added_after = load_v(at_after, e);
   if (WIDE) {
     asked.added_right = load_v(at, e + 64u);
     asked.added_right_after = load_v(at_after, e + 64u);
+  }
+  return asked;
+}
+
+fn ask_state(base_state: u32, base_segment: u32, first_term: u32, first_e: u32, thread: u32) -> Asked {
+  var asked = Asked();
+  if (STATE_TURNED) {
+    let term = first_term + 4u * (thread % 4u);
+    let column = first_e + thread / 4u;
+    asked.added = load_turned(base_state, term, column);
+    asked.added_after = load_turned(base_state, term, column + 32u);
+    if (WIDE) {
+      asked.added_right = load_turned(base_state, term, column + 64u);
+      asked.added_right_after = load_turned(base_state, term, column + 96u);
+    }
+    if (SEGMENTED) {
+      asked.before = load_turned(base_segment, term, column);
+      asked.before_after = load_turned(base_segment, term, column + 32u);
+      if (WIDE) {
+        asked.before_right = load_turned(base_segment, term, column + 64u);
+        asked.before_right_after = load_turned(base_segment, term, column + 96u);
+      }
+    }
+    return asked;
+  }
+  let term = first_term + thread / 16u;
+  let e = first_e + 4u * (thread % 16u);
+  asked.added = load_state(base_state, term, e);
+  asked.added_after = load_state(base_state, term + 8u, e);
+  if (WIDE) {
+    asked.added_right = load_state(base_state, term, e + 64u);
+    asked.added_right_after = load_state(base_state, term + 8u, e + 64u);
+  }
+  if (SEGMENTED) {
+    asked.before = load_state(base_segment, term, e);
+    asked.before_after = load_state(base_segment, term + 8u, e);
+    if (WIDE) {
+      asked.before_right = load_state(base_segment, term, e + 64u);
+      asked.before_right_after = load_state(base_segment, term + 8u, e + 64u);
+    }
   }
   return asked;
 }
@@ -198,7 +220,12 @@ fn main(
     let end = select(ROWS, params.d, of_state);
     var from_q = load_q(at_q, load_term);
     var from_q_after = load_q(at_q_after, load_term);
-    var here = ask(of_state, block, 0u, rows, base_v, base_state, base_segment, across, e);
+    var here = Asked();
+    if (of_state) {
+      here = ask_state(base_state, base_segment, 0u, first_e, thread);
+    } else {
+      here = ask_values(base_v, block + across, rows - 1u, e);
+    }
     for (var term = 0u; term < end; term += DEPTH) {
       if (of_state) {
         put_left_rows(thread, weight * from_q, weight_after * from_q_after);
@@ -211,14 +238,21 @@ fn main(
         here.added_right += fade * here.before_right;
         here.added_right_after += fade * here.before_right_after;
       }
-      put_right_terms(thread, along, here.added, here.added_after);
-      if (WIDE) { put_right_terms(thread, along + 16u, here.added_right, here.added_right_after); }
+      if (STATE_TURNED && of_state) {
+        put_right_rows(thread, 0u, here.added, here.added_after);
+        if (WIDE) { put_right_rows(thread, 16u, here.added_right, here.added_right_after); }
+      } else {
+        put_right_terms(thread, along, here.added, here.added_after);
+        if (WIDE) { put_right_terms(thread, along + 16u, here.added_right, here.added_right_after); }
+      }
       workgroupBarrier();
       let next = min(term + DEPTH, (end - 1u) / DEPTH * DEPTH);
-      here = ask(of_state, block, next, rows, base_v, base_state, base_segment, across, e);
       if (of_state) {
+        here = ask_state(base_state, base_segment, next, first_e, thread);
         from_q = load_q(at_q, next + load_term);
         from_q_after = load_q(at_q_after, next + load_term);
+      } else {
+        here = ask_values(base_v, block + next + across, rows - 1u, e);
       }
       sums = add_tiles(sums, across, along);
       workgroupBarrier();

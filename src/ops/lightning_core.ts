@@ -41,7 +41,8 @@ import {
   type View,
 } from "../backend/contract.ts";
 import { bytesOf } from "../dtype.ts";
-import { defineOp, type Op } from "../operation.ts";
+import { grad } from "../grad.ts";
+import { type BackwardContext, defineOp, type Op } from "../operation.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
@@ -119,10 +120,7 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
   cuts: (inputs) => {
     return [0, 1, 2].map((axis) => Array<number>(inputs.length + 2).fill(axis));
   },
-  scratchBytes: ([, k, v], _, { blockSize }) => {
-    const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(k.shape[3], 1));
-    return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, k.shape[4] * v.shape[4]);
-  },
+  scratchBytes: ([, k, v], _, options) => leastScratch(k, v, options),
   saves: { inputs: [0, 1, 2, 3, 4], outputs: [1] },
   backward: (context) => {
     const { grads: [outputG, lastG], inputs, outputs: [, last], needs, options, specs } = context;
@@ -138,12 +136,7 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
     const dq = needs[0] || needs[3]
       ? lightning(u, v, k, g, ...maybe(initial?.transpose()), forth)[0]
       : null;
-    const dk = needs[1] || needs[3]
-      ? lightning(v, u, q, g, ...maybe(lastG?.transpose()), back)[0]
-      : null;
-    const [dv, dInitial] = needs[2] || needs[4]
-      ? lightning(k, q, u, g, ...maybe(lastG), { ...back, wide: false })
-      : [];
+    const { dk, dv, dInitial } = ofKeysAndValues(context, u, back);
     let dg: Tensor | null = null;
     if (needs[3]) {
       const dP = q.to("f32").mul(dq!).sub(k.to("f32").mul(dk!)).sum(-1);
@@ -154,6 +147,96 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
     return [dq?.to(dtype), dk?.to(dtype), dv, dg, dInitial];
   },
 });
+
+/** dk, dv and dS_0, as far as they are needed: R(v, u, q; Uᵀ) and R(k, q, u; U), whose states are one. */
+function ofKeysAndValues(
+  { grads: [, lastG], inputs: [q, k, v, g], needs }: BackwardContext<LightningOptions>,
+  u: Tensor,
+  back: LightningOptions,
+): { dk?: Tensor; dv?: Tensor; dInitial?: Tensor } {
+  const ofKeys = needs[1] || needs[3];
+  const ofValues = needs[2] || needs[4];
+  const maybe = (t: Tensor | undefined) => t === undefined ? [] : [t];
+  if (ofKeys && ofValues) {
+    const [dv, dk, dInitial] = lightningPair(k, v, q, u, g, ...maybe(lastG), back);
+    return { dk, dv, dInitial };
+  }
+  if (ofKeys) return { dk: lightning(v, u, q, g, ...maybe(lastG?.transpose()), back)[0] };
+  if (!ofValues) return {};
+  const [dv, dInitial] = lightning(k, q, u, g, ...maybe(lastG), { ...back, wide: false });
+  return { dv, dInitial };
+}
+
+/**
+ * LA(q, k, v) and LA(r, v, k), which read the same states, the second turned over: q [.., n, d], r [.., n, e],
+ * k, v, g and, if there is one, the initial state → the outputs [.., n, e] and [.., n, d] and the last state. Only
+ * the second is wide.
+ */
+const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOptions, TensorSpec[]>({
+  name: "lightningAttentionPair",
+  strided: true,
+  output: ([q, r, k, v], { wide }) => {
+    const heads = k.shape.slice(0, 3);
+    const [n, d] = k.shape.slice(3);
+    const e = v.shape[4];
+    return [
+      { shape: [...heads, n, e], dtype: q.dtype },
+      { shape: [...heads, n, d], dtype: wide ? "f32" : r.dtype },
+      { shape: [...heads, d, e], dtype: "f32" },
+    ];
+  },
+  cpu: ([q, r, k, v, g, initial], [out, turnedOut, last], options) => {
+    const turnedLast = {
+      ...last,
+      data: new Float32Array(sizeOf(last.shape)),
+      shape: transposedShape(last.shape),
+      strides: contiguousStrides(transposedShape(last.shape)),
+      offset: 0,
+    };
+    const turnedInitial = initial && transposedView(initial);
+    for (
+      const [inputs, outputs] of [
+        [[q, k, v, g, initial], [out, last]],
+        [[r, v, k, g, turnedInitial], [turnedOut, turnedLast]],
+      ]
+    ) {
+      const given = inTimeOrder(inputs.filter((view) => view !== undefined), outputs, options);
+      attendOnCpu(given.inputs, given.outputs, options);
+    }
+  },
+  gpu: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
+    const { inputs, outputs } = inTimeOrder([q, k, v, g], [out, last], options);
+    const turned = inTimeOrder([r, v, k, g], [turnedOut, last], options);
+    const second = { q: turned.inputs[0], out: turned.outputs[0] };
+    const first = initial === undefined ? inputs : [...inputs, initial];
+    return plan(first, outputs, options, context, second);
+  },
+  cuts: (inputs) => [0, 1, 2].map((axis) => Array<number>(inputs.length + 3).fill(axis)),
+  scratchBytes: ([, , k, v], _, options) => leastScratch(k, v, options),
+  saves: { outputs: [] },
+  // Only gradients of gradients come here.
+  backward: ({ grads, inputs: [q, r, k, v, ...others], options }) => {
+    const [u, turnedU, lastG] = grads;
+    const weighed = ([q, r, k, v, g, initial]: Tensor[]) => {
+      const maybe = (t: Tensor | undefined) => t === undefined ? [] : [t];
+      const [o, last] = lightning(q, k, v, g, ...maybe(initial), { ...options, wide: false });
+      const [turned] = lightning(r, v, k, g, ...maybe(initial?.transpose()), options);
+      const pairs = [[o, u], [turned, turnedU], [last, lastG]] as const;
+      const terms = pairs.filter(([, gradient]) => gradient !== undefined)
+        .map(([t, gradient]) => t.to("f32").mul(gradient!.to("f32")).sum());
+      return terms.reduce((sum, term) => sum.add(term));
+    };
+    return grad(weighed)([q, r, k, v, ...others]);
+  },
+});
+
+function transposedShape(shape: readonly number[]): number[] {
+  return [...shape.slice(0, -2), shape.at(-1)!, shape.at(-2)!];
+}
+
+function transposedView(view: CpuView): CpuView {
+  return { ...view, shape: transposedShape(view.shape), strides: transposedShape(view.strides) };
+}
 
 /** For each row of x [.., n] the sum of it and the rows processed after it. */
 function sumToEnd(x: Tensor, { reverse, blockSize }: LightningOptions): Tensor {
@@ -314,6 +397,12 @@ function scratchOfAChunk(heads: number, chunk: number, area: number): number {
   return heads * (4 * area + 8 * (chunk + 2));
 }
 
+/** The least scratch memory that a call can do with. */
+function leastScratch(k: View, v: View, { blockSize }: LightningOptions): number {
+  const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(k.shape[3], 1));
+  return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, k.shape[4] * v.shape[4]);
+}
+
 /** How the GPU goes about a sequence. */
 function passesOf(
   inputs: readonly View[],
@@ -341,13 +430,15 @@ function passesOf(
 /**
  * The GPU, a stretch of every head in each pass, so that the states in between need little memory: the states
  * before all chunks, then all outputs at once. Where there are too few heads to occupy a GPU, segments of the
- * stretch are walked side by side, and a scan finds the states before them.
+ * stretch are walked side by side, and a scan finds the states before them. `second` are the queries of a
+ * {@linkcode lightningPair} and their outputs.
  */
 function plan(
   [q, k, v, g, initial]: View[],
   [out, last]: View[],
   { alpha, beta, decayAfter, blockSize }: LightningOptions,
   context: GpuContext,
+  second?: { readonly q: View; readonly out: View },
 ): Dispatch[] {
   const [b, groups, members, n, d] = k.shape;
   const heads = b * groups * members;
@@ -376,7 +467,6 @@ function plan(
     const before = pass === 0 ? initial : segmented ? carried[(pass - 1) % 2] : undefined;
     const after = isLast ? last : carried[pass % 2];
     const walks = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
-    const reads = heads * chunks * tilesOf(chunk, e);
     const elementsOfState = heads * d * e / (fours ? 4 : 1);
     dispatches.push(
       {
@@ -435,26 +525,36 @@ function plan(
         workgroups: grid(Math.ceil(elementsOfState / 256), context),
       });
     }
-    dispatches.push({
-      label: "outputs",
-      shader: outputsShader,
-      constants: {
-        ...elements({ q: qs, k: ks, v: vs }),
-        ...(fours && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
-        ...results(outs),
-        ...tiling(context, d, e),
-        HAS_INITIAL: before !== undefined || pass > 0,
-        SEGMENTED: segmented,
-        ONE_BLOCK: chunk <= 64,
-      },
-      bindings: [ks, vs, qs, positions, states, totals, outs],
-      params: [
-        ...placesOf(ks, vs, qs, outs),
-        ...[groups, members, rows, d, e, chunk, chunks, segment, segments, reads],
-        ...[floatBits(alpha), floatBits(beta)],
-      ],
-      workgroups: grid(reads, context),
-    });
+    const readers = [{ q: qs, k: ks, v: vs, out: outs, turned: false }];
+    if (second !== undefined) {
+      const [q, out] = [second.q, second.out].map((view) => slice(view, start, rows));
+      readers.push({ q, k: vs, v: ks, out, turned: true });
+    }
+    for (const { q, k, v, out, turned } of readers) {
+      const [d, e] = [k.shape[4], v.shape[4]];
+      const reads = heads * chunks * tilesOf(chunk, e);
+      dispatches.push({
+        label: "outputs",
+        shader: outputsShader,
+        constants: {
+          ...elements({ q, k, v }),
+          ...(fours && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
+          ...results(out),
+          ...tiling(context, d, e),
+          HAS_INITIAL: before !== undefined || pass > 0,
+          SEGMENTED: segmented,
+          STATE_TURNED: turned,
+          ONE_BLOCK: chunk <= 64,
+        },
+        bindings: [k, v, q, positions, states, totals, out],
+        params: [
+          ...placesOf(k, v, q, out),
+          ...[groups, members, rows, d, e, chunk, chunks, segment, segments, reads],
+          ...[floatBits(alpha), floatBits(beta)],
+        ],
+        workgroups: grid(reads, context),
+      });
+    }
   }
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
 }
