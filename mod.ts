@@ -22,9 +22,11 @@ export type {
   Span,
   View,
 } from "./src/backend/contract.ts";
+export { floatBits } from "./src/backend/contract.ts";
 export {
   Device,
   type DeviceMemory,
+  type GpuSource,
   init,
   type InitOptions,
   setDefaultDevice,

@@ -35,8 +35,8 @@ class Counter implements Backend {
       workgroupBytes: 49152,
       workgroupThreads: 1024,
       workgroupsPerAxis: 65535,
-    bindingBytes: 2 ** 31 - 4,
-    software: false,
+      bindingBytes: 2 ** 31 - 4,
+      software: false,
       scratch: (count, dtype = "f32") => {
         // Written once and read once.
         bytes += 2 * count * bytesOf(dtype);

@@ -10,6 +10,9 @@ import { WebgpuBackend } from "./backend/webgpu/backend.ts";
 import { DeviceError } from "./errors.ts";
 import { Profile } from "./profile.ts";
 
+/** Where adapters come from: `navigator.gpu`, or an object like it. */
+export type GpuSource = Pick<GPU, "requestAdapter">;
+
 /** What {@linkcode init} may be told. */
 export interface InitOptions {
   /**
@@ -19,9 +22,15 @@ export interface InitOptions {
    */
   backend?: "auto" | BackendKind;
   /** Where to look for an adapter instead of `navigator.gpu`: Dawn's or a browser's GPU object. */
-  gpu?: Pick<GPU, "requestAdapter">;
+  gpu?: GpuSource;
   /** A device of the caller's to use as it is. Levin never destroys it. */
   device?: GPUDevice;
+  /**
+   * Whether WebGPU checks all that every dispatch binds and is given against the device's limits, before
+   * anything is encoded. Default: as it was, which is false, or true if the environment variable
+   * `LEVIN_DEBUG` is 1.
+   */
+  debug?: boolean;
 }
 
 /** Memory held on a device. */
@@ -133,7 +142,10 @@ export class Device {
   }
 }
 
-const opened = new Map<BackendKind, Device>();
+/** Devices by what they were opened through: the kind of backend, or a GPU object of the caller's. */
+const opened = new Map<BackendKind | GpuSource, Device>();
+/** GPU objects ever used. Dawn's ends the process if it is collected before the process is over. */
+const kept = new Set<GpuSource>();
 let chosen: Device | undefined;
 
 /**
@@ -150,7 +162,10 @@ let chosen: Device | undefined;
  * @throws {DeviceError} if WebGPU is insisted on and there is none; the message names the remedy.
  */
 export async function init(options: InitOptions = {}): Promise<Device> {
-  return chosen = await choose(options);
+  const device = await choose(options);
+  const debug = options.debug ?? (environment("LEVIN_DEBUG") === "1" ? true : undefined);
+  if (debug !== undefined && device.engine instanceof WebgpuBackend) device.engine.debug = debug;
+  return chosen = device;
 }
 
 /** The device for tensors that name none: what `init` chose, or else the CPU. */
@@ -181,31 +196,32 @@ async function choose({ backend = "auto", gpu, device }: InitOptions): Promise<D
   const asked = override ? "LEVIN_BACKEND asks for it" : "it was asked for";
   if (wish === "cpu") return cpu(asked);
   if (device !== undefined) {
-    return new Device(new WebgpuBackend(device, { owned: false }), "the caller brought it");
+    const theirs = { owned: false, implementation: "of the device that the caller brought" };
+    return new Device(new WebgpuBackend(device, theirs), "the caller brought it");
   }
-  const own = gpu === undefined;
-  const before = own ? opened.get("webgpu") : undefined;
+  const source = gpu ?? "webgpu";
+  const before = opened.get(source);
   if (before !== undefined) return before;
 
+  if (gpu !== undefined) kept.add(gpu);
   const found = await findAdapter(gpu);
   if (found.adapter === undefined || (wish === "auto" && found.software)) {
     if (wish === "auto") return cpu(`${found.reason}, so the CPU was taken`);
     throw new DeviceError(
       `Cannot initialise WebGPU: ${found.reason}. On Debian or Ubuntu, ` +
-        `\`apt-get install mesa-vulkan-drivers\` gives a software adapter; on Bun and Node, pass ` +
-        `init({ gpu }) with the GPU object of npm "webgpu"; or use init({ backend: "cpu" })`,
+        `\`apt-get install mesa-vulkan-drivers\` gives a software adapter; in Bun and Node, pass ` +
+        `init({ gpu: await dawn() }) with dawn from "@levin/levin/dawn"; or use init({ backend: "cpu" })`,
     );
   }
   const reason = wish === "auto" ? "a hardware WebGPU adapter was found" : asked;
   const opening = new WebgpuBackend(await openDevice(found.adapter), {
     owned: true,
     info: found.adapter.info,
+    implementation: found.implementation,
   });
   const result = new Device(opening, reason);
-  if (own) {
-    opened.set("webgpu", result);
-    opening.lost.then(() => opened.get("webgpu") === result && opened.delete("webgpu"));
-  }
+  opened.set(source, result);
+  opening.lost.then(() => opened.get(source) === result && opened.delete(source));
   return result;
 }
 

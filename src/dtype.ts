@@ -39,12 +39,24 @@ export function checkDType(dtype: string): asserts dtype is DType {
 export function dtypeOfArray(array: ArrayBufferView): DType | undefined {
   if (array instanceof Float32Array) return "f32";
   if (array instanceof Float64Array) return "f32";
-  if (array instanceof Float16Array) return "f16";
+  if ("Float16Array" in globalThis && array instanceof Float16Array) return "f16";
   if (array instanceof Int32Array || array instanceof Int16Array) return "i32";
   if (array instanceof Int8Array) return "i32";
   if (array instanceof Uint32Array || array instanceof Uint16Array) return "u32";
   if (array instanceof Uint8Array || array instanceof Uint8ClampedArray) return "u32";
   return undefined;
+}
+
+/** `Float16Array`. Throws DTypeError where the runtime has none. */
+export function float16Arrays(): typeof Float16Array {
+  const { Float16Array } = globalThis;
+  if (Float16Array === undefined) {
+    throw new DTypeError(
+      `Cannot hold dtype f16: expected a runtime with Float16Array, found none; use Node 24, or ` +
+        `\`node --js-float16array\` of Node 22`,
+    );
+  }
+  return Float16Array;
 }
 
 /** The typed arrays that mirror device memory. */
@@ -63,7 +75,7 @@ export function deviceArray(
     case "f32":
       return new Float32Array(buffer);
     case "f16":
-      return new Float16Array(buffer);
+      return new (float16Arrays())(buffer);
     case "i32":
       return new Int32Array(buffer);
     default:

@@ -1,4 +1,7 @@
 /** Small checkpoints, written byte by byte in the formats and under the names of released ones. */
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { llamaLogits, pythiaLogits, transNormerLogits, type Weights } from "./model_oracles.ts";
 
 /** A kind of model: its config.json, the shapes of its checkpoint, and its forward pass in float64. */
@@ -187,7 +190,7 @@ export async function writeCheckpoint(
   { config, shapes }: Kind,
   { dtype = "F32", shards = 1, seed = 1, extra = {}, changed = {} }: WriteOptions = {},
 ): Promise<Weights> {
-  await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(config));
+  await writeFile(`${folder}/config.json`, JSON.stringify(config));
   const weights: Weights = {};
   const files: [header: Record<string, unknown>, data: Uint8Array[], end: number][] = [];
   const map: Record<string, string> = {};
@@ -210,24 +213,24 @@ export async function writeCheckpoint(
     const json = new TextEncoder().encode(JSON.stringify(header));
     const first = new Uint8Array(8);
     new DataView(first.buffer).setBigUint64(0, BigInt(json.length), true);
-    await Deno.writeFile(
+    await writeFile(
       `${folder}/${fileName(i)}`,
       new Blob([first, json, ...data as BlobPart[]]).stream(),
     );
   }
   if (shards > 1) {
     const index = { metadata: { total_size: 0 }, weight_map: map };
-    await Deno.writeTextFile(`${folder}/model.safetensors.index.json`, JSON.stringify(index));
+    await writeFile(`${folder}/model.safetensors.index.json`, JSON.stringify(index));
   }
   return weights;
 }
 
 /** Runs `fn` with a folder that is gone afterwards. */
 export async function inFolder(fn: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
+  const folder = await mkdtemp(join(tmpdir(), "levin-"));
   try {
     await fn(folder);
   } finally {
-    await Deno.remove(folder, { recursive: true });
+    await rm(folder, { recursive: true });
   }
 }

@@ -3,19 +3,44 @@
  * rule that every test leaves memory as it found it.
  */
 import { assert, assertEquals } from "@std/assert";
-import { type Device, DeviceError, init, scope, setDefaultDevice, type Tensor } from "../mod.ts";
+import {
+  type Device,
+  DeviceError,
+  type GpuSource,
+  init,
+  scope,
+  setDefaultDevice,
+  type Tensor,
+} from "../mod.ts";
+import { dawn } from "../src/dawn.ts";
 import { relativeError } from "./relative_error.ts";
 
 export { relativeError };
 
-const { Deno: deno } = globalThis as { Deno?: typeof Deno };
-const REMEDY = "apt-get install mesa-vulkan-drivers";
+const { Deno: deno, process } = globalThis as {
+  Deno?: typeof Deno;
+  process?: { env: Record<string, string | undefined> };
+};
+const environment = process?.env ?? {};
+// Tests choose their backends themselves.
+delete environment.LEVIN_BACKEND;
+
+const REMEDY = deno === undefined
+  ? "LEVIN_TEST_GPU=dawn, after installing npm webgpu and Mesa 25 or a GPU driver"
+  : "apt-get install mesa-vulkan-drivers";
 
 interface Runner {
   (name: string, fn: () => void | Promise<void>, ignore?: boolean): void;
 }
 
-/** Registers a test with Deno or with Bun. */
+/** A test, as a page in a browser finds it in `globalThis.levinTests`. */
+export interface BrowserTest {
+  name: string;
+  fn: () => void | Promise<void>;
+  ignore: boolean;
+}
+
+/** Registers a test with Deno, Bun or Node, or for the page that it was loaded into. */
 export const test: Runner = await chooseRunner();
 
 async function chooseRunner(): Promise<Runner> {
@@ -24,29 +49,52 @@ async function chooseRunner(): Promise<Runner> {
       deno.test({ name, fn, ignore, sanitizeOps: false, sanitizeResources: false });
     };
   }
-  const specifier = "bun:test";
-  const bun = await import(specifier);
-  return (name, fn, ignore = false) => (ignore ? bun.test.skip : bun.test)(name, fn, 120_000);
+  if (process === undefined) {
+    const tests = (globalThis as { levinTests?: BrowserTest[] }).levinTests ??= [];
+    return (name, fn, ignore = false) => tests.push({ name, fn, ignore });
+  }
+  const specifier = "Bun" in globalThis ? "bun:test" : "node:test";
+  const { test } = await import(specifier);
+  if ("Bun" in globalThis) {
+    return (name, fn, ignore = false) => (ignore ? test.skip : test)(name, fn, 120_000);
+  }
+  // Node's runner passes a context, which is no business of the tests.
+  return (name, fn, ignore = false) => (ignore ? test.skip : test)(name, () => fn());
 }
 
-function environment(name: string): string | undefined {
-  return deno?.env.get(name) ??
-    (globalThis as { process?: { env: Record<string, string> } }).process?.env[name];
+/** Registers a test of commands that are Deno's. */
+export function testInDeno(name: string, fn: () => void | Promise<void>): void {
+  test(name, fn, deno === undefined);
 }
 
-// Tests choose their backends themselves.
-deno?.env.delete("LEVIN_BACKEND");
+/** Where the tests' WebGPU comes from: npm `webgpu` if LEVIN_TEST_GPU is "dawn", else the runtime. */
+export const gpu: GpuSource | undefined = environment.LEVIN_TEST_GPU === "dawn"
+  ? await dawn()
+  : navigator.gpu;
 
 /** The CPU. */
 export const cpu: Device = await init({ backend: "cpu" });
 
-/** The WebGPU device, where there is one. */
-export const webgpu: Device | undefined = await init({ backend: "webgpu" }).catch((error) => {
+/** The WebGPU device, where there is one; every dispatch of every test is checked in full. */
+export const webgpu: Device | undefined = await openWebgpu().catch((error) => {
   if (error instanceof DeviceError) return undefined;
   throw error;
 });
 
-const required = environment("LEVIN_REQUIRE_WEBGPU") === "1";
+/** With LEVIN_TEST_LIMITS set to "guaranteed", a device that has no more than every WebGPU has, and f16. */
+async function openWebgpu(): Promise<Device> {
+  if (environment.LEVIN_TEST_LIMITS !== "guaranteed") {
+    return init({ backend: "webgpu", gpu, debug: true });
+  }
+  const adapter = await gpu?.requestAdapter() ?? undefined;
+  if (adapter === undefined) throw new DeviceError("Cannot test limits: there is no adapter");
+  const device = await adapter.requestDevice({
+    requiredFeatures: ["shader-f16", "timestamp-query"],
+  });
+  return init({ backend: "webgpu", device, debug: true });
+}
+
+const required = environment.LEVIN_REQUIRE_WEBGPU === "1";
 
 /** Registers a test on every backend; without WebGPU its GPU half is skipped, or fails if required. */
 export function testOnBackends(name: string, fn: (device: Device) => void | Promise<void>): void {
@@ -61,7 +109,7 @@ export function testOnWebgpu(name: string, fn: (device: Device) => void | Promis
     test(`${name} (webgpu)`, () => {
       throw new Error(`LEVIN_REQUIRE_WEBGPU is set and there is no WebGPU adapter: ${REMEDY}`);
     });
-  } else test(`${name} (webgpu; skipped, to enable it run: ${REMEDY})`, () => {}, true);
+  } else test(`${name} (webgpu; skipped; what enables it: ${REMEDY})`, () => {}, true);
 }
 
 /** Registers a test on the CPU. */

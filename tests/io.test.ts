@@ -1,6 +1,9 @@
 /** Safetensors: what is written, byte for byte, what is read, what is refused and what is left. */
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
+import { mkdir, mkdtemp, open, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { type DType, DTypeError, FormatError, io, LevinError, tensor, zeros } from "../mod.ts";
 import { testOnBackends, testOnCpu } from "./harness.ts";
 
@@ -24,12 +27,15 @@ const entry = (dtype: string, shape: number[], end: number) => ({
   data_offsets: [0, end],
 });
 
+const temporaryFolder = () => mkdtemp(join(tmpdir(), "levin-"));
+
 function dispose(tensors: Record<string, Disposable>): void {
   for (const t of Object.values(tensors)) t[Symbol.dispose]();
 }
 
 testOnBackends("tensors of every dtype come back from a file as they went in", async () => {
-  const path = await Deno.makeTempFile({ suffix: ".safetensors" });
+  const folder = await temporaryFolder();
+  const path = join(folder, "a.safetensors");
   try {
     const tensors = {
       weights: tensor([[1.5, -2], [3, 1e-30]]),
@@ -52,7 +58,7 @@ testOnBackends("tensors of every dtype come back from a file as they went in", a
     }
     assertEquals([...await read.tensors.view.data()], [1, 4, 2, 5, 3, 6]);
   } finally {
-    await Deno.remove(path);
+    await rm(folder, { recursive: true });
   }
 });
 
@@ -189,49 +195,45 @@ testOnCpu("a tensor may have any name but the one that the format keeps", async 
 });
 
 testOnCpu("a disk that fails in the middle of a save leaves the old file whole", async () => {
-  const folder = await Deno.makeTempDir();
+  const folder = await temporaryFolder();
   const path = `${folder}/a.safetensors`;
   await saveSafetensors(path, { a: tensor([1]) });
-  const before = await Deno.readFile(path);
-  const { open } = await import("node:fs/promises");
+  const before = await readFile(path);
   const handle = await open(path);
   const prototype = Object.getPrototypeOf(handle);
   await handle.close();
   const { sync } = prototype;
   let beside: string[] = [];
-  const namesNow = async () =>
-    (await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name);
   prototype.sync = async () => {
-    beside = await namesNow();
+    beside = await readdir(folder);
     throw new Error("no space left");
   };
   try {
     await assertRejects(() => saveSafetensors(path, { a: tensor([2]) }), Error, "no space left");
     assertEquals(beside.length, 2, "what is new is written beside what is old");
-    assertEquals(await Deno.readFile(path), before);
-    assertEquals(await namesNow(), ["a.safetensors"]);
+    assertEquals(await readFile(path), before);
+    assertEquals(await readdir(folder), ["a.safetensors"]);
   } finally {
     prototype.sync = sync;
-    await Deno.remove(folder, { recursive: true });
+    await rm(folder, { recursive: true });
   }
 });
 
 testOnCpu("a save that fails leaves the old file whole and nothing beside it", async () => {
-  const folder = await Deno.makeTempDir();
+  const folder = await temporaryFolder();
   try {
     const path = `${folder}/a.safetensors`;
     await saveSafetensors(path, { a: tensor([1]) });
-    const before = await Deno.readFile(path);
+    const before = await readFile(path);
     const gone = tensor([2]);
     gone.dispose();
     await assertRejects(() => saveSafetensors(path, { a: gone }), LevinError);
-    await Deno.mkdir(`${folder}/taken`);
+    await mkdir(`${folder}/taken`);
     await assertRejects(() => saveSafetensors(`${folder}/taken`, { a: tensor([1]) }));
     await assertRejects(() => saveSafetensors(`${folder}/absent/a`, { a: tensor([1]) }));
-    assertEquals(await Deno.readFile(path), before);
-    const names = (await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name);
-    assertEquals(names.sort(), ["a.safetensors", "taken"]);
+    assertEquals(await readFile(path), before);
+    assertEquals((await readdir(folder)).sort(), ["a.safetensors", "taken"]);
   } finally {
-    await Deno.remove(folder, { recursive: true });
+    await rm(folder, { recursive: true });
   }
 });

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { Device, DeviceError, lightningAttention, randn } from "../mod.ts";
 import { findAdapter } from "../src/backend/webgpu/adapter.ts";
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
-import { testOnBackends, testOnWebgpu } from "./harness.ts";
+import { gpu, testOnBackends, testOnWebgpu } from "./harness.ts";
 
 testOnBackends("a profile counts and times every operation", async (device) => {
   const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 2, 300, 16], { seed }));
@@ -58,7 +58,7 @@ testOnBackends(
 );
 
 testOnWebgpu("a device without timestamps says so", async () => {
-  const { adapter } = await findAdapter();
+  const { adapter } = await findAdapter(gpu);
   const backend = new WebgpuBackend(await adapter!.requestDevice(), { owned: true });
   const device = new Device(backend, "a test made it");
   await assertRejects(() => device.profile(() => {}), DeviceError, "timestamp-query");

@@ -21,8 +21,9 @@ import {
   zeros,
 } from "../mod.ts";
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
+import { BufferUsage } from "../src/backend/webgpu/flags.ts";
 import { reflect, specialise } from "../src/backend/webgpu/shader.ts";
-import { assertNear, cpu, testOnCpu, testOnWebgpu } from "./harness.ts";
+import { assertNear, cpu, gpu, testOnCpu, testOnWebgpu } from "./harness.ts";
 
 /** An operation that runs `shader` on one tensor. */
 function shaderOp(name: string, shader: string, workgroups = 1) {
@@ -93,8 +94,9 @@ testOnWebgpu("an operation without a kernel says so, and devices do not mix", ()
   y.dispose();
 });
 
+/** A device as WebGPU guarantees it: with the least limits and no feature. */
 async function openDevice(): Promise<GPUDevice> {
-  return (await navigator.gpu.requestAdapter())!.requestDevice();
+  return (await gpu!.requestAdapter())!.requestDevice();
 }
 
 /** Runs `fn` with `device` as the default, and sets the one before back. */
@@ -133,7 +135,7 @@ testOnWebgpu("a caller's device is used as it is and never destroyed", async () 
     assertStringIncludes(device.describe(), "the caller brought it");
     assertEquals(await tensor([1, 2]).add(1).array(), [2, 3]);
   });
-  const buffer = gpu.createBuffer({ size: 16, usage: GPUBufferUsage.COPY_DST });
+  const buffer = gpu.createBuffer({ size: 16, usage: BufferUsage.COPY_DST });
   buffer.destroy();
   assertEquals(lost, false);
   gpu.destroy();
@@ -259,8 +261,10 @@ testOnCpu("the specialiser gives declarations new values, and nothing else", () 
       "fn rule(x: T) -> T { return x * x; }",
     ],
   );
-  assertEquals(reflect(text), {
+  const { bindings, enables, workgroupSize, workgroupBytes } = reflect(text);
+  assertEquals({ bindings, enables, workgroupSize, workgroupBytes }, {
     bindings: [],
+    enables: ["f16"],
     workgroupSize: [16, 2, 1],
     workgroupBytes: 16 * 3 * 8,
   });

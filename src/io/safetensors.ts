@@ -5,7 +5,7 @@
  * @module
  */
 import type { Device } from "../device.ts";
-import type { DType, TypedArray } from "../dtype.ts";
+import { type DType, float16Arrays, type TypedArray } from "../dtype.ts";
 import { DTypeError, FormatError } from "../errors.ts";
 import { tensor } from "../ops/create.ts";
 import { checkShape, sizeOf } from "../shape.ts";
@@ -34,7 +34,7 @@ const READ: Record<
 > = {
   F64: { bytes: 8, dtype: "f32", values: (b) => new Float64Array(b) },
   F32: { bytes: 4, dtype: "f32", values: (b) => new Float32Array(b) },
-  F16: { bytes: 2, dtype: "f16", values: (b) => new Float16Array(b) },
+  F16: { bytes: 2, dtype: "f16", values: (b) => new (float16Arrays())(b) },
   BF16: { bytes: 2, dtype: "f32", values: fromBfloat16 },
   I64: { bytes: 8, dtype: "i32", values: (b) => Array.from(new BigInt64Array(b), Number) },
   I32: { bytes: 4, dtype: "i32", values: (b) => new Int32Array(b) },

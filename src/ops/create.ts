@@ -6,7 +6,15 @@
 import { Node } from "../autograd.ts";
 import type { CpuView, Dispatch, GpuContext, View } from "../backend/contract.ts";
 import { defaultDevice, type Device } from "../device.ts";
-import { bytesOf, checkDType, deviceArray, type DType, dtypeOfArray, isFloat } from "../dtype.ts";
+import {
+  bytesOf,
+  checkDType,
+  deviceArray,
+  type DType,
+  dtypeOfArray,
+  float16Arrays,
+  isFloat,
+} from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { fillNormal, fillUniform, freshSeed, type Key, keyOf } from "../random.ts";
@@ -123,7 +131,7 @@ export function randn(shape: Shape, options: RandomOptions = {}): Tensor {
   const { seed = freshSeed(), dtype = "f32" } = options;
   const numbers = new Float32Array(sizeOf(shape));
   fillNormal(keyOf(seed), numbers);
-  const array = dtype === "f32" ? numbers : new Float16Array(numbers);
+  const array = dtype === "f32" ? numbers : new (float16Arrays())(numbers);
   return upload({ ...options, dtype }, [...shape], array);
 }
 

@@ -131,5 +131,5 @@ function widen(view: View): CpuView {
 function narrow(view: View, result: CpuView): void {
   if (view.dtype !== "f16" || sizeOf(view.shape) === 0) return;
   const [first] = extentOf(view);
-  new Float16Array((view.buffer as CpuBuffer).memory).set(result.data, first);
+  deviceArray("f16", (view.buffer as CpuBuffer).memory).set(result.data, first);
 }

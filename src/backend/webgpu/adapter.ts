@@ -13,6 +13,8 @@ export interface FoundAdapter {
   readonly software: boolean;
   /** What was found, for people. */
   readonly reason: string;
+  /** Which implementation of WebGPU it comes from, for people. */
+  readonly implementation?: string;
 }
 
 /** Asks `gpu`, or else `navigator.gpu`, for its fastest adapter. */
@@ -21,14 +23,32 @@ export async function findAdapter(gpu?: Pick<GPU, "requestAdapter">): Promise<Fo
   if (source === undefined) {
     return { software: false, reason: "this runtime has no navigator.gpu" };
   }
+  const implementation = implementationOf(source);
   const adapter = await source.requestAdapter({ powerPreference: "high-performance" }) ?? undefined;
   if (adapter === undefined) {
-    return { software: false, reason: "WebGPU found no adapter (no driver is installed)" };
+    return {
+      software: false,
+      reason: "WebGPU found no adapter (no driver, or one too old: Dawn refuses Mesa 22)",
+    };
   }
   const software = isSoftware(adapter.info);
   const name = nameOf(adapter.info);
   const reason = software ? `WebGPU found only ${name}, which is software` : `WebGPU found ${name}`;
-  return { adapter, software, reason };
+  return { adapter, software, reason, implementation };
+}
+
+/** What people call the implementation behind a GPU object. */
+function implementationOf(source: Pick<GPU, "requestAdapter">): string {
+  const { Deno, navigator } = globalThis as {
+    Deno?: { version: { deno: string } };
+    navigator?: { gpu?: unknown; userAgent?: string };
+  };
+  const runtimes = source === navigator?.gpu;
+  if (runtimes && Deno !== undefined) return `wgpu, built into Deno ${Deno.version.deno}`;
+  if (runtimes) return `the browser's, ${navigator?.userAgent}`;
+  const { wgslLanguageFeatures = [] } = source as { wgslLanguageFeatures?: Iterable<string> };
+  const isDawn = [...wgslLanguageFeatures].some((name) => name.startsWith("chromium"));
+  return isDawn ? "Dawn, brought by the caller" : "brought by the caller";
 }
 
 /** The name that `info` gives the hardware. */

@@ -23,10 +23,12 @@ import {
 import { Pool } from "../pool.ts";
 import { isSoftware, type Limits, limitsOf, nameOf } from "./adapter.ts";
 import { ErrorLog } from "./errors.ts";
-import { PARAMS_BYTES, Pipelines, type Prepared } from "./pipelines.ts";
+import { BufferUsage } from "./flags.ts";
+import { Pipelines, type Prepared } from "./pipelines.ts";
 import { Profiler } from "./profiler.ts";
 import { Readback } from "./readback.ts";
 import { Uploads } from "./uploads.ts";
+import { PARAMS_BYTES } from "./validator.ts";
 
 /** A GPUBuffer and what the backend remembers of it. */
 export interface GpuMemory {
@@ -56,6 +58,8 @@ export interface WebgpuBackendOptions {
   readonly bindingBytes?: number;
   /** Whether to take what is read out of `mapAsync` at once. Default: where that is known to work. */
   readonly readsAtOnce?: boolean;
+  /** Which implementation of WebGPU it is, for people. */
+  readonly implementation?: string;
 }
 
 /** Dispatches recorded before a batch is submitted although nobody waits: keeps the GPU busy. */
@@ -68,7 +72,6 @@ export class WebgpuBackend implements Backend {
   readonly kind = "webgpu";
   readonly software: boolean;
   readonly name: string;
-  readonly details: readonly string[];
   readonly bindingBytes: number;
   /** Resolves, never rejects, when the device is lost. */
   readonly lost: Promise<void>;
@@ -76,6 +79,7 @@ export class WebgpuBackend implements Backend {
   readonly #device: GPUDevice;
   readonly #limits: Limits;
   readonly #owned: boolean;
+  readonly #implementation: string;
   readonly #errors: ErrorLog;
   readonly #pipelines: Pipelines;
   readonly #readback: Readback;
@@ -106,7 +110,7 @@ export class WebgpuBackend implements Backend {
     this.name = nameOf(info);
     this.software = isSoftware(info);
     this.bindingBytes = largest - ALIGNMENT;
-    this.details = describe(device);
+    this.#implementation = options.implementation ?? "not known";
     this.#errors = new ErrorLog(device);
     this.lost = this.#errors.lost;
     this.#readback = new Readback(device, this.#errors, options.readsAtOnce);
@@ -122,13 +126,37 @@ export class WebgpuBackend implements Backend {
     this.#uniforms = device.createBuffer({
       label: "levin params",
       size: this.#params.byteLength,
-      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+      usage: BufferUsage.UNIFORM | BufferUsage.STORAGE | BufferUsage.COPY_DST,
     });
     this.#pipelines = new Pipelines(device, this.#limits, this.#errors, {
       uniforms: this.#uniforms,
       bindingBytes: Math.floor(largest / 4) * 4,
       paramsInStorage: this.software,
     });
+  }
+
+  /** Whether everything that dispatches bind and are given is checked; see `InitOptions.debug`. */
+  get debug(): boolean {
+    return this.#pipelines.debug;
+  }
+
+  set debug(debug: boolean) {
+    this.#pipelines.debug = debug;
+  }
+
+  get details(): string[] {
+    const kernels = [...this.#pipelines.variants()].map(([name, count]) => `${name} × ${count}`);
+    const { features, limits } = this.#device;
+    return [
+      `implementation: ${this.#implementation}`,
+      `features: ${[...features].join(", ") || "none"}`,
+      `workgroup: ${limits.maxComputeInvocationsPerWorkgroup} threads, ` +
+      `${limits.maxComputeWorkgroupStorageSize} bytes`,
+      `largest buffer: ${limits.maxBufferSize} bytes, ` +
+      `largest binding: ${limits.maxStorageBufferBindingSize} bytes`,
+      `kernels in use, × variants: ${kernels.join(", ") || "none yet"}`,
+      ...(this.debug ? ["debug mode: every dispatch is checked in full"] : []),
+    ];
   }
 
   allocate(bytes: number, content?: Uint8Array): GpuDeviceBuffer {
@@ -259,7 +287,7 @@ export class WebgpuBackend implements Backend {
   }
 
   #createBuffer(bytes: number): GpuMemory {
-    const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
+    const { STORAGE, COPY_SRC, COPY_DST } = BufferUsage;
     const size = Math.min(bytes, this.#limits.maxBufferSize);
     const buffer = this.#errors.watch(
       `allocating ${size} bytes`,
@@ -351,14 +379,4 @@ function wholeWords(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   const padded = new Uint8Array(Math.ceil(bytes.byteLength / 4) * 4);
   padded.set(bytes);
   return padded;
-}
-
-function describe({ features, limits }: GPUDevice): string[] {
-  return [
-    `features: ${[...features].join(", ") || "none"}`,
-    `workgroup: ${limits.maxComputeInvocationsPerWorkgroup} threads, ` +
-    `${limits.maxComputeWorkgroupStorageSize} bytes`,
-    `largest buffer: ${limits.maxBufferSize} bytes, ` +
-    `largest binding: ${limits.maxStorageBufferBindingSize} bytes`,
-  ];
 }

@@ -4,12 +4,13 @@
  *
  * @module
  */
-import { LimitError } from "../../errors.ts";
 import type { Dispatch, View } from "../contract.ts";
 import type { GpuDeviceBuffer, GpuMemory } from "./backend.ts";
 import type { Limits } from "./adapter.ts";
 import type { ErrorLog } from "./errors.ts";
+import { SHADER_STAGE_COMPUTE } from "./flags.ts";
 import { reflect, type Reflection, specialise } from "./shader.ts";
+import { type Bound, PARAMS_BYTES, Validator } from "./validator.ts";
 
 /** A dispatch that has passed every check and only waits to be encoded. */
 export interface Prepared {
@@ -36,8 +37,6 @@ interface GroupTree {
   readonly after: Map<number, GroupTree>;
 }
 
-/** Bytes of a uniform block that a kernel may read. */
-export const PARAMS_BYTES = 256;
 /** Bind groups remembered before the cache starts anew. */
 const MOST_GROUPS = 8192;
 
@@ -63,14 +62,20 @@ export class Pipelines {
   /** The same variants by the very object that held their constants: planners that keep theirs save time. */
   #known = new WeakMap<object, Map<string, Compiled>>();
   #groups = 0;
+  readonly #variants = new Map<string, number>();
+  readonly #validator: Validator;
+  /** Whether everything that a dispatch binds and is given is checked. */
+  debug = false;
 
   /** Compiles for `device`. */
   constructor(
     readonly device: GPUDevice,
-    readonly limits: Limits,
+    limits: Limits,
     readonly errors: ErrorLog,
     readonly options: PipelineOptions,
-  ) {}
+  ) {
+    this.#validator = new Validator(device, limits);
+  }
 
   /**
    * Checks a dispatch of the operation `name` and finds or makes what it needs. `views` are its
@@ -81,10 +86,19 @@ export class Pipelines {
   prepare(name: string, dispatch: Dispatch, views: readonly View[]): Prepared {
     const compiled = this.#compile(name, dispatch);
     const bindings = dispatch.bindings ?? views;
-    this.#checkDispatch(name, dispatch, bindings.length, compiled);
+    this.#validator.checkDispatch(name, dispatch, bindings.length, compiled);
+    if (this.debug) {
+      const bound = bindings.map((view) => ({ view, resource: this.#resource(view) }));
+      this.#validator.checkInDebug(name, dispatch, bound, compiled);
+    }
     const { pipeline } = compiled;
     const group = this.#group(name, compiled, bindings);
     return { pipeline, group, memories: bindings.map(memoryOf) };
+  }
+
+  /** How many variants of each kernel have been compiled, by operation and label. */
+  variants(): ReadonlyMap<string, number> {
+    return this.#variants;
   }
 
   #compile(name: string, dispatch: Dispatch): Compiled {
@@ -102,7 +116,7 @@ export class Pipelines {
     return compiled;
   }
 
-  #variant(name: string, { shader, constants = {}, params = [] }: Dispatch): Compiled {
+  #variant(name: string, { shader, constants = {}, params = [], label }: Dispatch): Compiled {
     let variants = this.#compiled.get(shader);
     if (variants === undefined) this.#compiled.set(shader, variants = new Map());
     let key = name;
@@ -115,7 +129,7 @@ export class Pipelines {
       ? specialised.replace("var<uniform>", "var<storage, read>")
       : specialised;
     const reflection = reflect(code);
-    this.#checkShader(name, reflection);
+    this.#validator.checkShader(name, reflection);
     const layout = this.#layout(reflection.bindings, params.length > 0);
     const pipeline = this.errors.watch(name, "validation", () =>
       this.device.createComputePipeline({
@@ -129,6 +143,8 @@ export class Pipelines {
     const groups: GroupTree = { after: new Map() };
     const compiled: Compiled = { ...reflection, shader, pipeline, layout, groups };
     variants.set(key, compiled);
+    const kernel = label === undefined ? name : `${name}: ${label}`;
+    this.#variants.set(kernel, (this.#variants.get(kernel) ?? 0) + 1);
     return compiled;
   }
 
@@ -139,7 +155,7 @@ export class Pipelines {
       layout = this.device.createBindGroupLayout({
         entries: bindings.map((type, binding) => ({
           binding,
-          visibility: GPUShaderStage.COMPUTE,
+          visibility: SHADER_STAGE_COMPUTE,
           buffer: { type, hasDynamicOffset: withParams && binding === bindings.length - 1 },
         })),
       });
@@ -158,11 +174,7 @@ export class Pipelines {
     }
     if (tree.group !== undefined) return tree.group;
 
-    const resources: GPUBufferBinding[] = views.map((view) => {
-      const { buffer } = memoryOf(view);
-      const offset = view.byteOffset ?? 0;
-      return { buffer, offset, size: Math.min(buffer.size - offset, this.options.bindingBytes) };
-    });
+    const resources: GPUBufferBinding[] = views.map((view) => this.#resource(view));
     if (compiled.bindings.length > views.length) {
       resources.push({ buffer: this.options.uniforms, offset: 0, size: PARAMS_BYTES });
     }
@@ -185,52 +197,10 @@ export class Pipelines {
     this.#groups = 0;
   }
 
-  #checkShader(name: string, { bindings, workgroupBytes, workgroupSize: [x, y, z] }: Reflection) {
-    const { limits } = this;
-    const storage = bindings.filter((type) => type !== "uniform").length;
-    check(name, "maxComputeWorkgroupStorageSize", workgroupBytes, limits);
-    check(name, "maxComputeInvocationsPerWorkgroup", x * y * z, limits);
-    check(name, "maxComputeWorkgroupSizeX", x, limits);
-    check(name, "maxComputeWorkgroupSizeY", y, limits);
-    check(name, "maxComputeWorkgroupSizeZ", z, limits);
-    check(name, "maxStorageBuffersPerShaderStage", storage, limits);
-  }
-
-  #checkDispatch(name: string, dispatch: Dispatch, bound: number, { bindings }: Compiled): void {
-    const { maxComputeWorkgroupsPerDimension: most } = this.limits;
-    const [x, y = 1, z = 1] = dispatch.workgroups;
-    if (x > most || y > most || z > most) {
-      check(name, "maxComputeWorkgroupsPerDimension", Math.max(x, y, z), this.limits);
-    }
-    const words = dispatch.params?.length ?? 0;
-    if (words * 4 > PARAMS_BYTES) {
-      throw new LimitError(
-        `Cannot run ${name}: its ${words} params exceed the ${
-          PARAMS_BYTES / 4
-        } words that a kernel ` +
-          `may be given; pass more as a tensor`,
-      );
-    }
-    if (bindings.length !== bound + (words > 0 ? 1 : 0)) {
-      throw new LimitError(
-        `Cannot run ${name}: its shader declares ${bindings.length} bindings, but it was given ` +
-          `${bound} tensors${words > 0 ? " and a block of params" : ""}`,
-      );
-    }
-  }
-}
-
-function check(
-  name: string,
-  limit: keyof Limits,
-  value: number,
-  limits: Limits,
-) {
-  const allowed = limits[limit];
-  if (value > allowed) {
-    throw new LimitError(
-      `Cannot run ${name}: it needs ${value} of ${limit} and the device allows ${allowed}`,
-    );
+  #resource(view: View): Bound["resource"] {
+    const { buffer } = memoryOf(view);
+    const offset = view.byteOffset ?? 0;
+    return { buffer, offset, size: Math.min(buffer.size - offset, this.options.bindingBytes) };
   }
 }
 

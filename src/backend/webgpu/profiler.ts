@@ -5,6 +5,7 @@
  */
 import { DeviceError } from "../../errors.ts";
 import type { Span } from "../contract.ts";
+import { BufferUsage } from "./flags.ts";
 import type { Readback } from "./readback.ts";
 
 /** The most queries of one set that WebGPU allows. */
@@ -46,7 +47,7 @@ export class Profiler {
   record(commands: GPUCommandEncoder): () => Promise<Span[]> {
     const landings = this.#sets.map((set, i) => {
       const count = Math.min(QUERIES_PER_SET, 2 * this.#names.length - i * QUERIES_PER_SET);
-      const usage = GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC;
+      const usage = BufferUsage.QUERY_RESOLVE | BufferUsage.COPY_SRC;
       const times = this.#device.createBuffer({ size: 8 * count, usage });
       commands.resolveQuerySet(set, 0, count, times, 0);
       return { set, times, read: this.#readback.record(commands, times, 0, 8 * count) };

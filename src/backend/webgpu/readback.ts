@@ -9,6 +9,7 @@
  */
 import { Pool } from "../pool.ts";
 import type { ErrorLog } from "./errors.ts";
+import { BufferUsage, MAP_MODE_READ } from "./flags.ts";
 
 /** Versions of Deno in which bytes have been taken at once thousands of times without a wrong one. */
 const MAPS_INSIDE_THE_CALL = ["2.9.6"];
@@ -34,7 +35,7 @@ export class Readback {
           device.createBuffer({
             label: "levin staging",
             size,
-            usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+            usage: BufferUsage.MAP_READ | BufferUsage.COPY_DST,
           })),
       (buffer) => buffer.destroy(),
     );
@@ -71,7 +72,7 @@ export class Readback {
    */
   recordMark(commands: GPUCommandEncoder): () => Promise<unknown> {
     if (!this.#atOnce) return () => this.#errors.orLost(this.#device.queue.onSubmittedWorkDone());
-    this.#mark ??= this.#device.createBuffer({ size: 4, usage: GPUBufferUsage.COPY_SRC });
+    this.#mark ??= this.#device.createBuffer({ size: 4, usage: BufferUsage.COPY_SRC });
     return this.record(commands, this.#mark, 0, 4);
   }
 
@@ -79,7 +80,7 @@ export class Readback {
   #mappedAtOnce(staging: GPUBuffer, length: number): ArrayBuffer | undefined {
     if (!this.#atOnce || !this.#warm.has(staging)) return undefined;
     // It settles later, when the bytes have long been taken and the buffer is unmapped again.
-    staging.mapAsync(GPUMapMode.READ, 0, length).catch(() => {});
+    staging.mapAsync(MAP_MODE_READ, 0, length).catch(() => {});
     try {
       return staging.getMappedRange(0, length);
     } catch {
@@ -92,7 +93,7 @@ export class Readback {
   }
 
   async #mapped(staging: GPUBuffer, length: number): Promise<ArrayBuffer> {
-    await this.#errors.orLost(staging.mapAsync(GPUMapMode.READ, 0, length));
+    await this.#errors.orLost(staging.mapAsync(MAP_MODE_READ, 0, length));
     this.#warm.add(staging);
     return staging.getMappedRange(0, length);
   }

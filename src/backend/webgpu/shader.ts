@@ -41,6 +41,18 @@ export interface Reflection {
   readonly workgroupSize: [number, number, number];
   /** Bytes of `var<workgroup>`. */
   readonly workgroupBytes: number;
+  /** The extensions that `enable` directives name. */
+  readonly enables: readonly string[];
+  /** How the block `params` lies in memory. Throws LevinError where it cannot tell. */
+  readonly paramsLayout: () => Layout;
+}
+
+/** How a value lies in memory, in bytes. */
+export interface Layout {
+  /** From its start to its end. */
+  readonly size: number;
+  /** What its address is a multiple of. */
+  readonly align: number;
 }
 
 /** Reads what a specialised shader declares. Throws LevinError where it cannot tell. */
@@ -49,6 +61,9 @@ export function reflect(shader: string): Reflection {
   const declared = new Map<string, string>();
   for (const [, name, value] of text.matchAll(/\b(?:const|alias)\s+(\w+)\b[^=;]*=\s*([^;]*);/g)) {
     declared.set(name, value.trim());
+  }
+  for (const [, name, members] of text.matchAll(/\bstruct\s+(\w+)\s*\{([^}]*)\}/g)) {
+    declared.set(name, `struct{${members}}`);
   }
   const bindings: GPUBufferBindingType[] = [];
   const binding = /@group\(0\)\s*@binding\((\d+)\)\s*var\s*<([^>]*)>/g;
@@ -64,38 +79,77 @@ export function reflect(shader: string): Reflection {
   const sizes = size.split(",").filter((s) => s.trim() !== "").map((s) => evaluate(s, declared));
   let workgroupBytes = 0;
   for (const [, type] of text.matchAll(/var\s*<\s*workgroup\s*>\s*\w+\s*:\s*([^;]*);/g)) {
-    workgroupBytes += Math.ceil(byteSize(type, declared) / 16) * 16;
+    workgroupBytes += roundUp(layoutOf(type, declared).size, 16);
   }
-  return { bindings, workgroupSize: [sizes[0], sizes[1] ?? 1, sizes[2] ?? 1], workgroupBytes };
+  const enables = [...text.matchAll(/^\s*enable\s+([^;]*);/gm)].flatMap(([, names]) =>
+    names.split(",").map((name) => name.trim())
+  );
+  const paramsLayout = () => {
+    const type = text.match(/\bvar\s*<[^>]*>\s*params\s*:\s*([^;]*);/)?.[1];
+    if (type === undefined) throw new LevinError("A shader that is given params must declare them");
+    return layoutOf(type, declared);
+  };
+  return {
+    bindings,
+    workgroupSize: [sizes[0], sizes[1] ?? 1, sizes[2] ?? 1],
+    workgroupBytes,
+    enables,
+    paramsLayout,
+  };
 }
 
 const SCALARS: Record<string, number> = { f32: 4, i32: 4, u32: 4, bool: 4, f16: 2 };
 const SUFFIXES: Record<string, number> = { f: 4, i: 4, u: 4, h: 2 };
 
-/** Bytes of a value of a WGSL type made of scalars, vectors, matrices and arrays. */
-function byteSize(type: string, declared: ReadonlyMap<string, string>): number {
+/** How a value of a WGSL type lies in memory: https://www.w3.org/TR/WGSL/#alignment-and-size. */
+function layoutOf(type: string, declared: ReadonlyMap<string, string>): Layout {
   const t = type.replace(/\s+/g, "");
-  if (t in SCALARS) return SCALARS[t];
+  if (t in SCALARS) return { size: SCALARS[t], align: SCALARS[t] };
   const alias = declared.get(t);
-  if (alias !== undefined) return byteSize(alias, declared);
+  if (alias !== undefined) return layoutOf(alias, declared);
   const atomic = t.match(/^atomic<(.*)>$/);
-  if (atomic) return byteSize(atomic[1], declared);
+  if (atomic) return layoutOf(atomic[1], declared);
   const vector = t.match(/^vec([234])(?:([fiuh])|<(\w+)>)$/);
   if (vector) {
     const [, width, suffix, element] = vector;
-    return (width === "3" ? 4 : Number(width)) * (SUFFIXES[suffix] ?? byteSize(element, declared));
+    const scalar = SUFFIXES[suffix] ?? layoutOf(element, declared).size;
+    return { size: Number(width) * scalar, align: (width === "2" ? 2 : 4) * scalar };
   }
   const matrix = t.match(/^mat([234])x([234])(?:([fh])|<(\w+)>)$/);
   if (matrix) {
     const [, columns, rows, suffix, element] = matrix;
-    const scalar = SUFFIXES[suffix] ?? byteSize(element, declared);
-    return Number(columns) * (rows === "3" ? 4 : Number(rows)) * scalar;
+    const { size, align } = layoutOf(`vec${rows}${suffix ?? `<${element}>`}`, declared);
+    return { size: Number(columns) * roundUp(size, align), align };
   }
   const array = t.match(/^array<(.*),([^,]*)>$/);
-  if (array) return byteSize(array[1], declared) * evaluate(array[2], declared);
+  if (array) {
+    const { size, align } = layoutOf(array[1], declared);
+    return { size: roundUp(size, align) * evaluate(array[2], declared), align };
+  }
+  const struct = t.match(/^struct\{(.*)\}$/);
+  if (struct) return layoutOfStruct(struct[1], declared);
   throw new LevinError(
-    `Cannot tell the size of var<workgroup> type ${type}: use scalars, vectors, matrices and arrays`,
+    `Cannot tell the size of the WGSL type ${type}: use scalars, vectors, matrices, arrays and ` +
+      `structs of them`,
   );
+}
+
+/** The same of members in a row, `a:u32,b:vec4<f32>,`, each at the next multiple of its alignment. */
+function layoutOfStruct(members: string, declared: ReadonlyMap<string, string>): Layout {
+  let end = 0;
+  let strictest = 1;
+  // Commas between members are those that no `>` follows before a `<`.
+  for (const member of members.split(/,(?![^<]*>)/).filter((text) => text !== "")) {
+    const type = member.slice(member.indexOf(":") + 1);
+    const { size, align } = layoutOf(type, declared);
+    end = roundUp(end, align) + size;
+    strictest = Math.max(strictest, align);
+  }
+  return { size: roundUp(end, strictest), align: strictest };
+}
+
+function roundUp(value: number, step: number): number {
+  return Math.ceil(value / step) * step;
 }
 
 /** The value of a constant integer expression: + - * / % and parentheses over declared constants. */

@@ -7,6 +7,8 @@
  * @module
  */
 
+import { BufferUsage } from "./flags.ts";
+
 /** Bytes that one batch may upload this way. */
 const CAPACITY = 2 ** 18;
 
@@ -32,7 +34,7 @@ export class Uploads {
     this.#buffer ??= this.#device.createBuffer({
       label: "levin uploads",
       size: CAPACITY,
-      usage: GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      usage: BufferUsage.COPY_SRC | BufferUsage.COPY_DST,
     });
     this.#bytes.set(content, this.#used);
     commands.copyBufferToBuffer(this.#buffer, this.#used, target, 0, content.byteLength);
