@@ -200,7 +200,7 @@ export abstract class LanguageModel extends Module {
    * vocabulary] of them, often the largest tensor of all, are never there at once.
    *
    * @returns A float32 scalar.
-   * @throws {ShapeError} unless ids have two axes and targets their shape.
+   * @throws {ShapeError} unless ids have two axes and targets their shape, and a chunk has a token.
    */
   loss(ids: Tensor, targets: Tensor, { chunk }: { chunk?: number } = {}): Tensor {
     checkIds(ids);
@@ -208,6 +208,9 @@ export abstract class LanguageModel extends Module {
       throw new ShapeError(
         `loss: expected targets ${format(ids.shape)} as the ids, found ${format(targets.shape)}`,
       );
+    }
+    if (chunk !== undefined && !(Number.isInteger(chunk) && chunk >= 1)) {
+      throw new ShapeError(`loss: expected a chunk of 1 token or more, found ${chunk}`);
     }
     return tidy(() => {
       const hidden = this.hidden(ids);
