@@ -59,7 +59,7 @@ test("paper loss: one model by LA1 and by LA2 has one curve", () =>
 
     const refused = await run(
       "paper",
-      `loss ${sizes} --text ${folder}/text.txt --backend cpu --out ${folder} --tolerance 0`,
+      `loss ${sizes} --text ${folder}/text.txt --backend cpu --out ${folder} --tolerance=-1`,
     );
     assertEquals([refused.code, refused.err.includes("same function")], [1, true], refused.err);
   }));
