@@ -128,7 +128,7 @@ await runCommand(async () => {
     const next = following(every);
     const save = flags["save-every"] === 0 ? options.steps : following(flags["save-every"]);
     const count = Math.min(together, next - optimizer.steps, save - optimizer.steps);
-    const recent = await trainer.steps(count);
+    const recent = await trainer.train(count);
     metrics.write(recent);
     bar.show();
     if (optimizer.steps === save && save < options.steps) {

@@ -30,7 +30,7 @@ testOnBackends(
   "a checkpoint that uses a parameter thrice, and so do others, has the same bits",
   async () => {
     // The order in which gradients of `w` and `x` are added up would show in the last bit.
-    const run = async (wrap: (fn: (x: Tensor) => Tensor, x: Tensor) => Tensor) => {
+    const run = (wrap: (fn: (x: Tensor) => Tensor, x: Tensor) => Tensor) => {
       const [w, x] = [leaf([7, 7], 1), leaf([5, 7], 2)];
       const inner = (x: Tensor) => x.matmul(w).silu().matmul(w).add(x).mul(x.matmul(w));
       const y = wrap(inner, x.mul(w.sum()));

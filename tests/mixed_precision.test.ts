@@ -128,7 +128,7 @@ testOnBackends("a loss in chunks, and one recomputed in float16, is the loss", a
     }
   }
   model.compute = "f16";
-  const run = async () => {
+  const run = () => {
     model.loss(ids, next).mul(256).backward();
     return gradients(model);
   };

@@ -12,12 +12,12 @@ export interface TrainingOptions {
   readonly steps: number;
   /** Windows of a micro-batch. */
   readonly batch: number;
-  /** Micro-batches of a step, whose gradients are added up. */
-  readonly accumulate: number;
-  /** How activations are stored; weights are float32 always. */
-  readonly precision: "f32" | "f16";
-  /** Whether the insides of layers are computed again for their gradients instead of kept. */
-  readonly recompute: boolean;
+  /** Micro-batches of a step, whose gradients are added up. Default 1. */
+  readonly accumulate?: number;
+  /** How activations are stored; weights are float32 always. Default f32. */
+  readonly precision?: "f32" | "f16";
+  /** Whether the insides of layers are computed again for their gradients instead of kept. Default false. */
+  readonly recompute?: boolean;
   /** Bytes of a window. */
   readonly context: number;
   readonly learningRate: number;
@@ -57,7 +57,8 @@ export class Trainer implements Disposable {
     readonly device: Device,
     { attention }: { attention?: 1 | 2 } = {},
   ) {
-    const { seed, learningRate, weightDecay, warmup, steps, precision, recompute } = options;
+    const { seed, learningRate, weightDecay, warmup, steps, precision = "f32", recompute = false } =
+      options;
     this.model = new TransNormerLLM(config, { seed, device, attention });
     this.model.compute = precision;
     this.model.recompute = recompute;
@@ -71,8 +72,13 @@ export class Trainer implements Disposable {
     });
   }
 
+  /** Takes `count` steps and returns their losses. */
+  async steps(count: number): Promise<number[]> {
+    return (await this.train(count)).map(({ loss }) => loss);
+  }
+
   /** Takes `count` steps and returns what is known of them, all read at once. */
-  async steps(count: number): Promise<StepReport[]> {
+  async train(count: number): Promise<StepReport[]> {
     const first = this.optimizer.steps;
     const values = Array.from({ length: count }, (_, i) => this.#step(first + i));
     const numbers = await Promise.all(values.flat().map((value) => value.item()));
@@ -97,7 +103,7 @@ export class Trainer implements Disposable {
   /** Step number `step`, from 0 → its loss and the norm of its gradient. */
   #step(step: number): [loss: Tensor, norm: Tensor] {
     return tidy(() => {
-      const { batch, accumulate, context, seed, clip } = this.options;
+      const { batch, accumulate = 1, context, seed, clip } = this.options;
       const seeds = new Seeds(seed + step);
       const { training } = this.text;
       const parts = Array.from({ length: accumulate }, () => {
