@@ -99,7 +99,7 @@ await runCommand(async () => {
   console.log(
     `${text.description}: ${text.training.length} bytes to learn from, ${text.heldOut.length} held out`,
   );
-  const windows = options.batch * options.accumulate;
+  const windows = options.batch * (options.accumulate ?? 1);
   console.log(
     `${options.steps} steps of ${windows} windows of ${options.context} bytes, ${options.precision}`,
   );

@@ -2,6 +2,16 @@
  * A budget of seconds: what would not fit into the rest of it is not begun.
  */
 
+/** How long a measurement will take. */
+export interface Work {
+  /** What is measured: times of one kind foretell each other. */
+  readonly kind: string;
+  /** The length of its sequences. */
+  readonly n: number;
+  /** How many there are. Default 1. */
+  readonly sequences?: number;
+}
+
 /** Runs measurements of several kinds at growing lengths while there is time. */
 export class Budget {
   readonly #end: number;
@@ -18,36 +28,43 @@ export class Budget {
   }
 
   /**
-   * Runs `fn` if, judged by the times of its kind at shorter lengths, it will end in time. The power of n by
-   * which time grows is taken from the last two of them, and is 2 at most.
+   * Runs `fn` if, judged by its kind at shorter lengths, it will end in time.
    *
    * @param leastOf The seconds that a result would have taken at least; default: those it took.
    * @returns undefined if it was not run.
    */
   async run<T>(
-    kind: string,
-    n: number,
+    work: Work,
     fn: () => Promise<T>,
     leastOf?: (result: T) => number,
   ): Promise<T | undefined> {
-    if (this.expected(kind, n) > this.left) return undefined;
+    if (this.left <= 0 || this.expected(work) > this.left) return undefined;
     const began = performance.now();
     const result = await fn();
     const seconds = leastOf?.(result) ?? (performance.now() - began) / 1000;
-    this.#history.set(kind, [...this.#history.get(kind) ?? [], { n, seconds }]);
+    const { kind, n, sequences = 1 } = work;
+    this.#history.set(kind, [
+      ...this.#history.get(kind) ?? [],
+      { n, seconds: seconds / sequences },
+    ]);
     return result;
   }
 
-  /** The seconds that `kind` is expected to take at `n`; 0 if nothing is known of it. */
-  expected(kind: string, n: number): number {
+  /**
+   * The seconds that `work` is expected to take; 0 if nothing is known of its kind. A sequence takes
+   * a n + b n² with a, b ≥ 0 from the last two lengths, or after one length b n².
+   */
+  expected({ kind, n, sequences = 1 }: Work): number {
     const history = this.#history.get(kind) ?? [];
     const [last, before] = [history.at(-1), history.at(-2)];
     if (last === undefined) return 0;
-    if (n <= last.n) return last.seconds;
-    // The first measurement compiles, so that two may even fall.
-    const power = before === undefined || before.n >= last.n
-      ? 2
-      : Math.log(last.seconds / before.seconds) / Math.log(last.n / before.n);
-    return last.seconds * (n / last.n) ** Math.min(2, Math.max(1, power));
+    const rate = last.seconds / last.n;
+    let b = rate / last.n;
+    if (before !== undefined && before.n < last.n) {
+      const rise = (rate - before.seconds / before.n) / (last.n - before.n);
+      b = Math.min(b, Math.max(0, rise));
+    }
+    const a = rate - b * last.n;
+    return sequences * (a * n + b * n * n);
   }
 }

@@ -123,7 +123,8 @@ export async function efficiency(args: string[]): Promise<void> {
     for (const [name, training] of trainings) {
       const batch = Math.max(1, Math.floor(tokens / n));
       const step = (row: Row) => row.batch * row.n / row.tokensPerSecond;
-      const row = await budget.run(name, n, () => training.measure(name, n, batch), step)
+      const work = { kind: name, n, sequences: batch };
+      const row = await budget.run(work, () => training.measure(name, n, batch), step)
         .catch((error) => {
           if (!(error instanceof LimitError)) throw error;
           console.error(`${name} at ${inK(n)}: ${error.message}`);
