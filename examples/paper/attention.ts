@@ -10,11 +10,12 @@ import {
   noGrad,
   type Tensor,
   tidy,
-  uniform,
 } from "../../mod.ts";
+import { asLeaf } from "../../src/ops/create.ts";
 import { chooseDevice } from "../demo/device.ts";
 import { parseFlags } from "../demo/flags.ts";
 import { Budget } from "./budget.ts";
+import { noise } from "./noise.ts";
 import { type Chart, inK, lengthsOf, namesOf, table, writeReport } from "./report.ts";
 
 const FLAGS = {
@@ -71,8 +72,7 @@ export async function attention(args: string[]): Promise<void> {
   for (const n of lengths) {
     for (const form of forms) {
       const row = await budget.run(
-        form,
-        n,
+        { kind: form, n },
         () =>
           measure(device, form, n, { shape: shape(n), dtype, repeat: Math.max(1, flags.repeat) }),
       );
@@ -128,9 +128,8 @@ async function measure(
   n: number,
   { shape, dtype, repeat }: { shape: number[]; dtype: "f32" | "f16"; repeat: number },
 ): Promise<Row> {
-  const draw = (seed: number) =>
-    uniform(shape, { seed, dtype, low: -1, requiresGrad: seed < 4, device });
-  const [q, k, v, gradient] = [1, 2, 3, 4].map(draw);
+  const [gradient, ...rest] = [4, 1, 2, 3].map((seed) => noise(shape, { seed, dtype, device }));
+  const [q, k, v] = rest.map((t) => asLeaf(t));
   const attend = FORMS[form] as Attention;
   const forward = () => tidy(() => noGrad(() => void attend(q, k, v)));
   const times: { forward: number[]; backward: number[] } = { forward: [], backward: [] };

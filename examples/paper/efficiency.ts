@@ -5,13 +5,14 @@
  * A step is all that training is: forward, backward, clipping, AdamW; in float16 also loss scaling. Layers and
  * logits are computed again in backward, so that long sequences fit.
  */
-import { type Device, LimitError, optim, randn, type Tensor, tensor, tidy } from "../../mod.ts";
+import { type Device, LimitError, optim, type Tensor, tensor, tidy } from "../../mod.ts";
 import { type LanguageModel, Llama, TransNormerLLM } from "../../src/models/mod.ts";
 import { loadInto } from "../../src/ops/pointwise.ts";
 import { Seeds } from "../../src/random.ts";
 import { chooseDevice } from "../demo/device.ts";
 import { parseFlags, UsageError } from "../demo/flags.ts";
 import { Budget } from "./budget.ts";
+import { noise } from "./noise.ts";
 import { type Chart, inK, lengthsOf, type Line, namesOf, table, writeReport } from "./report.ts";
 
 const FLAGS = {
@@ -219,22 +220,13 @@ class Training implements Disposable {
   }
 }
 
-/**
- * Weights of standard deviation 0.02 that repeat after a million: to draw 400 million numbers on the host would
- * take longer than the measurement, and zeros are no load.
- */
+/** Weights of standard deviation 0.02. */
 function fillWithNoise(model: LanguageModel): void {
-  tidy(() => {
-    const noise = randn([2 ** 20], { seed: 1, device: model.device }).mul(0.02);
-    for (const [name, p] of Object.entries(model.parameters())) {
-      if (p.rank < 2 || name.endsWith("theta")) continue;
-      tidy(() => {
-        const times = Math.ceil(p.size / noise.size);
-        const long = noise.expand([times, noise.size]).reshape([times * noise.size]);
-        loadInto([[long.slice([0, p.size]).reshape(p.shape), p]]);
-      });
-    }
-  });
+  const { device } = model;
+  for (const [name, p] of Object.entries(model.parameters())) {
+    if (p.rank < 2 || name.endsWith("theta")) continue;
+    tidy(() => loadInto([[noise(p.shape, { seed: 1, std: 0.02, device }), p]]));
+  }
 }
 
 async function report(
