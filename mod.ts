@@ -36,6 +36,7 @@ export { type Layout, type NestedArray, Tensor, type TensorSpec } from "./src/te
 export type { Operand, Range, ReduceOptions, TensorMethods } from "./src/methods.ts";
 export { Scope, scope, tidy } from "./src/scope.ts";
 export { type BackwardOptions, noGrad } from "./src/autograd.ts";
+export { checkpoint } from "./src/checkpoint.ts";
 export {
   type Backward,
   type BackwardContext,

@@ -5,6 +5,7 @@ import { chooseDevice } from "./demo/device.ts";
 import { readText } from "./demo/files.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
 import { lossChart, lossSvg, ProgressBar, writeText } from "./demo/report.ts";
+import { Metrics, removeUnfinished } from "./demo/metrics.ts";
 import { Interruption } from "./demo/interruption.ts";
 import { BITS, unigramEntropy } from "./demo/text.ts";
 import { Trainer, type TrainingOptions } from "./demo/trainer.ts";
@@ -16,6 +17,13 @@ const FLAGS = {
   steps: { kind: "count", help: "training steps (default 100, on a GPU 1500)" },
   batch: { kind: "count", help: "windows a step (default 4, on a GPU 32)" },
   context: { kind: "count", help: "bytes of a window (default 128, on a GPU 512)" },
+  accumulate: { kind: "count", help: "micro-batches of --batch windows a step", fallback: 1 },
+  precision: { kind: "text", help: "f32, or f16 with float32 weights", fallback: "f32" },
+  recompute: {
+    kind: "count",
+    help: "1: compute layers again instead of keeping them",
+    fallback: 0,
+  },
   "learning-rate": { kind: "number", help: "the highest learning rate", fallback: 3e-3 },
   "weight-decay": { kind: "number", help: "of AdamW", fallback: 0.1 },
   warmup: { kind: "count", help: "steps of rising learning rate", fallback: 10 },
@@ -27,6 +35,7 @@ const FLAGS = {
   inner: { kind: "count", help: "inner size of the gated linear units", fallback: 352 },
   out: { kind: "text", help: "folder for the checkpoint and the curve", fallback: "runs" },
   resume: { kind: "text", help: "a checkpoint to continue from, exactly" },
+  "save-every": { kind: "count", help: "steps from checkpoint to checkpoint", fallback: 100 },
   samples: { kind: "count", help: "samples to write on the way", fallback: 3 },
   generate: { kind: "count", help: "bytes to write at the end", fallback: 400 },
   prompt: { kind: "text", help: "what the writing starts from", fallback: "export function " },
@@ -54,6 +63,9 @@ await runCommand(async () => {
     options: {
       steps: flags.steps ?? (small ? 100 : 1500),
       batch: flags.batch ?? (small ? 4 : 32),
+      accumulate: flags.accumulate,
+      precision: flags.precision === "f16" ? "f16" : "f32",
+      recompute: flags.recompute > 0,
       context: flags.context ?? (small ? 128 : 512),
       learningRate: flags["learning-rate"],
       weightDecay: flags["weight-decay"],
@@ -62,7 +74,10 @@ await runCommand(async () => {
       seed: flags.seed,
     } satisfies TrainingOptions,
   };
-  for (const name of ["steps", "batch", "context"] as const) {
+  if (flags.precision !== "f32" && flags.precision !== "f16") {
+    throw new UsageError(`--precision expects f32 or f16, found "${flags.precision}"`);
+  }
+  for (const name of ["steps", "batch", "context", "accumulate"] as const) {
     if (asked.options[name] === 0) throw new UsageError(`--${name} expects at least 1, found 0`);
   }
   if (checkpoint !== undefined) refuseOtherOptions(checkpoint, asked, given);
@@ -84,7 +99,10 @@ await runCommand(async () => {
   console.log(
     `${text.description}: ${text.training.length} bytes to learn from, ${text.heldOut.length} held out`,
   );
-  console.log(`${options.steps} steps of ${options.batch} windows of ${options.context} bytes`);
+  const windows = options.batch * (options.accumulate ?? 1);
+  console.log(
+    `${options.steps} steps of ${windows} windows of ${options.context} bytes, ${options.precision}`,
+  );
   if (checkpoint !== undefined) {
     console.log(`continuing ${checkpoint.path} after step ${first}`);
     if (text.hash !== checkpoint.header.textHash) {
@@ -94,24 +112,34 @@ await runCommand(async () => {
 
   await Deno.mkdir(flags.out, { recursive: true });
   const checkpointPath = `${flags.out}/checkpoint.safetensors`;
+  await removeUnfinished(checkpointPath);
+  using metrics = await Metrics.open(`${flags.out}/metrics.jsonl`, first);
   using interruption = new Interruption();
 
   const writing = { temperature: flags.temperature, seed: options.seed };
   const validation: [number, number][] = [];
-  const bar = new ProgressBar(options.steps, first, options.batch * options.context);
+  const bar = new ProgressBar(options.steps, losses, windows * options.context);
   // A read costs a GPU a pause, so there the losses of several steps are read together.
   const together = device.backend === "cpu" ? 1 : 10;
   const every = Math.ceil(options.steps / (flags.samples + 1));
+  const following = (interval: number) =>
+    Math.min(options.steps, (Math.floor(optimizer.steps / interval) + 1) * interval);
   while (optimizer.steps < options.steps && !interruption.arrived) {
-    const next = Math.min(options.steps, (Math.floor(optimizer.steps / every) + 1) * every);
-    const recent = await trainer.steps(Math.min(together, next - optimizer.steps));
-    bar.show(optimizer.steps, recent.at(-1));
+    const next = following(every);
+    const save = flags["save-every"] === 0 ? options.steps : following(flags["save-every"]);
+    const count = Math.min(together, next - optimizer.steps, save - optimizer.steps);
+    const recent = await trainer.train(count);
+    metrics.write(recent);
+    bar.show();
+    if (optimizer.steps === save && save < options.steps) {
+      await saveCheckpoint(checkpointPath, trainer, textPath);
+    }
     if (optimizer.steps === next && next < options.steps) {
       const heldOut = await trainer.validate(16);
       validation.push([next, heldOut]);
       bar.hide();
       console.log(
-        `\nstep ${next}: loss ${recent.at(-1)!.toFixed(3)}, held out ${
+        `\nstep ${next}: loss ${recent.at(-1)!.loss.toFixed(3)}, held out ${
           heldOut.toFixed(3)
         }; it writes:`,
       );

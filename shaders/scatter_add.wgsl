@@ -1,6 +1,7 @@
 // out[o, e, i] = Σ { g[o, j, i] : indices[j] = first + e }, in the order of j; with ADD, added to out.
-// A workgroup owns 64 columns i of one entry (o, e). It looks through the indices 64 at a time and adds
-// the rows that name its entry; nobody else writes there, so nothing is atomic.
+// A workgroup owns 64 columns i of one entry (o, e). It looks through the indices 2048 at a time, each thread
+// through 32 of them, and then all threads add the rows that name its entry; nobody else writes there, so
+// nothing is atomic.
 
 alias Stored = f32;
 const ADD: bool = false;
@@ -22,7 +23,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> out: array<Stored>;
 @group(0) @binding(3) var<uniform> params: Params;
 
-var<workgroup> window: array<u32, 64>;
+// Bit b of word w: whether index 32 w + b of the window names the entry.
+var<workgroup> hits: array<u32, 64>;
 
 @compute @workgroup_size(64)
 fn main(
@@ -41,17 +43,20 @@ fn main(
   let to = params.out_offset + dot(vec3u(o, entry, i), params.out_strides);
   var sum = 0.0;
   if (ADD && mine) { sum = f32(out[to]); }
-  for (var first = 0u; first < params.shape.y; first += 64u) {
+  for (var first = 0u; first < params.shape.y; first += 2048u) {
+    let own = first + thread * 32u;
+    var found = 0u;
+    for (var b = 0u; b < 32u && own + b < params.shape.y; b++) {
+      if (indices[params.indices_offset + (own + b) * params.indices_stride] == wanted) { found |= 1u << b; }
+    }
     workgroupBarrier();
-    let j = first + thread;
-    window[thread] = 0xffffffffu;
-    if (j < params.shape.y) { window[thread] = indices[params.indices_offset + j * params.indices_stride]; }
+    hits[thread] = found;
     workgroupBarrier();
-    if (mine) {
-      for (var k = 0u; k < 64u; k++) {
-        if (first + k < params.shape.y && window[k] == wanted) {
-          sum += f32(g[params.g_offset + dot(vec3u(o, first + k, i), params.g_strides)]);
-        }
+    let words = min(64u, (params.shape.y - first + 31u) / 32u);
+    for (var w = 0u; w < words; w++) {
+      for (var left = hits[w]; left != 0u; left &= left - 1u) {
+        let j = first + w * 32u + firstTrailingBit(left);
+        if (mine) { sum += f32(g[params.g_offset + dot(vec3u(o, j, i), params.g_strides)]); }
       }
     }
   }

@@ -38,6 +38,11 @@ export class Node {
   static #made = 0;
   /** Its position on the tape. */
   readonly id: number = ++Node.#made;
+  /**
+   * Set if it stands for a stretch of the tape that was not kept: makes that stretch again, with new nodes on
+   * the same inputs, and returns its results.
+   */
+  reopen: (() => readonly Tensor[]) | undefined;
   #holders = 1;
   #freed = false;
 
@@ -56,6 +61,11 @@ export class Node {
   static leaf(): Node {
     const slot: GradSlot = { grad: null };
     return new Node("leaf", [], undefined, () => slot.grad?.dispose(), slot);
+  }
+
+  /** How many nodes have been made, and so the id of the newest one. */
+  static get made(): number {
+    return Node.#made;
   }
 
   /** Whether the saved tensors have been given up. */
@@ -187,16 +197,10 @@ function walkBack(
   root: Tensor,
   seed: Tensor,
   goals: Set<Node> | undefined,
-  { releaseGraph = false }: BackwardOptions,
+  { createGraph = false, releaseGraph = false }: BackwardOptions,
 ): Map<Node, (Tensor | undefined)[]> {
   const isGoal = (node: Node) => goals === undefined ? node.slot !== undefined : goals.has(node);
-  const tape = dependencies(root.node!);
   const leads = new Set<Node>();
-  for (const node of tape) {
-    if (isGoal(node) || node.edges.some((e) => e !== undefined && leads.has(e.node))) {
-      leads.add(node);
-    }
-  }
   const grads = new Map<Node, (Tensor | undefined)[]>();
   const arrive = ({ node, index }: Edge, gradient: Tensor) => {
     const list = grads.get(node) ?? [];
@@ -207,18 +211,32 @@ function walkBack(
   };
   arrive({ node: root.node!, index: root.outputIndex }, seed.alias());
 
-  for (const node of tape.reverse()) {
+  const visit = (node: Node, release: boolean) => {
     const arrived = grads.get(node);
-    if (arrived === undefined || !leads.has(node)) continue;
+    if (arrived === undefined || !leads.has(node)) return;
     if (isGoal(node)) {
       if (goals === undefined) accumulate(node.slot!, region.keep(arrived[0]!));
-      continue;
+      return;
     }
     if (node.freed) {
       throw new LevinError(
         `Cannot differentiate ${node.name} again: an earlier backward() with releaseGraph gave up ` +
           `what it had saved`,
       );
+    }
+    if (node.reopen !== undefined) {
+      const newest = Node.made;
+      const results = node.reopen();
+      arrived.forEach((gradient, i) => {
+        const { node, outputIndex: index } = results[i];
+        if (gradient !== undefined) arrive({ node: node!, index }, gradient);
+      });
+      grads.delete(node);
+      // What was made for this walk alone is given up as soon as it has been used.
+      walk(results, newest, !createGraph);
+      results.forEach((t) => t.dispose());
+      if (release) node.freeSaved();
+      return;
     }
     const needs = node.edges.map((edge) => edge !== undefined && leads.has(edge.node));
     // Aliases, because a rule may hand on the very tensor it was given, or the same one twice.
@@ -231,8 +249,19 @@ function walkBack(
     });
     arrived.forEach((t) => t?.dispose());
     grads.delete(node);
-    if (releaseGraph) node.freeSaved();
-  }
+    if (release) node.freeSaved();
+  };
+  // The nodes after `oldest` that the results depend on, from the last to the first.
+  const walk = (results: readonly Tensor[], oldest: number, release: boolean) => {
+    const tape = dependencies(results.flatMap(({ node }) => node ?? []), oldest);
+    for (const node of tape) {
+      if (isGoal(node) || node.edges.some((e) => e !== undefined && leads.has(e.node))) {
+        leads.add(node);
+      }
+    }
+    for (const node of tape.reverse()) visit(node, release);
+  };
+  walk([root], 0, releaseGraph);
   return grads;
 }
 
@@ -244,11 +273,11 @@ function accumulate(slot: GradSlot, gradient: Tensor): void {
   gradient.dispose();
 }
 
-/** Every node that `node` depends on and itself, in the tape's order. */
-function dependencies(node: Node): Node[] {
-  const seen = new Set<Node>([node]);
+/** Those of the nodes and of all that they depend on which are younger than `oldest`, in the tape's order. */
+export function dependencies(nodes: readonly Node[], oldest = 0): Node[] {
+  const seen = new Set<Node>(nodes.filter(({ id }) => id > oldest));
   for (const { edges } of seen) {
-    for (const edge of edges) if (edge !== undefined) seen.add(edge.node);
+    for (const edge of edges) if (edge !== undefined && edge.node.id > oldest) seen.add(edge.node);
   }
   return [...seen].sort((a, b) => a.id - b.id);
 }
@@ -256,5 +285,5 @@ function dependencies(node: Node): Node[] {
 /** Whether `node` depends on anything differentiable that lies outside of `inside`. */
 export function dependsBeyond(node: Node, inside: readonly Node[]): boolean {
   const known = new Set(inside);
-  return dependencies(node).some((n) => n.edges.length === 0 && !known.has(n));
+  return dependencies([node]).some((n) => n.edges.length === 0 && !known.has(n));
 }

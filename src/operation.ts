@@ -11,6 +11,7 @@ import { bytesOf, isFloat } from "./dtype.ts";
 import { DeviceError, LevinError, LimitError } from "./errors.ts";
 import { scope } from "./scope.ts";
 import { format, sizeOf } from "./shape.ts";
+import type { Storage } from "./storage.ts";
 import { type Layout, Tensor, type TensorSpec } from "./tensor.ts";
 
 /** What a gradient rule is given. */
@@ -117,6 +118,7 @@ function apply<Options, Output extends TensorSpec | TensorSpec[]>(
   options: Options,
 ): Tensor[] {
   const device = commonDevice(definition.name, inputs);
+  for (const { storage } of inputs) reading?.set(storage, storage.version);
   const ready = definition.strided || inputs.every((t) => t.isContiguous);
   if (ready && definition.compose === undefined) {
     // Nothing is made on the way, so no scope is needed to take it away.
@@ -147,6 +149,20 @@ function execute<Options, Output extends TensorSpec | TensorSpec[]>(
     throw error;
   }
   return outputs;
+}
+
+let reading: Map<Storage, number> | undefined;
+
+/** Runs `fn`, and tells in which version each memory was that its operations read. */
+export function whatItReads<T>(fn: () => T): [result: T, read: Map<Storage, number>] {
+  const outer = reading;
+  const own = reading = new Map<Storage, number>();
+  try {
+    return [fn(), own];
+  } finally {
+    reading = outer;
+    for (const [storage, version] of own) outer?.set(storage, version);
+  }
 }
 
 /** Runs a program that writes, in place, tensors that exist already: optimizers, `assign`. */
@@ -303,7 +319,7 @@ function record<Options, Output extends TensorSpec | TensorSpec[]>(
 }
 
 /** A tensor that a node keeps for its rule: a hold on the memory and, for inputs, on the node. */
-class Saved {
+export class Saved {
   readonly #tensor: Pick<Tensor, "storage" | "outputIndex"> & Layout;
   readonly #version: number;
 

@@ -24,6 +24,11 @@ export class Storage {
     this.buffer = device.engine.allocate(bytes, content);
   }
 
+  /** Whether the last holder has let go. */
+  get released(): boolean {
+    return this.#holders === 0;
+  }
+
   /** Adds a holder. */
   retain(): this {
     this.#holders++;

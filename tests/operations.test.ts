@@ -360,6 +360,23 @@ testOnBackends(
   },
 );
 
+testOnBackends(
+  "the gradient of a table looked up thousands of times is every row's sum",
+  async () => {
+    for (const count of [31, 32, 2047, 2048, 2049, 5000]) {
+      const table = randn([7, 70], { seed: 1, requiresGrad: true });
+      const ids = Array.from({ length: count }, (_, j) => (j * j + (j >> 5)) % 7);
+      const g = randn([count, 70], { seed: 2 });
+      table.gather(tensor(ids, { dtype: "i32" })).backward({ gradient: g });
+      const expected = new Float64Array(7 * 70);
+      (await g.data()).forEach((value, at) =>
+        expected[ids[Math.floor(at / 70)] * 70 + at % 70] += value
+      );
+      await assertNear(table.grad!, expected, 1e-5, `${count} rows`);
+    }
+  },
+);
+
 testOnBackends("views and concatenation have gradients", async () => {
   const x = randn([2, 3, 4], { seed: 1 });
   await gradcheck((t) => t.reshape([6, 4]).square(), [x]);

@@ -3,7 +3,7 @@
  * checkpoints, the optimizer's averages under `optimizer.`, the losses so far, and as metadata what is
  * needed to go on.
  */
-import { type Device, io, LevinError, tensor } from "../../mod.ts";
+import { type Device, io, LevinError, type Tensor, tensor } from "../../mod.ts";
 import { type TransNormerConfig, TransNormerLLM } from "../../src/models/mod.ts";
 import type { Trainer, TrainingOptions } from "./trainer.ts";
 
@@ -19,7 +19,9 @@ export interface CheckpointHeader {
   readonly textHash: string;
 }
 
+const FORMAT = "levin-demo-2";
 const OPTIMIZER = "optimizer.";
+const SCALER = "scaler.";
 const LOSSES = "training.losses";
 
 /** Writes a trainer's whole state. */
@@ -37,12 +39,16 @@ export async function saveCheckpoint(
     textHash: text.hash,
   };
   using lossTensor = tensor(losses, { device: trainer.device });
-  const averages = Object.entries(optimizer.state());
   await io.saveSafetensors(path, {
     ...model.parameters(),
-    ...Object.fromEntries(averages.map(([name, t]) => [OPTIMIZER + name, t])),
+    ...prefixed(OPTIMIZER, optimizer.state()),
+    ...prefixed(SCALER, trainer.scaler?.state() ?? {}),
     [LOSSES]: lossTensor,
-  }, { format: "levin-demo-1", header: JSON.stringify(header) });
+  }, { format: FORMAT, header: JSON.stringify(header) });
+}
+
+function prefixed(prefix: string, tensors: Record<string, Tensor>): Record<string, Tensor> {
+  return Object.fromEntries(Object.entries(tensors).map(([name, t]) => [prefix + name, t]));
 }
 
 /** A checkpoint that has been read: dispose it once its tensors are copied. */
@@ -57,7 +63,7 @@ export class Checkpoint implements Disposable {
   static async read(path: string, device: Device): Promise<Checkpoint> {
     const { tensors, metadata } = await io.loadSafetensors(path, { device });
     try {
-      if (metadata.format !== "levin-demo-1") throw new Error("its metadata lacks the format");
+      if (metadata.format !== FORMAT) throw new Error("its metadata lacks the format");
       return new Checkpoint(JSON.parse(metadata.header), tensors, path);
     } catch (cause) {
       for (const t of Object.values(tensors)) t.dispose();
@@ -75,16 +81,20 @@ export class Checkpoint implements Disposable {
   /** Puts a trainer where the checkpoint's left off. */
   async restore(trainer: Trainer): Promise<void> {
     trainer.model.load(this.#parameters());
-    const averages = Object.entries(this.tensors).filter(([name]) => name.startsWith(OPTIMIZER));
-    trainer.optimizer.load(
-      Object.fromEntries(averages.map(([name, t]) => [name.slice(OPTIMIZER.length), t])),
-      this.header.step,
-    );
+    trainer.optimizer.load(this.#below(OPTIMIZER), this.header.step);
+    trainer.scaler?.load(this.#below(SCALER));
     trainer.losses.push(...await this.tensors[LOSSES].data());
   }
 
+  /** The tensors whose names begin with `prefix`, without it. */
+  #below(prefix: string): Record<string, Tensor> {
+    const entries = Object.entries(this.tensors).filter(([name]) => name.startsWith(prefix));
+    return Object.fromEntries(entries.map(([name, t]) => [name.slice(prefix.length), t]));
+  }
+
   #parameters() {
-    const isParameter = (name: string) => !name.startsWith(OPTIMIZER) && name !== LOSSES;
+    const isParameter = (name: string) =>
+      ![OPTIMIZER, SCALER].some((prefix) => name.startsWith(prefix)) && name !== LOSSES;
     return Object.fromEntries(Object.entries(this.tensors).filter(([name]) => isParameter(name)));
   }
 

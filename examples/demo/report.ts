@@ -9,7 +9,10 @@ import type { GenerateOptions, LanguageModel } from "../../src/models/mod.ts";
 import { BITS } from "./text.ts";
 import { written, type WrittenOptions } from "./writing.ts";
 
-/** The progress of training, on stderr; off a terminal, a line every few seconds. */
+/**
+ * The progress of training on stderr: the curve of the losses as it grows, and a bar. Off a terminal, the bar
+ * alone, as a line every few seconds.
+ */
 export class ProgressBar {
   readonly #bar = new progress.SingleBar({
     format: "{bar} {value}/{total}  loss {loss}  {bits} bits/byte  {rate} tokens/s  {left} left",
@@ -22,29 +25,54 @@ export class ProgressBar {
     notTTYSchedule: 10_000,
   }, progress.Presets.shades_classic);
   readonly #began = performance.now();
+  readonly #start: number;
+  #drawn = { lines: 0, at: -Infinity };
 
-  constructor(readonly total: number, readonly start: number, readonly tokensPerStep: number) {
-    this.show(start, undefined);
+  /** For `total` steps, whose losses are appended to `losses`. */
+  constructor(
+    readonly total: number,
+    readonly losses: readonly number[],
+    readonly tokensPerStep: number,
+  ) {
+    this.#start = losses.length;
+    this.show();
   }
 
-  show(step: number, loss: number | undefined): void {
+  /** Shows where training has come to. */
+  show(): void {
+    const { losses, total } = this;
+    if (Deno.stderr.isTerminal()) this.#draw();
+    const loss = losses.at(-1);
     const seconds = (performance.now() - this.#began) / 1000;
-    const taken = step - this.start;
+    const taken = losses.length - this.#start;
     const numbers = taken === 0 || loss === undefined
       ? { loss: "…", bits: "…", rate: "…", left: "…" }
       : {
         loss: loss.toFixed(3),
         bits: (loss * BITS).toFixed(3),
         rate: Math.round(taken * this.tokensPerStep / seconds),
-        left: duration((this.total - step) * seconds / taken),
+        left: duration((total - losses.length) * seconds / taken),
       };
-    if (!this.#bar.isActive) this.#bar.start(this.total, step, numbers);
-    else this.#bar.update(step, numbers);
+    if (!this.#bar.isActive) this.#bar.start(total, losses.length, numbers);
+    else this.#bar.update(losses.length, numbers);
   }
 
   /** Takes the bar away, so that something else can be printed; `show` brings it back. */
   hide(): void {
     this.#bar.stop();
+    this.#drawn = { lines: 0, at: -Infinity };
+  }
+
+  /** Draws the curve over the last one, at most once a second. */
+  #draw(): void {
+    const now = performance.now();
+    if (this.losses.length < 2 || now - this.#drawn.at < 1000) return;
+    this.#bar.stop();
+    const chart = lossChart(this.losses);
+    // Up to the first line of the last curve, and from there on clear.
+    const over = this.#drawn.lines > 0 ? `\x1b[${this.#drawn.lines}A\x1b[0J` : "";
+    Deno.stderr.writeSync(new TextEncoder().encode(`${over}${chart}\n`));
+    this.#drawn = { lines: chart.split("\n").length, at: now };
   }
 }
 

@@ -4,13 +4,15 @@
  * @module
  */
 import { noGrad } from "../autograd.ts";
+import { checkpoint } from "../checkpoint.ts";
 import type { Device } from "../device.ts";
 import { LevinError, ShapeError } from "../errors.ts";
+import { crossEntropy } from "../loss.ts";
 import type { Memory } from "../nn/memory.ts";
 import { Module } from "../nn/module.ts";
 import { tensor } from "../ops/create.ts";
 import { tidy } from "../scope.ts";
-import { format } from "../shape.ts";
+import { format, sameShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 
 /** What every model's configuration has. */
@@ -157,6 +159,15 @@ export abstract class LanguageModel extends Module {
   /** An empty memory for one layer, with room for `capacity` tokens at first if it needs some. */
   protected abstract memory(capacity: number): Memory;
 
+  /**
+   * How what the layers compute is stored: `"f16"` over float32 parameters is mixed precision, in which
+   * products still add up in float32 and gradients arrive in float32. Default: as the parameters are.
+   */
+  compute: "f32" | "f16" | undefined;
+
+  /** Compute the insides of each layer again in `backward()` instead of keeping them. Default false. */
+  recompute = false;
+
   /** Tokens in the vocabulary: ids run from 0 to this, exclusive. */
   get vocabulary(): number {
     return this.config.vocabulary;
@@ -180,6 +191,41 @@ export abstract class LanguageModel extends Module {
   forward(ids: Tensor): Tensor {
     checkIds(ids);
     return tidy(() => this.logits(this.hidden(ids)));
+  }
+
+  /**
+   * The mean cross-entropy, in nats, of `targets`, the tokens that follow `ids`; both [b, n], i32 or u32.
+   *
+   * With `chunk`, logits are made for so many tokens at a time, in `backward()` a second time: [b, n,
+   * vocabulary] of them, often the largest tensor of all, are never there at once.
+   *
+   * @returns A float32 scalar.
+   * @throws {ShapeError} unless ids have two axes and targets their shape, and a chunk has a token.
+   */
+  loss(ids: Tensor, targets: Tensor, { chunk }: { chunk?: number } = {}): Tensor {
+    checkIds(ids);
+    if (!sameShape(ids.shape, targets.shape)) {
+      throw new ShapeError(
+        `loss: expected targets ${format(ids.shape)} as the ids, found ${format(targets.shape)}`,
+      );
+    }
+    if (chunk !== undefined && !(Number.isInteger(chunk) && chunk >= 1)) {
+      throw new ShapeError(`loss: expected a chunk of 1 token or more, found ${chunk}`);
+    }
+    return tidy(() => {
+      const hidden = this.hidden(ids);
+      if (chunk === undefined) return crossEntropy(this.logits(hidden), targets);
+      const rows = hidden.reshape([ids.size, hidden.shape[2]]);
+      const flat = targets.reshape([-1]);
+      const sums: Tensor[] = [];
+      for (let first = 0; first < ids.size; first += chunk) {
+        const part = [first, Math.min(ids.size, first + chunk)] as const;
+        const sum = (rows: Tensor, targets: Tensor) =>
+          crossEntropy(this.logits(rows), targets, { reduction: "sum" });
+        sums.push(checkpoint(sum, [rows.slice(part), flat.slice(part)]));
+      }
+      return sums.reduce((a, b) => a.add(b)).mul(1 / ids.size);
+    });
   }
 
   /** A context that has seen nothing. */
@@ -267,14 +313,20 @@ export abstract class LanguageModel extends Module {
   }
 }
 
-/** x through the layers in turn; each result is freed once the next is there, unless a gradient needs it. */
+/**
+ * x through the layers in turn; each result is freed once the next is there, unless a gradient needs it. To
+ * `recompute` is to keep, for the gradient, nothing else; tensors that all layers share are named then too.
+ */
 export function throughLayers<Layer>(
   layers: readonly Layer[],
   x: Tensor,
-  apply: (layer: Layer, x: Tensor, index: number) => Tensor,
+  apply: (layer: Layer, x: Tensor, index: number, ...shared: Tensor[]) => Tensor,
+  recompute: boolean,
+  ...shared: Tensor[]
 ): Tensor {
   return layers.reduce((before, layer, index) => {
-    const after = apply(layer, before, index);
+    const one = (x: Tensor, ...shared: Tensor[]) => apply(layer, x, index, ...shared);
+    const after = recompute ? checkpoint(one, [before, ...shared]) : one(before, ...shared);
     before.dispose();
     return after;
   }, x);

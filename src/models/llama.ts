@@ -258,11 +258,14 @@ export class Llama extends LanguageModel {
     return tidy(() => {
       const rotations = this.rotary.at(context?.positions ?? 0, ids.shape[1]);
       const { embed_tokens, layers, norm } = this.model;
+      const embedded = embed_tokens.forward(ids);
       const x = throughLayers(
         layers,
-        embed_tokens.forward(ids),
-        (layer, x, i) =>
+        embedded.to(this.compute ?? embedded.dtype),
+        (layer, x, i, rotations) =>
           layer.forward(x, rotations, context?.layers[i] as SoftmaxMemory | undefined),
+        this.recompute,
+        rotations,
       );
       return norm.forward(x);
     });
@@ -271,7 +274,7 @@ export class Llama extends LanguageModel {
   /** What the head sees [.., size] → logits [.., vocabulary]. */
   logits(hidden: Tensor): Tensor {
     if (this.lm_head !== undefined) return this.lm_head.forward(hidden);
-    return tidy(() => hidden.matmul(this.model.embed_tokens.weight.transpose()));
+    return tidy(() => hidden.matmul(this.model.embed_tokens.weight.to(hidden.dtype).transpose()));
   }
 
   /** Old checkpoints hold the rotary frequencies too, and some tied ones the head. */

@@ -230,11 +230,14 @@ export class Pythia extends LanguageModel {
     return tidy(() => {
       const rotations = this.rotary.at(context?.positions ?? 0, ids.shape[1]);
       const { embed_in, layers, final_layer_norm } = this.gpt_neox;
+      const embedded = embed_in.forward(ids);
       const x = throughLayers(
         layers,
-        embed_in.forward(ids),
-        (layer, x, i) =>
+        embedded.to(this.compute ?? embedded.dtype),
+        (layer, x, i, rotations) =>
           layer.forward(x, rotations, context?.layers[i] as SoftmaxMemory | undefined),
+        this.recompute,
+        rotations,
       );
       return final_layer_norm.forward(x);
     });

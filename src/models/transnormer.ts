@@ -172,12 +172,13 @@ export class TransNormerLLM extends LanguageModel {
   /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */
   hidden(ids: Tensor, context?: Context): Tensor {
     return tidy(() => {
-      const x = this.model.embed_tokens.forward(ids).mul(Math.sqrt(this.config.size));
+      const embedded = this.model.embed_tokens.forward(ids).mul(Math.sqrt(this.config.size));
       const y = throughLayers(
         this.model.layers,
-        x,
+        embedded.to(this.compute ?? embedded.dtype),
         (layer, x, i) =>
           layer.forward(x, context?.positions, context?.layers[i] as LinearMemory | undefined),
+        this.recompute,
       );
       return this.#norm.forward(y);
     });

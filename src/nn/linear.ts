@@ -64,11 +64,11 @@ export class Linear extends Module {
     this.bias = bias ? parameter([outputs], { ...options, blank: true }, zeros) : undefined;
   }
 
-  /** x [.., in] → [.., out]. */
+  /** x [.., in] → [.., out], in the dtype of x, whatever that of the parameters. */
   forward(x: Tensor): Tensor {
     return tidy(() => {
-      const y = x.matmul(this.weight.transpose());
-      return this.bias === undefined ? y : y.add(this.bias);
+      const y = x.matmul(this.weight.to(x.dtype).transpose());
+      return this.bias === undefined ? y : y.add(this.bias.to(x.dtype));
     });
   }
 }

@@ -56,7 +56,7 @@ export class RMSNorm extends Module {
 
   /** x [.., size] → the same shape. */
   forward(x: Tensor): Tensor {
-    return tidy(() => srmsNorm(x, this.#epsilon).mul(this.weight));
+    return tidy(() => srmsNorm(x, this.#epsilon).mul(this.weight.to(x.dtype)));
   }
 }
 
@@ -80,7 +80,8 @@ export class LayerNorm extends Module {
   forward(x: Tensor): Tensor {
     return tidy(() => {
       const centred = x.sub(x.mean(-1, { keepDims: true }));
-      return srmsNorm(centred, this.#epsilon).mul(this.weight).add(this.bias);
+      const [w, b] = [this.weight, this.bias].map((parameter) => parameter.to(x.dtype));
+      return srmsNorm(centred, this.#epsilon).mul(w).add(b);
     });
   }
 }

@@ -4,18 +4,21 @@
  *     m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
  *     p ← p − η · (m̂ / (√v̂ + ε) + λ p),   m̂ = m / (1 − β₁ᵗ),   v̂ = v / (1 − β₂ᵗ)
  *
+ * t counts the steps that were not skipped. Only the device knows which were, so 1 − βᵗ is kept there.
+ *
  * @module
  */
 import { noGrad } from "../autograd.ts";
 import { floatBits, type Program } from "../backend/contract.ts";
 import { DTypeError, LevinError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
-import { zeros } from "../ops/create.ts";
+import { full, tensor, zeros } from "../ops/create.ts";
 import { loadInto } from "../ops/pointwise.ts";
 import { grid } from "../ops/pointwise_program.ts";
 import { adopt, tidy } from "../scope.ts";
 import { sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import countShader from "../../shaders/adamw_count.wgsl" with { type: "text" };
 import shader from "../../shaders/adamw.wgsl" with { type: "text" };
 
 /** Options of {@linkcode AdamW}. */
@@ -42,8 +45,6 @@ interface StepOptions {
   readonly betas: readonly [number, number];
   readonly epsilon: number;
   readonly decay: number;
-  /** t, the number of this step, from 1. */
-  readonly step: number;
 }
 
 /**
@@ -64,11 +65,13 @@ interface StepOptions {
 export class AdamW implements Disposable {
   /** η of the next step; schedules set it. */
   learningRate: number;
-  /** Steps taken so far. */
+  /** Steps asked for so far, skipped ones too. */
   steps = 0;
   readonly #parameters: ReadonlyMap<string, Tensor>;
   readonly #moments: ReadonlyMap<string, Moments>;
   readonly #options: Required<AdamWOptions>;
+  /** 1 − β₁ᵗ and 1 − β₂ᵗ. */
+  readonly #corrections: Tensor;
 
   /** Optimizes `parameters`, by name: float32 leaves. */
   constructor(
@@ -89,31 +92,49 @@ export class AdamW implements Disposable {
         throw new DTypeError(`AdamW: expected "${name}" to be a dense f32 tensor, found ${dtype}`);
       }
     }
+    const { device } = Object.values(parameters)[0] ?? {};
+    this.#corrections = adopt(zeros([2], { device }));
     const moment = ({ shape, device }: Tensor) => adopt(zeros(shape, { device }));
     this.#moments = new Map(
       [...this.#parameters].map(([name, p]) => [name, { m: moment(p), v: moment(p) }]),
     );
   }
 
-  /** One step for every parameter that has a gradient. */
-  step(): void {
+  /**
+   * One step for every parameter that has a gradient.
+   *
+   * @param options.factor What gradients are multiplied by first, a float32 scalar; 0 skips the step. That of
+   * {@linkcode LossScaler.unscale} undoes the scaling of the loss, and clips. Default 1.
+   */
+  step({ factor }: { factor?: Tensor } = {}): void {
     const { betas, epsilon, weightDecay, decays } = this.#options;
     this.steps++;
-    for (const [name, parameter] of this.#parameters) {
-      const { grad } = parameter;
-      if (grad === null) continue;
-      const { m, v } = this.#moments.get(name)!;
-      const options: StepOptions = {
-        rate: this.learningRate,
-        betas,
-        epsilon,
-        decay: decays(name, parameter) ? weightDecay : 0,
-        step: this.steps,
-      };
-      tidy(() =>
-        noGrad(() => runInPlace(program, [grad.contiguous()], [parameter, m, v], options))
-      );
-    }
+    tidy(() =>
+      noGrad(() => {
+        const corrections = this.#corrections;
+        const by = factor ?? full([], 1, { device: corrections.device });
+        runInPlace(count, [by], [corrections], { betas });
+        for (const [name, parameter] of this.#parameters) {
+          const { grad } = parameter;
+          if (grad === null) continue;
+          const { m, v } = this.#moments.get(name)!;
+          const options: StepOptions = {
+            rate: this.learningRate,
+            betas,
+            epsilon,
+            decay: decays(name, parameter) ? weightDecay : 0,
+          };
+          tidy(() =>
+            runInPlace(
+              program,
+              [grad.to("f32").contiguous(), by, corrections],
+              [parameter, m, v],
+              options,
+            )
+          );
+        }
+      })
+    );
   }
 
   /** Drops the gradients of all parameters. */
@@ -121,21 +142,28 @@ export class AdamW implements Disposable {
     for (const parameter of this.#parameters.values()) parameter.grad = null;
   }
 
-  /** The averages m and v by parameter name and ".m" or ".v", to be saved beside the parameters. */
+  /**
+   * The averages m and v by parameter name and ".m" or ".v", and as "corrections" what counts the steps taken,
+   * to be saved beside the parameters.
+   */
   state(): Record<string, Tensor> {
+    return { ...this.#averages(), corrections: this.#corrections };
+  }
+
+  #averages(): Record<string, Tensor> {
     return Object.fromEntries(
       [...this.#moments].flatMap(([name, { m, v }]) => [[`${name}.m`, m], [`${name}.v`, v]]),
     );
   }
 
   /**
-   * Goes on from a saved {@linkcode state} and number of steps.
+   * Goes on from a saved {@linkcode state} and number of steps. Without "corrections", none was skipped.
    *
    * @throws {LevinError} naming a tensor that is missing.
    * @throws {ShapeError} naming a tensor of another shape.
    */
   load(state: Readonly<Record<string, Tensor>>, steps: number): void {
-    const own = Object.entries(this.state());
+    const own = Object.entries(this.#averages());
     for (const [name, { shape }] of own) {
       if (state[name] === undefined) throw new LevinError(`AdamW: the state lacks "${name}"`);
       if (!sameShape(state[name].shape, shape)) {
@@ -144,38 +172,62 @@ export class AdamW implements Disposable {
         );
       }
     }
-    loadInto(own.map(([name, target]) => [state[name], target]));
+    tidy(() => {
+      const { device } = this.#corrections;
+      const corrections = state.corrections ??
+        tensor(this.#options.betas.map((beta) => 1 - beta ** steps), { device });
+      loadInto([
+        ...own.map(([name, target]) => [state[name], target] as const),
+        [corrections, this.#corrections],
+      ]);
+    });
     this.steps = steps;
   }
 
   /** Frees the averages. */
   [Symbol.dispose](): void {
-    for (const { m, v } of this.#moments.values()) [m, v].forEach((t) => t.dispose());
+    for (const t of Object.values(this.state())) t.dispose();
   }
 }
 
-/** g, in place of p, m and v. */
+/** factor, in place of the corrections. */
+const count: Program<Pick<StepOptions, "betas">> = {
+  name: "adamw",
+  cpu: ([factor], [c], { betas }) => {
+    if (factor.data[factor.offset] === 0) return;
+    betas.forEach((beta, i) => c.data[i] = c.data[i] * beta + (1 - beta));
+  },
+  gpu: ([factor], [c], { betas }) => ({
+    shader: countShader,
+    label: "count",
+    params: [factor.offset, c.offset, ...betas.map(floatBits)],
+    workgroups: [1],
+  }),
+};
+
+/** g, factor and corrections, in place of p, m and v. */
 const program: Program<StepOptions> = {
   name: "adamw",
-  cpu: ([g], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay, step }) => {
-    const correction1 = 1 / (1 - beta1 ** step);
-    const correction2 = 1 / (1 - beta2 ** step);
+  cpu: ([g, factor, c], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay }) => {
+    const by = factor.data[factor.offset];
+    if (by === 0) return;
+    const [c1, c2] = [c.data[c.offset], c.data[c.offset + 1]];
     for (let i = 0; i < p.data.length; i++) {
-      const gradient = g.data[i];
+      const gradient = g.data[i] * by;
       m.data[i] = beta1 * m.data[i] + (1 - beta1) * gradient;
       v.data[i] = beta2 * v.data[i] + (1 - beta2) * gradient * gradient;
-      const stepped = m.data[i] * correction1 / (Math.sqrt(v.data[i] * correction2) + epsilon);
+      const stepped = m.data[i] / c1 / (Math.sqrt(v.data[i] / c2) + epsilon);
       p.data[i] -= rate * (stepped + decay * p.data[i]);
     }
   },
-  gpu: ([g], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay, step }, context) => ({
+  gpu: ([g, factor, c], [p, m, v], { rate, betas, epsilon, decay }, context) => ({
     shader,
     params: [
       ...[sizeOf(p.shape), g.offset, p.offset, m.offset, v.offset],
-      ...[rate, beta1, beta2, epsilon, decay, 1 / (1 - beta1 ** step), 1 / (1 - beta2 ** step)]
-        .map(floatBits),
+      ...[rate, ...betas, epsilon, decay].map(floatBits),
+      ...[factor.offset, c.offset],
     ],
     workgroups: grid(Math.ceil(sizeOf(p.shape) / 256), context),
   }),
-  cuts: () => [[0, 0, 0, 0]],
+  cuts: () => [[0, -1, -1, 0, 0, 0]],
 };

@@ -1,5 +1,5 @@
 /**
- * Gradient clipping, over many gradients in few dispatches:
+ * The norm of gradients and clipping by it, over many gradients in few dispatches:
  *
  *     norm = √Σ g²        g ← min(1, maxNorm / (norm + 1e-6)) · g
  *
@@ -21,6 +21,17 @@ import scaleShader from "../../shaders/scale_three.wgsl" with { type: "text" };
 import squaresShader from "../../shaders/sums_of_squares.wgsl" with { type: "text" };
 
 /**
+ * The global norm of the gradients of all parameters, √Σ g² over all of them, a float32 scalar.
+ *
+ * @throws {LevinError} if no parameter has a gradient.
+ */
+export function gradNorm(parameters: Readonly<Record<string, Tensor>>): Tensor {
+  const list = withGradient(parameters);
+  if (list.length === 0) throw new LevinError("gradNorm: no parameter has a gradient");
+  return tidy(() => noGrad(() => sumOfSquares(dense(list)).sqrt()));
+}
+
+/**
  * Scales the gradients of all parameters so that their global norm, √Σ g² over all of them, is at most
  * `maxNorm`. Nothing is read back: the scale stays on the device.
  *
@@ -31,14 +42,12 @@ export function clipGradNorm(
   parameters: Readonly<Record<string, Tensor>>,
   maxNorm: number,
 ): Tensor {
-  const withGrad = Object.values(parameters).filter((p) => p.grad !== null);
-  if (withGrad.length === 0) throw new LevinError("clipGradNorm: no parameter has a gradient");
   return tidy(() =>
     noGrad(() => {
-      const gradients = withGrad.map((p) => p.grad!.to("f32").contiguous());
-      const norm = sumOfSquares(gradients).sqrt();
+      const norm = gradNorm(parameters);
       const factor = norm.add(1e-6).reciprocal().mul(maxNorm).minimum(1);
-      const scaled = scale(gradients, factor);
+      const withGrad = withGradient(parameters);
+      const scaled = scale(dense(withGrad), factor);
       withGrad.forEach((p, i) => p.grad = scaled[i].to(p.dtype));
       return norm;
     })
@@ -140,4 +149,12 @@ function fitsBinding({ device, size, dtype }: Tensor): boolean {
 
 function partition<T>(items: readonly T[], test: (item: T) => boolean): [T[], T[]] {
   return [items.filter(test), items.filter((item) => !test(item))];
+}
+
+function withGradient(parameters: Readonly<Record<string, Tensor>>): Tensor[] {
+  return Object.values(parameters).filter((p) => p.grad !== null);
+}
+
+function dense(parameters: readonly Tensor[]): Tensor[] {
+  return parameters.map((p) => p.grad!.to("f32").contiguous());
 }

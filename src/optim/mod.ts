@@ -1,8 +1,9 @@
 /**
- * Optimization: AdamW, gradient clipping and a learning-rate schedule.
+ * Optimization: AdamW, gradient clipping, loss scaling and a learning-rate schedule.
  *
  * @module
  */
 export { AdamW, type AdamWOptions } from "./adamw.ts";
-export { clipGradNorm } from "./clip.ts";
+export { clipGradNorm, gradNorm } from "./clip.ts";
+export { LossScaler, type LossScalerOptions } from "./loss_scaler.ts";
 export { warmupCosine, type WarmupCosineOptions } from "./schedule.ts";
