@@ -168,24 +168,26 @@ fn main(
   var to = Matrix(base, params.d, params.e, params.e, 1u);
   let base_total = instance * (params.chunks + params.segments);
   let is_first = thread == 0u && number % tiles == 0u;
+  var sums = Sums();
   if (GOES_ON) {
-    store_sums(to, row, column, stored_sums(base + params.segment * area, row, column));
+    sums = stored_sums(base + params.segment * area, row, column);
   } else if (HAS_INITIAL) {
-    let base_initial = params.initial_offset + dot(at, params.initial_strides);
-    store_sums(to, row, column, initial_sums(base_initial, row, column));
-  } else {
-    store_sums(to, row, column, Sums());
+    sums = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column);
   }
   var total = vec2u();
   var asked = ask(places, first_chunk * params.chunk + across);
-  for (var chunk = first_chunk; chunk < end_chunk; chunk++) {
+  for (var chunk = first_chunk; chunk <= end_chunk; chunk++) {
+    let is_last = chunk == end_chunk;
+    to.base = base + select(chunk - first_chunk, params.segment, is_last) * area;
+    store_sums(to, row, column, sums);
+    if (is_first) { totals[base_total + select(chunk, params.chunks + segment, is_last)] = total; }
+    if (is_last) { break; }
     let start = chunk * params.chunk;
     let rows = min(params.chunk, params.n - start);
     let whole = positions[base_position + params.n + chunk];
     let end = place_of(whole);
-    if (is_first) { totals[base_total + chunk] = total; }
     total = capped(plus(total, whole));
-    var sums = Sums();
+    sums = Sums();
     for (var depth = 0u; depth < rows; depth += DEPTH) {
       let weight = select(0.0, params.source_scale, depth + across < rows) * decay_between(place_of(asked.position), end);
       let weight_after = select(0.0, params.source_scale, depth + across + 8u < rows) *
@@ -200,8 +202,5 @@ fn main(
     }
     // The state waits in memory, since the sums take all registers; this thread alone writes and reads it.
     sums = sums_past(fade_over(exponent_of(whole)), stored_sums(to.base, row, column), sums);
-    to.base = select(base + params.segment * area, to.base + area, chunk + 1u < end_chunk);
-    store_sums(to, row, column, sums);
   }
-  if (is_first) { totals[base_total + params.chunks + segment] = total; }
 }

@@ -544,7 +544,7 @@ function plan(
           HAS_INITIAL: before !== undefined || pass > 0,
           SEGMENTED: segmented,
           STATE_TURNED: turned,
-          ONE_BLOCK: chunk <= 64,
+          ONE_BLOCK: chunk <= 64 && !context.software,
         },
         bindings: [k, v, q, positions, states, totals, out],
         params: [

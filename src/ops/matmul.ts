@@ -152,7 +152,7 @@ function plan(x: View, y: View, out: View, { software }: GpuContext): Dispatch {
     ...results(out),
     WIDE: true,
     UNROLLED: !software,
-    WHOLE: m % 64 === 0 && n % 128 === 0 && k % 16 === 0,
+    WHOLE: !software && m % 64 === 0 && n % 128 === 0 && k % 16 === 0,
   });
   const narrow = () => ({ StoredX: x.dtype, StoredY: y.dtype, StoredOut: out.dtype });
   return {

@@ -42,10 +42,10 @@ export function tiling(
   const WIDE = isWide(e);
   return {
     WIDE,
-    // Mesa's compiler takes ten times longer over written-out loops.
+    // Mesa's compiler takes long over written-out loops, and seconds over every variant.
     UNROLLED: !software,
-    WHOLE_D: d % perTile === 0,
-    WHOLE_E: e % (WIDE ? 128 : 64) === 0,
+    WHOLE_D: !software && d % perTile === 0,
+    WHOLE_E: !software && e % (WIDE ? 128 : 64) === 0,
   };
 }
 
