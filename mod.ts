@@ -18,6 +18,7 @@ export type {
   DeviceBuffer,
   Dispatch,
   GpuContext,
+  MatrixUnits,
   Program,
   Span,
   View,

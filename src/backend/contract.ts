@@ -71,6 +71,17 @@ export interface Dispatch {
   readonly workgroups: readonly [number, number?, number?];
 }
 
+/**
+ * Matrix units: a subgroup of `lanes` threads multiplies fragments of `side` × `side` float16 and adds to
+ * one of float32 (WGSL's subgroup matrices; tensor cores are such units). side² = 8 · lanes.
+ */
+export interface MatrixUnits {
+  /** Rows and columns of a fragment. */
+  readonly side: number;
+  /** Threads of a subgroup. */
+  readonly lanes: number;
+}
+
 /** What a GPU program may know of the device it plans for. */
 export interface GpuContext {
   /** Bytes of `var<workgroup>` that one workgroup may hold. */
@@ -83,6 +94,8 @@ export interface GpuContext {
   readonly bindingBytes: number;
   /** Whether a CPU does the work, whose compiler is slow and whose caches are large. */
   readonly software: boolean;
+  /** The device's matrix units, if it has any that kernels can use. */
+  readonly matrixUnits?: MatrixUnits;
   /** Memory for `count` elements that lives until the program's last dispatch has run. */
   scratch(count: number, dtype?: DType): View;
 }

@@ -47,11 +47,12 @@ import type { Tensor, TensorSpec } from "../tensor.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
-import positionsText from "../../shaders/lightning_positions.wgsl" with { type: "text" };
 import scanText from "../../shaders/lightning_scan.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import { full, zeros } from "./create.ts";
+import { planForMatrixUnits, suitsMatrixUnits } from "./lightning_cores.ts";
+import { LONGEST_CHUNK, positionsDispatch } from "./lightning_positions.ts";
 import { type Matrix, multiply } from "./matmul_cpu.ts";
 import { grid } from "./pointwise_program.ts";
 import {
@@ -72,7 +73,6 @@ import {
   withTiles,
 } from "./tiles.ts";
 
-const positionsShader = withBlocks(`${decays}\n${positionsText}`);
 const statesShader = withTiles(keys, decays, statesText);
 const scanShader = withBlocks(`${decays}\n${scanText}`);
 const outputsShader = withScores(decays, outputsText);
@@ -115,6 +115,9 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
   },
   gpu: (inputs, outputs, options, context) => {
     const turned = inTimeOrder(inputs, outputs, options);
+    if (suitsMatrixUnits(turned.inputs, turned.outputs, options, context)) {
+      return planForMatrixUnits(turned.inputs, turned.outputs, options, context);
+    }
     return plan(turned.inputs, turned.outputs, options, context);
   },
   cuts: (inputs) => {
@@ -209,6 +212,23 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
     const turned = inTimeOrder([r, v, k, g], [turnedOut, last], options);
     const second = { q: turned.inputs[0], out: turned.outputs[0] };
     const first = initial === undefined ? inputs : [...inputs, initial];
+    const other = initial === undefined ? turned.inputs : [...turned.inputs, turnedOver(initial)];
+    const units = [[first, outputs], [other, turned.outputs]].every(([inputs, outputs]) =>
+      suitsMatrixUnits(inputs, outputs, options, context)
+    );
+    if (units) {
+      // Two walks: on matrix units a state is left in the one orientation in which it is read.
+      const shape = last.shape.with(-1, last.shape.at(-2)!).with(-2, last.shape.at(-1)!);
+      const unused = {
+        ...context.scratch(sizeOf(shape)),
+        shape,
+        strides: contiguousStrides(shape),
+      };
+      return [
+        ...planForMatrixUnits(first, outputs, options, context),
+        ...planForMatrixUnits(other, [turned.outputs[0], unused], options, context),
+      ];
+    }
     return plan(first, outputs, options, context, second);
   },
   cuts: (inputs) => [0, 1, 2].map((axis) => Array<number>(inputs.length + 3).fill(axis)),
@@ -267,6 +287,12 @@ function inTimeOrder<V extends View | CpuView>(
     inputs: [...inputs.slice(0, 4).map(turn), ...inputs.slice(4)],
     outputs: [turn(out), last],
   };
+}
+
+/** The view with rows and columns exchanged. */
+function turnedOver(view: View): View {
+  const exchange = (list: readonly number[]) => list.with(-1, list.at(-2)!).with(-2, list.at(-1)!);
+  return { ...view, shape: exchange(view.shape), strides: exchange(view.strides) };
 }
 
 /** The CPU twin: four matrix products a block. */
@@ -382,8 +408,6 @@ function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): vo
   }
 }
 
-/** The most rows of a chunk whose positions fit lightning_positions.wgsl's integers. */
-const LONGEST_CHUNK = 512;
 /** Scratch memory that a call may take, as a share of its operands, and at least so many bytes. */
 const SCRATCH_SHARE = 1 / 8;
 const LEAST_SCRATCH = 2 ** 28;
@@ -469,14 +493,7 @@ function plan(
     const walks = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
     const elementsOfState = heads * d * e / (fours ? 4 : 1);
     dispatches.push(
-      {
-        label: "positions",
-        shader: positionsShader,
-        constants: { EXCLUSIVE: decayAfter },
-        bindings: [gs, positions],
-        params: [...gs.strides, gs.offset, groups, members, rows, chunk, chunks, heads * chunks],
-        workgroups: grid(heads * chunks, context),
-      },
+      positionsDispatch(gs, positions, chunk, decayAfter, context),
       {
         label: "states",
         shader: statesShader,

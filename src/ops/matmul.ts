@@ -5,7 +5,7 @@
  *     dx = g · yᵀ        dy = xᵀ · g
  *
  * Saves x and y. Transposes are strides, never copies. The CPU accumulates in float64, the GPU in
- * float32.
+ * float32. Where the GPU has matrix units (tensor cores, through Dawn), float16 runs on them.
  *
  * @module
  */
@@ -17,11 +17,14 @@ import { tidy } from "../scope.ts";
 import { broadcastShapes, collapse, format, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/matmul.wgsl" with { type: "text" };
+import coresText from "../../shaders/matmul_cores.wgsl" with { type: "text" };
 import wideText from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
+import { eightResults, eights, withCores } from "./cores.ts";
 import { elements, results, withTiles } from "./tiles.ts";
 
 const wideShader = withTiles(wideText);
+const coresShader = withCores(coresText);
 
 const batched: Op = defineOp({
   name: "matmul",
@@ -128,7 +131,7 @@ function offsetOf(entry: number, shape: readonly number[], strides: readonly num
 /** Wide tiles are faster once there are enough of them to occupy a GPU. */
 const ENOUGH_TILES = 64;
 
-function plan(x: View, y: View, out: View, { software }: GpuContext): Dispatch {
+function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext): Dispatch {
   const { batch, steps, sizes: [m, n, k] } = geometry(x, y, out);
   if (batch.length > 4) {
     throw new LimitError(
@@ -155,17 +158,37 @@ function plan(x: View, y: View, out: View, { software }: GpuContext): Dispatch {
     WHOLE: !software && m % 64 === 0 && n % 128 === 0 && k % 16 === 0,
   });
   const narrow = () => ({ StoredX: x.dtype, StoredY: y.dtype, StoredOut: out.dtype });
+  const params = [
+    ...four(batch, 1),
+    ...steps.flatMap((list) => four(list, 0)),
+    m,
+    n,
+    k,
+    ...[x, y, out].flatMap((v) => [v.offset, ...v.strides.slice(-2)]),
+  ];
+  if (matrixUnits !== undefined && x.dtype === "f16" && k > 0) {
+    const { side, lanes } = matrixUnits;
+    const [tile, depth] = [8 * side, 4 * side];
+    return {
+      label: "on matrix units",
+      shader: coresShader,
+      constants: {
+        SIDE: side,
+        LANES: lanes,
+        ...along,
+        ...eights({ x }, along.X_ALONG_K ? -1 : -2),
+        ...eights({ y }, along.Y_ALONG_K ? -2 : -1),
+        ...eightResults(out),
+        WHOLE: m % tile === 0 && n % tile === 0 && k % depth === 0,
+      },
+      params,
+      workgroups: tiles(tile, tile),
+    };
+  }
   return {
     shader: isWide ? wideShader : shader,
     constants: { ...(isWide ? wide() : narrow()), ...along },
-    params: [
-      ...four(batch, 1),
-      ...steps.flatMap((list) => four(list, 0)),
-      m,
-      n,
-      k,
-      ...[x, y, out].flatMap((v) => [v.offset, ...v.strides.slice(-2)]),
-    ],
+    params,
     workgroups: isWide ? tiles(64, 128) : tiles(64, 64),
   };
 }

@@ -74,12 +74,16 @@ export function results(out: View): Record<string, string | boolean> {
   return { Result: dtype, ResultElement: `vec4<${dtype}>`, four_results, IN_FOURS: true };
 }
 
-/** Whether a view is dense along `axis` and all lines along it start at multiples of four elements. */
 function isInFours(view: View, axis: -1 | -2 = -1): boolean {
+  return isInGroups(view, axis, 4);
+}
+
+/** Whether a view is dense along `axis` and all lines along it begin and end at multiples of `count`. */
+export function isInGroups(view: View, axis: -1 | -2, count: number): boolean {
   const steps = stepsOf(view);
   const others = steps.toSpliced(axis, 1);
   return steps.at(axis) === 1 &&
-    [view.shape.at(axis)!, view.offset, ...others].every((x) => x % 4 === 0);
+    [view.shape.at(axis)!, view.offset, ...others].every((x) => x % count === 0);
 }
 
 /** The view with the order of its entries along `axis` reversed. */

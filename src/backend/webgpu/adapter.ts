@@ -4,6 +4,7 @@
  * @module
  */
 import { DeviceError } from "../../errors.ts";
+import type { MatrixUnits } from "../contract.ts";
 
 /** An adapter, or why there is none. */
 export interface FoundAdapter {
@@ -83,11 +84,14 @@ export function limitsOf(device: GPUDevice): Limits {
   return Object.fromEntries(LIMITS.map((name) => [name, device.limits[name]])) as Limits;
 }
 
+/** Dawn's name for WGSL's subgroup matrices, until there is a standard one. */
+const SUBGROUP_MATRIX = "chromium-experimental-subgroup-matrix";
+const FEATURES = ["shader-f16", "timestamp-query", SUBGROUP_MATRIX] as GPUFeatureName[];
+
 /** Opens a device with the adapter's own limits and every feature that kernels can use. */
 export async function openDevice(adapter: GPUAdapter): Promise<GPUDevice> {
   const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
-  const useful = ["shader-f16", "timestamp-query"] as const;
-  const listed: GPUFeatureName[] = useful.filter((name) => adapter.features.has(name));
+  const listed = FEATURES.filter((name) => adapter.features.has(name));
   // Deno grants "subgroups" on adapters that do not list it, so the only way to know is to ask.
   const all = [...listed, "subgroups" as GPUFeatureName];
   let problem: unknown;
@@ -99,4 +103,34 @@ export async function openDevice(adapter: GPUAdapter): Promise<GPUDevice> {
     }
   }
   throw new DeviceError(`Cannot open ${nameOf(adapter.info)}: ${problem}`, { cause: problem });
+}
+
+/** What Dawn's GPUAdapterInfo adds: the shapes of matrices that subgroups can multiply. */
+interface SubgroupMatrixInfo {
+  readonly subgroupMinSize?: number;
+  readonly subgroupMaxSize?: number;
+  readonly subgroupMatrixConfigs?: readonly {
+    readonly componentType: string;
+    readonly resultComponentType: string;
+    readonly M: number;
+    readonly N: number;
+    readonly K: number;
+  }[];
+}
+
+/** The matrix units of a device that kernels can use, given what its adapter said. */
+export function matrixUnitsOf(
+  { features }: GPUDevice,
+  info: GPUAdapterInfo | undefined,
+): MatrixUnits | undefined {
+  const needed = [SUBGROUP_MATRIX, "subgroups", "shader-f16"] as GPUFeatureName[];
+  if (!needed.every((name) => features.has(name))) return undefined;
+  const { subgroupMinSize, subgroupMaxSize: lanes = 0, subgroupMatrixConfigs } =
+    (info ?? {}) as SubgroupMatrixInfo;
+  if (subgroupMinSize !== lanes) return undefined;
+  const found = subgroupMatrixConfigs?.find((config) =>
+    config.componentType === "f16" && config.resultComponentType === "f32" &&
+    config.M === config.N && config.N === config.K && config.M ** 2 === 8 * lanes
+  );
+  return found && { side: found.M, lanes };
 }

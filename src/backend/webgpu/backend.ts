@@ -16,12 +16,13 @@ import {
   type Dispatch,
   extentOf,
   type GpuContext,
+  type MatrixUnits,
   type Program,
   type Span,
   type View,
 } from "../contract.ts";
 import { Pool } from "../pool.ts";
-import { isSoftware, type Limits, limitsOf, nameOf } from "./adapter.ts";
+import { isSoftware, type Limits, limitsOf, matrixUnitsOf, nameOf } from "./adapter.ts";
 import { ErrorLog } from "./errors.ts";
 import { BufferUsage } from "./flags.ts";
 import { Pipelines, type Prepared } from "./pipelines.ts";
@@ -80,6 +81,7 @@ export class WebgpuBackend implements Backend {
   readonly #limits: Limits;
   readonly #owned: boolean;
   readonly #implementation: string;
+  readonly #matrixUnits: MatrixUnits | undefined;
   readonly #errors: ErrorLog;
   readonly #pipelines: Pipelines;
   readonly #readback: Readback;
@@ -111,6 +113,7 @@ export class WebgpuBackend implements Backend {
     this.software = isSoftware(info);
     this.bindingBytes = largest - ALIGNMENT;
     this.#implementation = options.implementation ?? "not known";
+    this.#matrixUnits = matrixUnitsOf(device, info);
     this.#errors = new ErrorLog(device);
     this.lost = this.#errors.lost;
     this.#readback = new Readback(device, this.#errors, options.readsAtOnce);
@@ -154,6 +157,10 @@ export class WebgpuBackend implements Backend {
       `${limits.maxComputeWorkgroupStorageSize} bytes`,
       `largest buffer: ${limits.maxBufferSize} bytes, ` +
       `largest binding: ${limits.maxStorageBufferBindingSize} bytes`,
+      this.#matrixUnits === undefined
+        ? "matrix units: none"
+        : `matrix units: ${this.#matrixUnits.side} × ${this.#matrixUnits.side} float16, ` +
+          `${this.#matrixUnits.lanes} threads`,
       `kernels in use, × variants: ${kernels.join(", ") || "none yet"}`,
       ...(this.debug ? ["debug mode: every dispatch is checked in full"] : []),
     ];
@@ -314,6 +321,7 @@ export class WebgpuBackend implements Backend {
       workgroupsPerAxis: limits.maxComputeWorkgroupsPerDimension,
       bindingBytes: this.bindingBytes,
       software: this.software,
+      matrixUnits: this.#matrixUnits,
       scratch: (count, dtype = "f32") => {
         const buffer = this.allocate(Math.max(1, count) * bytesOf(dtype));
         scratch.push(buffer);

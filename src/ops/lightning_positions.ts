@@ -1,0 +1,39 @@
+/**
+ * Where every token stands in the decay of its chunk: what all kernels of Lightning Attention tell decays from.
+ *
+ * @module
+ */
+import type { Dispatch, GpuContext, View } from "../backend/contract.ts";
+import decays from "../../shaders/decays.wgsl" with { type: "text" };
+import positionsText from "../../shaders/lightning_positions.wgsl" with { type: "text" };
+import { grid } from "./pointwise_program.ts";
+import { withBlocks } from "./tiles.ts";
+
+const shader = withBlocks(`${decays}\n${positionsText}`);
+
+/** The most rows of a chunk whose positions fit the kernel's integers. */
+export const LONGEST_CHUNK = 512;
+
+/**
+ * Writes `positions`, two words for every token of g [b, groups, members, n] and for every chunk; with
+ * `decayAfter`, where a token stands before its own decay.
+ */
+export function positionsDispatch(
+  g: View,
+  positions: View,
+  chunk: number,
+  decayAfter: boolean,
+  context: GpuContext,
+): Dispatch {
+  const [b, groups, members, n] = g.shape;
+  const chunks = Math.ceil(n / chunk);
+  const workgroups = b * groups * members * chunks;
+  return {
+    label: "positions",
+    shader,
+    constants: { EXCLUSIVE: decayAfter },
+    bindings: [g, positions],
+    params: [...g.strides, g.offset, groups, members, n, chunk, chunks, workgroups],
+    workgroups: grid(workgroups, context),
+  };
+}

@@ -1,0 +1,172 @@
+/**
+ * Kernels on matrix units, against float64. They run where the WebGPU device has such units; set LEVIN_TEST_GPU=dawn for
+ * one that may, with a driver that has them: NVIDIA, or lavapipe of Mesa 26.
+ */
+import { assert, assertEquals } from "@std/assert";
+import { type Device, lightningAttentionWithState, randn, tensor, uniform } from "../mod.ts";
+import { assertNear, matricesOf, sumsOf, test, testOnWebgpu, webgpu } from "./harness.ts";
+import { attend, attendGradients } from "./oracle.ts";
+
+const units = /matrix units: (\d+)/.exec(webgpu?.describe() ?? "")?.[1];
+const side = Number(units ?? 16);
+
+/** Registers a test that needs matrix units. */
+function testOnMatrixUnits(name: string, fn: (device: Device) => void | Promise<void>): void {
+  if (units !== undefined) testOnWebgpu(name, fn);
+  else {test(
+      `${name} (skipped: the device has no matrix units, set LEVIN_TEST_GPU=dawn)`,
+      () => {},
+      true,
+    );}
+}
+
+/** The names of the kernels that `fn` runs. */
+async function kernelsOf(device: Device, fn: () => void): Promise<string[]> {
+  return (await device.profile(fn)).operations.map(({ name }) => name);
+}
+
+function multiply(x: number[][], y: number[][]): number[] {
+  return x.flatMap((row) => y[0].map((_, j) => row.reduce((sum, a, l) => sum + a * y[l][j], 0)));
+}
+
+for (
+  const [m, k, n, turnX, turnY] of [
+    [8 * side, 4 * side, 16 * side, false, false],
+    [61, 77, 43, true, true],
+    [3 * side, 5 * side + 8, 8 * side + 8, true, false],
+    [1, 40, 9, false, true],
+  ] as const
+) {
+  const name = `matmul on matrix units: [2, ${m}, ${k}]${turnX ? " turned" : ""} by ` +
+    `[2, ${k}, ${n}]${turnY ? " turned" : ""}`;
+  testOnMatrixUnits(name, async (device) => {
+    const x0 = randn([1, 2, ...(turnX ? [k, m] : [m, k])], { seed: 1, dtype: "f16" });
+    const y0 = randn([1, 2, ...(turnY ? [n, k] : [k, n])], { seed: 2, dtype: "f16" });
+    const [x, y] = [turnX ? x0.transpose() : x0, turnY ? y0.transpose() : y0];
+    const [xs, ys] = [await matricesOf(x), await matricesOf(y)];
+    await assertNear(x.matmul(y), xs.flatMap((one, i) => multiply(one, ys[i])), 1e-3);
+    const kernels = await kernelsOf(device, () => void x.matmul(y));
+    assertEquals(kernels, ["matmul: on matrix units"]);
+  });
+}
+
+/** A call of the operator, its gradients, and what they should be. */
+interface Case {
+  heads: number;
+  keyHeads: number;
+  n: number;
+  d: number;
+  e: number;
+  slope: number;
+  scale: number;
+  reverse: boolean;
+  /** Factors on q, k, v and the gradient of the outputs. */
+  sizes?: [number, number, number, number];
+}
+
+const cases: Record<string, Case> = {
+  "whole tiles, hardly any decay": {
+    ...{ heads: 2, keyHeads: 2, n: 12 * side, d: 4 * side, e: 8 * side, slope: 3.9e-8, scale: 1 },
+    reverse: false,
+  },
+  "ragged tiles, shared keys, backwards": {
+    ...{ heads: 2, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0.05, scale: 0.3 },
+    reverse: true,
+  },
+  "strong decay": {
+    ...{ heads: 1, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0.917, scale: 1 },
+    reverse: false,
+  },
+  "states beyond float16": {
+    ...{ heads: 1, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0, scale: 1 },
+    reverse: false,
+    sizes: [1e-3, 60, 60, 1e-3],
+  },
+  "states that float16 would lose": {
+    ...{ heads: 1, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0, scale: 1 },
+    reverse: false,
+    sizes: [30, 3e-3, 3e-3, 30],
+  },
+};
+
+for (const [what, given] of Object.entries(cases)) {
+  const { heads, keyHeads, n, d, e, slope, scale, reverse, sizes = [1, 1, 1, 1] } = given;
+  testOnMatrixUnits(`lightningAttention on matrix units: ${what}`, async (device) => {
+    const draw = (seed: number, shape: number[], size: number) => {
+      // Of one sign where sizes are told, so that states grow as fast as they can.
+      const low = given.sizes === undefined ? -size : size / 2;
+      const dtype = "f16";
+      return uniform(shape, { seed, low, high: size, dtype, requiresGrad: true });
+    };
+    const q = draw(1, [1, heads, n, d], sizes[0]);
+    const k = draw(2, [1, keyHeads, n, d], sizes[1]);
+    const v = draw(3, [1, keyHeads, n, e], sizes[2]);
+    const u = randn([1, heads, n, e], { seed: 4, dtype: "f16" }).mul(sizes[3]);
+    const size = sizes[1] * sizes[2];
+    const start = uniform([1, heads, d, e], { seed: 5, low: -size, high: size });
+    const initialState = tensor(await start.data(), { shape: start.shape, requiresGrad: true });
+    const us = randn([1, heads, d, e], { seed: 6 });
+    const { output, state } = lightningAttentionWithState(q, k, v, {
+      ...{ slopes: slope, scale, reverse, initialState, blockSize: 8 * side },
+    });
+    output.to("f32").mul(u.to("f32")).sum().add(state.mul(us).sum()).backward();
+
+    const [qs, ks, vs, gos, initials, gss] = await Promise.all(
+      [q, k, v, u, initialState, us].map(matricesOf),
+    );
+    const turn = (rows: number[][]) => reverse ? rows.toReversed() : rows;
+    const key = (h: number) => Math.floor(h * keyHeads / heads);
+    const results = qs.map((_, h) => {
+      const head = {
+        ...{ q: turn(qs[h]), k: turn(ks[key(h)]), v: turn(vs[key(h)]), scale },
+        ...{ g: Array<number>(n).fill(-slope), initial: initials[h] },
+      };
+      return { ...attend(head), gradients: attendGradients(head, turn(gos[h]), gss[h]) };
+    });
+    const members = heads / keyHeads;
+    const flat = (of: (r: typeof results[number]) => number[][]) => results.flatMap(of).flat();
+    await assertNear(output, flat(({ o }) => turn(o)), 1e-3, "output");
+    await assertNear(state, flat((r) => r.state), 1e-3, "state");
+    await assertNear(q.grad!, flat(({ gradients }) => turn(gradients.q)), 1e-3, "dq");
+    const shared = (of: (r: typeof results[number]) => number[][]) =>
+      sumsOf(results.map((r) => turn(of(r))), members);
+    await assertNear(k.grad!, shared((r) => r.gradients.k), 1e-3, "dk");
+    await assertNear(v.grad!, shared((r) => r.gradients.v), 1e-3, "dv");
+    await assertNear(initialState.grad!, flat((r) => r.gradients.initial), 1e-3, "dS");
+    for (const t of [q, k, v, initialState]) t.grad?.dispose();
+
+    const kernels = await kernelsOf(device, () => {
+      lightningAttentionWithState(q, k, v, { slopes: slope });
+    });
+    assert(kernels.includes("lightningAttention: outputs on matrix units"), kernels.join());
+  });
+}
+
+testOnMatrixUnits(
+  "lightningAttention on matrix units: rows that are not whole eights",
+  async () => {
+    const [n, d, e] = [2 * side + 3, 13, 19];
+    const [q, k, v] = [d, d, e].map((width, i) =>
+      randn([1, 1, n, width], { seed: i, dtype: "f16" })
+    );
+    const { output, state } = lightningAttentionWithState(q, k, v, { slopes: 0.05 });
+    const [[qs], [ks], [vs]] = await Promise.all([q, k, v].map(matricesOf));
+    const initial = Array.from({ length: d }, () => Array<number>(e).fill(0));
+    const g = Array<number>(n).fill(-0.05);
+    const expected = attend({ q: qs, k: ks, v: vs, g, scale: 1, initial });
+    await assertNear(output, expected.o.flat(), 1e-3, "output");
+    await assertNear(state, expected.state.flat(), 1e-3, "state");
+  },
+);
+
+testOnMatrixUnits(
+  "learnt slopes keep to float32 kernels where their gradient needs it",
+  async (device) => {
+    const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 1, 40, 8], { seed, dtype: "f16" }));
+    const slopes = tensor([0.1], { requiresGrad: true });
+    const { output } = lightningAttentionWithState(q, k, v, { slopes });
+    const kernels = await kernelsOf(device, () => output.to("f32").sum().backward());
+    assert(!kernels.some((name) => name.includes("matrix units")), kernels.join());
+    slopes.grad!.dispose();
+  },
+);
