@@ -233,7 +233,7 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
   },
   cuts: (inputs) => [0, 1, 2].map((axis) => Array<number>(inputs.length + 3).fill(axis)),
   scratchBytes: ([, , k, v], _, options) => leastScratch(k, v, options),
-  saves: { outputs: [] },
+  saves: { inputs: [0, 1, 2, 3, 4, 5], outputs: [] },
   // Only gradients of gradients come here.
   backward: ({ grads, inputs: [q, r, k, v, ...others], options }) => {
     const [u, turnedU, lastG] = grads;
