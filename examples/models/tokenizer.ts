@@ -34,9 +34,12 @@ export async function loadTokenizer(folder: string): Promise<TextTokenizer> {
   return {
     encode: (text, { special = true } = {}) =>
       tokenizer.encode(text, { add_special_tokens: special }).ids,
-    // The package refuses no tokens at all.
+    // The package refuses no tokens at all, and would clean " ." up to ".".
     decode: (tokens) =>
-      tokens.length === 0 ? "" : tokenizer.decode([...tokens], { skip_special_tokens: true }),
+      tokens.length === 0 ? "" : tokenizer.decode([...tokens], {
+        skip_special_tokens: true,
+        clean_up_tokenization_spaces: false,
+      }),
     endOfText: name === undefined ? undefined : tokenizer.token_to_id(name),
   };
 }
