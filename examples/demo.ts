@@ -13,7 +13,7 @@ import { stateBytes } from "./demo/writing.ts";
 
 const FLAGS = {
   text: { kind: "text", help: "a file or folder to learn from; else Levin's own sources" },
-  backend: { kind: "text", help: "auto, webgpu or cpu", fallback: "auto" },
+  backend: { kind: "text", help: "auto, webgpu, wasm or cpu", fallback: "auto" },
   steps: { kind: "count", help: "training steps (default 100, on a GPU 1500)" },
   batch: { kind: "count", help: "windows a step (default 4, on a GPU 32)" },
   context: { kind: "count", help: "bytes of a window (default 128, on a GPU 512)" },
@@ -120,7 +120,7 @@ await runCommand(async () => {
   const validation: [number, number][] = [];
   const bar = new ProgressBar(options.steps, losses, windows * options.context);
   // A read costs a GPU a pause, so there the losses of several steps are read together.
-  const together = device.backend === "cpu" ? 1 : 10;
+  const together = device.backend === "webgpu" ? 10 : 1;
   const every = Math.ceil(options.steps / (flags.samples + 1));
   const following = (interval: number) =>
     Math.min(options.steps, (Math.floor(optimizer.steps / interval) + 1) * interval);
