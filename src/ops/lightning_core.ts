@@ -34,11 +34,14 @@
  * @module
  */
 import {
+  addressOf,
   type CpuView,
   type Dispatch,
   floatBits,
   type GpuContext,
   type View,
+  type WasmJob,
+  type WasmView,
 } from "../backend/contract.ts";
 import { bytesOf } from "../dtype.ts";
 import { grad } from "../grad.ts";
@@ -59,6 +62,7 @@ import {
   elements,
   entriesOf,
   matrixAt,
+  placeInMemory,
   placesOf,
   results,
   reversed,
@@ -112,6 +116,10 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
   cpu: (inputs, outputs, options) => {
     const turned = inTimeOrder(inputs, outputs, options);
     attendOnCpu(turned.inputs, turned.outputs, options);
+  },
+  wasm: (inputs, outputs, options) => {
+    const turned = inTimeOrder(inputs, outputs, options);
+    return planJob(turned.inputs, turned.outputs, options);
   },
   gpu: (inputs, outputs, options, context) => {
     const turned = inTimeOrder(inputs, outputs, options);
@@ -255,7 +263,7 @@ function sumToEnd(x: Tensor, { reverse, blockSize }: LightningOptions): Tensor {
 }
 
 /** The views in the order of processing: reversed along n when time runs backwards. */
-function inTimeOrder<V extends View | CpuView>(
+function inTimeOrder<V extends View | CpuView | WasmView>(
   inputs: readonly V[],
   outputs: readonly V[],
   { reverse }: LightningOptions,
@@ -380,6 +388,34 @@ function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): vo
         from.data[from.offset + i * from.row + j * from.column];
     }
   }
+}
+
+/** The most rows of a block in WebAssembly: its decays and scores are matrices of rows by rows. */
+const MOST_ROWS = 256;
+
+/** WebAssembly: one task a head, its blocks one after the other. */
+function planJob(
+  [q, k, v, g, initial]: WasmView[],
+  [out, last]: WasmView[],
+  { alpha, beta, decayAfter, blockSize }: LightningOptions,
+): WasmJob {
+  const [b, groups, members, n, d] = k.shape;
+  const e = v.shape[4];
+  const block = Math.min(blockSize, MOST_ROWS, Math.max(n, 1));
+  const [rows, deep, wide] = [block, d, e].map((size) => size + 8);
+  const words = 6 * rows + 3 * rows * rows + 2 * rows * deep + rows * wide + 2 * deep * wide;
+  const gSteps = [...stepsOf(g).slice(0, 3), g.strides[3]].map((step) => 4 * step);
+  return {
+    kernel: "lightningAttention",
+    params: [
+      ...[groups, members, n, d, e, block],
+      ...[floatBits(alpha), floatBits(beta), decayAfter ? 1 : 0, initial === undefined ? 0 : 1],
+      ...[q, k, v, out, last, initial ?? last].flatMap(placeInMemory),
+      ...[addressOf(g), ...gSteps],
+    ],
+    tasks: b * groups * members,
+    scratchBytes: 192 + 4 * words,
+  };
 }
 
 /** The most rows of a chunk whose positions fit lightning_positions.wgsl's integers. */

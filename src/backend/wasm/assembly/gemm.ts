@@ -67,7 +67,7 @@ export function packColumns(
 }
 
 /** `count` lines of `depth` entries side by side, in a panel that has room for `size` lines. */
-function packPanel(
+export function packPanel(
   to: usize,
   from: usize,
   lineStep: usize,
@@ -188,7 +188,7 @@ export const BLOCK_BYTES: usize = 192;
 /**
  * out [rows, columns] = x · y over packed panels whose depth is `depth`, or out += x · y. `reach` > 0 says that row r
  * of x has zeros from depth r + reach on, which are not multiplied; `triangle` that only blocks with a column ≤ row
- * are wanted.
+ * are wanted. `panelStep` is the way from eight columns of out to the next, if it is not 8 · columnStep.
  */
 export function multiplyPanels(
   rows: i32,
@@ -203,7 +203,9 @@ export function multiplyPanels(
   spare: usize,
   reach: i32 = 0,
   triangle: bool = false,
+  panelStep: usize = 0,
 ): void {
+  if (panelStep == 0) panelStep = COLUMNS * columnStep;
   for (let j = 0; j < columns; j += COLUMNS) {
     const width = min(COLUMNS, columns - j);
     let panel = x;
@@ -211,7 +213,7 @@ export function multiplyPanels(
       const height = min(ROWS, rows - i);
       if (!triangle || j < i + height) {
         const deep = reach > 0 ? min(depth, i + height - 1 + reach) : depth;
-        const to = out + i * rowStep + j * columnStep;
+        const to = out + i * rowStep;
         if (height == ROWS && width == COLUMNS && columnStep == 4) {
           block(deep, panel, y, to, rowStep, accumulate);
         } else {
@@ -222,6 +224,7 @@ export function multiplyPanels(
       panel += (ROWS * depth) << 2;
     }
     y += (COLUMNS * depth) << 2;
+    out += panelStep;
   }
 }
 
