@@ -9,7 +9,7 @@
  * @module
  */
 import { noGrad } from "../autograd.ts";
-import { floatBits, type Program } from "../backend/contract.ts";
+import { addressOf, floatBits, type Program } from "../backend/contract.ts";
 import { DTypeError, LevinError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { full, tensor, zeros } from "../ops/create.ts";
@@ -190,6 +190,7 @@ export class AdamW implements Disposable {
   }
 }
 
+<<<<<<< HEAD
 /** factor, in place of the corrections. */
 const count: Program<Pick<StepOptions, "betas">> = {
   name: "adamw",
@@ -206,6 +207,12 @@ const count: Program<Pick<StepOptions, "betas">> = {
 };
 
 /** g, factor and corrections, in place of p, m and v. */
+=======
+/** Elements that are worth a task in WebAssembly. */
+const TASK = 2 ** 14;
+
+/** g, in place of p, m and v. */
+>>>>>>> 084a9ef (Pointwise operations, reductions, rows and AdamW in WebAssembly)
 const program: Program<StepOptions> = {
   name: "adamw",
   cpu: ([g, factor, c], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay }) => {
@@ -220,7 +227,23 @@ const program: Program<StepOptions> = {
       p.data[i] -= rate * (stepped + decay * p.data[i]);
     }
   },
+<<<<<<< HEAD
   gpu: ([g, factor, c], [p, m, v], { rate, betas, epsilon, decay }, context) => ({
+=======
+  wasm: ([g], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay, step }) => {
+    const length = sizeOf(p.shape);
+    const floats = [
+      ...[beta1, 1 - beta1, beta2, 1 - beta2],
+      ...[1 / (1 - beta1 ** step), 1 / (1 - beta2 ** step), epsilon, rate, decay],
+    ];
+    return {
+      kernel: "adamw",
+      params: [...[g, p, m, v].map(addressOf), length, TASK, ...floats.map(floatBits)],
+      tasks: Math.ceil(length / TASK),
+    };
+  },
+  gpu: ([g], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay, step }, context) => ({
+>>>>>>> 084a9ef (Pointwise operations, reductions, rows and AdamW in WebAssembly)
     shader,
     params: [
       ...[sizeOf(p.shape), g.offset, p.offset, m.offset, v.offset],

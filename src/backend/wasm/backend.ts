@@ -121,6 +121,7 @@ export class WasmBackend implements Backend {
   ): void {
     const startMs = this.#spans && performance.now();
     const temporary: WasmBuffer[] = [];
+    let hasKernels = true;
     try {
       const widened: Widened[] = [];
       const widen = (view: View) => this.#wasmView(view, widened, temporary);
@@ -129,13 +130,15 @@ export class WasmBackend implements Backend {
       const targets = outputs.map(widen);
       // What an output holds before is read too: some programs add to it, or write a part.
       for (const item of widened) this.#convert(item, true);
-      this.#jobs(program, sources, targets, options, temporary);
+      hasKernels = this.#work(program, sources, targets, options, temporary);
       for (const item of widened.slice(read)) this.#convert(item, false);
     } finally {
       for (const buffer of temporary) this.release(buffer);
     }
     if (startMs === undefined) return;
-    this.#spans?.push({ name: program.name, startMs, ms: performance.now() - startMs });
+    // So that a profile shows what has no kernels.
+    const name = hasKernels ? program.name : `${program.name} (TypeScript)`;
+    this.#spans?.push({ name, startMs, ms: performance.now() - startMs });
   }
 
   startProfile(): void {
@@ -187,14 +190,17 @@ export class WasmBackend implements Backend {
     return new Uint8Array(this.#memory.buffer, address, length);
   }
 
-  /** The jobs of a program, all planned and given room before the first one runs; or its CPU function. */
-  #jobs<Options>(
+  /**
+   * The jobs of a program, all planned and given room before the first one runs; or its CPU function. Tells
+   * which.
+   */
+  #work<Options>(
     program: Program<Options>,
     inputs: WasmView[],
     outputs: WasmView[],
     options: Options,
     temporary: WasmBuffer[],
-  ): void {
+  ): boolean {
     const context: WasmContext = {
       kernel: (name) => this.#threads.kernels.get(name),
       scratch: (count) => {
@@ -208,7 +214,7 @@ export class WasmBackend implements Backend {
       const jobs: WasmJob[] = [planned].flat().filter(({ tasks }) => tasks > 0);
       this.#provide(Math.max(0, ...jobs.map(({ scratchBytes = 0 }) => scratchBytes)));
       for (const job of jobs) this.#threads.run(job);
-      return;
+      return true;
     }
     if (program.cpu === undefined) {
       throw new DeviceError(
@@ -217,6 +223,7 @@ export class WasmBackend implements Backend {
       );
     }
     program.cpu(inputs.map(this.#cpuView), outputs.map(this.#cpuView), options);
+    return false;
   }
 
   /** Makes sure that every thread has so many bytes to work in. */
