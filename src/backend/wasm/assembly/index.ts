@@ -3,6 +3,7 @@
 export { perform, serve } from "./threads";
 export { adamw } from "./adamw";
 export { lightningAttention } from "./lightning";
+export { lightningStep } from "./lightning_step";
 export { matmul, matmulDots, matmulRows } from "./matmul";
 export * from "./pointwise";
 export { reduceColumns, reduceRows } from "./reduce";

@@ -1,6 +1,6 @@
 // Pointwise operations. `pointwise` walks operands of any strides and hands dense stretches of them to one of the
 // functions below it, whose counts are multiples of four.
-import { exp } from "./simd";
+import { exp, FARTHEST, sine } from "./simd";
 
 // Params: the function's place; inputs; the length of the last axis and how much of it is one task; entries of the
 // axes before it, how many are one task, and how many axes they are; the value of an operand without an address; for
@@ -341,5 +341,27 @@ export function map_where(n: i32, out: usize, x: usize, y: usize, z: usize): voi
     x += 16;
     y += 16;
     z += 16;
+  }
+}
+export function map_sin(n: i32, out: usize, x: usize, _y: usize, _z: usize): void {
+  waves(0, n, out, x);
+}
+export function map_cos(n: i32, out: usize, x: usize, _y: usize, _z: usize): void {
+  waves(1, n, out, x);
+}
+
+// @ts-ignore: decorator
+@inline
+function waves(ahead: i32, n: i32, out: usize, x: usize): void {
+  for (const end = out + (n << 2); out < end; out += 16) {
+    const values = v128.load(x);
+    v128.store(out, sine(values, ahead));
+    if (v128.any_true(f32x4.gt(f32x4.abs(values), f32x4.splat(FARTHEST)))) {
+      for (let i: usize = 0; i < 16; i += 4) {
+        const value = <f64> load<f32>(x + i);
+        store<f32>(out + i, <f32> (ahead == 1 ? NativeMath.cos(value) : NativeMath.sin(value)));
+      }
+    }
+    x += 16;
   }
 }
