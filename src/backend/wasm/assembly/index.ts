@@ -2,6 +2,7 @@
 // of the thread's own to work in; those named map_ are functions for `pointwise` to call.
 export { perform, serve } from "./threads";
 export { adamw } from "./adamw";
+export { flashAttention, flashKeys, flashQueries } from "./flash";
 export { lightningAttention } from "./lightning";
 export { lightningStep } from "./lightning_step";
 export { matmul, matmulDots, matmulRows } from "./matmul";
