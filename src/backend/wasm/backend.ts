@@ -10,6 +10,7 @@ import { DeviceError, LimitError } from "../../errors.ts";
 import { sizeOf } from "../../shape.ts";
 import {
   type Backend,
+  type BackendActivity,
   type BackendMemory,
   type CpuView,
   type DeviceBuffer,
@@ -69,6 +70,8 @@ export class WasmBackend implements Backend {
   #scratch: WasmBuffer | undefined;
   #scratchBytes = 0;
   #spans: Span[] | undefined;
+  #dispatches = 0;
+  #uploads = 0;
 
   /** Throws DeviceError where the runtime has no WebAssembly SIMD. */
   constructor(
@@ -90,8 +93,9 @@ export class WasmBackend implements Backend {
       (size) => ({ address: heap.take(size), size }),
       ({ address, size }) => heap.give(address, size),
     );
+    const { count } = this.#threads;
     this.details = [
-      `${threads} ${threads === 1 ? "thread" : "threads"}, ` +
+      `${count} ${count === 1 ? "thread" : "threads"}, ` +
       `${variant === "relaxed" ? "with" : "without"} fused multiply-add`,
       `memory: at most ${most} bytes`,
     ];
@@ -99,7 +103,10 @@ export class WasmBackend implements Backend {
 
   allocate(bytes: number, content?: Uint8Array): WasmBuffer {
     const block = this.#take(bytes);
-    if (content !== undefined) this.#bytes(block.address, content.length).set(content);
+    if (content !== undefined) {
+      this.#bytes(block.address, content.length).set(content);
+      this.#uploads++;
+    }
     return { bytes, block };
   }
 
@@ -119,6 +126,7 @@ export class WasmBackend implements Backend {
     outputs: View[],
     options: Options,
   ): void {
+    this.#dispatches++;
     const startMs = this.#spans && performance.now();
     const temporary: WasmBuffer[] = [];
     let hasKernels = true;
@@ -161,6 +169,10 @@ export class WasmBackend implements Backend {
       liveBytes: this.#pool.liveBytes - scratch,
       pooledBytes: this.#pool.pooledBytes + scratch,
     };
+  }
+
+  activity(): BackendActivity {
+    return { dispatches: this.#dispatches, submits: 0, uploads: this.#uploads, bindGroups: 0 };
   }
 
   trim(): void {

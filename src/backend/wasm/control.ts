@@ -70,11 +70,21 @@ interface NodeProcess {
   } | undefined;
 }
 
+function nodeThreads() {
+  const { process } = globalThis as { process?: NodeProcess };
+  return process?.getBuiltinModule?.("node:worker_threads");
+}
+
+/** Whether workers can be given the memory: a page of a browser has to be cross-origin isolated for that. */
+export function canShare(): boolean {
+  return nodeThreads() !== undefined ||
+    (globalThis as { crossOriginIsolated?: boolean }).crossOriginIsolated === true;
+}
+
 /** Starts a worker that does not keep the process alive, and gives what ends it. */
 export function startWorker(start: WorkerStart): () => void {
   const program = `${kernelsOf}\n${instantiate}\n(${live})`;
-  const { process } = globalThis as { process?: NodeProcess };
-  const threads = process?.getBuiltinModule?.("node:worker_threads");
+  const threads = nodeThreads();
   if (threads !== undefined) {
     const code = `${program}(require("node:worker_threads").workerData);`;
     const worker = new threads.Worker(code, { eval: true, workerData: start });

@@ -6,7 +6,15 @@
  */
 import { DeviceError } from "../../errors.ts";
 import type { WasmJob } from "../contract.ts";
-import { CONTROL_BYTES, instantiate, kernelsOf, PARAMS, startWorker, WORD } from "./control.ts";
+import {
+  canShare,
+  CONTROL_BYTES,
+  instantiate,
+  kernelsOf,
+  PARAMS,
+  startWorker,
+  WORD,
+} from "./control.ts";
 
 type Perform = (
   control: number,
@@ -28,12 +36,16 @@ export class Threads {
   readonly #maySleep: boolean;
   #workers: (() => void)[] = [];
 
-  /** `count` threads, the host included, over `memory`. */
+  /** Threads, the host included: one where memory cannot be shared. */
+  readonly count: number;
+
+  /** At most `most` threads over `memory`. */
   constructor(
     readonly module: WebAssembly.Module,
     readonly memory: WebAssembly.Memory,
-    readonly count: number,
+    most: number,
   ) {
+    this.count = most > 1 && canShare() ? most : 1;
     const { exports, first } = instantiate(module, memory);
     this.kernels = new Map(kernelsOf(exports).map((name, i) => [name, first + i]));
     this.#perform = exports.perform as Perform;

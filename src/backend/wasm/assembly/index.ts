@@ -7,7 +7,7 @@ export { lightningAttention } from "./lightning";
 export { lightningStep } from "./lightning_step";
 export { matmul, matmulDots, matmulRows } from "./matmul";
 export * from "./pointwise";
-export { reduceColumns, reduceRows } from "./reduce";
+export { reduceColumns, reduceRows, sumsOfSquares } from "./reduce";
 export { crossEntropy, crossEntropyGradient, softmax, srmsNorm, srmsNormGradient } from "./rows";
 
 /** The first byte that belongs to nobody. */

@@ -105,3 +105,24 @@ export function reduceColumns(params: usize, task: i32, _scratch: usize): void {
     v128.store(load<usize>(params, OUT) + (output << 2), maxima);
   }
 }
+
+// Params: out, its parts a row; then for each row the address and the size of a dense tensor.
+/** Partial sums of squares, one task a part. */
+export function sumsOfSquares(params: usize, task: i32, _scratch: usize): void {
+  const parts = load<i32>(params, 4);
+  const tensor = params + 8 + ((task / parts) << 3);
+  const size = load<i32>(tensor, 4);
+  // Whole fours, so that only the last part has a rest.
+  const share = (((size + parts - 1) / parts + 3) / 4) * 4;
+  const first = min(size, (task % parts) * share), end = min(size, first + share);
+  let at = load<usize>(tensor) + (first << 2);
+  let sums = f64x2.splat(0);
+  let i = first;
+  for (; i + 4 <= end; i += 4, at += 16) {
+    const some = v128.load(at);
+    sums = f64x2.add(sums, wideSumOf(f32x4.mul(some, some)));
+  }
+  let sum = sumOfPair(sums);
+  for (; i < end; i++, at += 4) sum += <f64> load<f32>(at) * load<f32>(at);
+  store<f32>(load<usize>(params) + (task << 2), <f32> sum);
+}
