@@ -22,7 +22,7 @@ import { WasmBackend, type WasmBackendOptions } from "../src/backend/wasm/backen
 import { moduleOf, supportedVariant } from "../src/backend/wasm/module.ts";
 import { Threads } from "../src/backend/wasm/threads.ts";
 import { accuracy } from "../bench/accuracy.ts";
-import { cpu, relativeError, test, testOnWasm } from "./harness.ts";
+import { cpu, relativeError, test, testInDeno, testOnWasm } from "./harness.ts";
 
 /** Runs `fn` on a device of its own. */
 async function onDevice<T>(options: WasmBackendOptions, fn: () => T | Promise<T>): Promise<T> {
@@ -272,7 +272,7 @@ testOnWasm(
   },
 );
 
-test("LEVIN_THREADS that makes no sense is refused", async () => {
+testInDeno("LEVIN_THREADS that makes no sense is refused", async () => {
   const child = await new Deno.Command(Deno.execPath(), {
     args: [
       "eval",
@@ -292,7 +292,7 @@ test("LEVIN_THREADS that makes no sense is refused", async () => {
   await assertRejects(() => init({ backend: "abacus" as "cpu" }), DeviceError, '"wasm"');
 });
 
-test("a script that used several threads ends by itself, with no permission", async () => {
+testInDeno("a script that used several threads ends by itself, with no permission", async () => {
   const script = `
     import { init, randn } from "${new URL("../mod.ts", import.meta.url)}";
     await init({ backend: "wasm", threads: 3 });
