@@ -212,6 +212,22 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
       attendOnCpu(given.inputs, given.outputs, options);
     }
   },
+  wasm: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
+    const shape = transposedShape(last.shape);
+    const spare = {
+      ...last,
+      ...{ shape, strides: contiguousStrides(shape), offset: 0 },
+      base: context.scratch(sizeOf(shape)),
+    };
+    const job = (inputs: (WasmView | undefined)[], outputs: WasmView[]) => {
+      const given = inTimeOrder(inputs.filter((view) => view !== undefined), outputs, options);
+      return planJob(given.inputs, given.outputs, options);
+    };
+    return [
+      job([q, k, v, g, initial], [out, last]),
+      job([r, v, k, g, initial && transposedView(initial)], [turnedOut, spare]),
+    ];
+  },
   gpu: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
     const { inputs, outputs } = inTimeOrder([q, k, v, g], [out, last], options);
     const turned = inTimeOrder([r, v, k, g], [turnedOut, last], options);
@@ -221,7 +237,7 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
   },
   cuts: (inputs) => [0, 1, 2].map((axis) => Array<number>(inputs.length + 3).fill(axis)),
   scratchBytes: ([, , k, v], _, options) => leastScratch(k, v, options),
-  saves: { outputs: [] },
+  saves: { inputs: [0, 1, 2, 3, 4, 5] },
   // Only gradients of gradients come here.
   backward: ({ grads, inputs: [q, r, k, v, ...others], options }) => {
     const [u, turnedU, lastG] = grads;
@@ -242,7 +258,7 @@ function transposedShape(shape: readonly number[]): number[] {
   return [...shape.slice(0, -2), shape.at(-1)!, shape.at(-2)!];
 }
 
-function transposedView(view: CpuView): CpuView {
+function transposedView<V extends CpuView | WasmView>(view: V): V {
   return { ...view, shape: transposedShape(view.shape), strides: transposedShape(view.strides) };
 }
 

@@ -190,29 +190,24 @@ export class AdamW implements Disposable {
   }
 }
 
-<<<<<<< HEAD
 /** factor, in place of the corrections. */
 const count: Program<Pick<StepOptions, "betas">> = {
-  name: "adamw",
+  name: "adamwCount",
   cpu: ([factor], [c], { betas }) => {
     if (factor.data[factor.offset] === 0) return;
     betas.forEach((beta, i) => c.data[i] = c.data[i] * beta + (1 - beta));
   },
   gpu: ([factor], [c], { betas }) => ({
     shader: countShader,
-    label: "count",
     params: [factor.offset, c.offset, ...betas.map(floatBits)],
     workgroups: [1],
   }),
 };
 
-/** g, factor and corrections, in place of p, m and v. */
-=======
 /** Elements that are worth a task in WebAssembly. */
 const TASK = 2 ** 14;
 
-/** g, in place of p, m and v. */
->>>>>>> 084a9ef (Pointwise operations, reductions, rows and AdamW in WebAssembly)
+/** g, factor and corrections, in place of p, m and v. */
 const program: Program<StepOptions> = {
   name: "adamw",
   cpu: ([g, factor, c], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay }) => {
@@ -227,23 +222,16 @@ const program: Program<StepOptions> = {
       p.data[i] -= rate * (stepped + decay * p.data[i]);
     }
   },
-<<<<<<< HEAD
-  gpu: ([g, factor, c], [p, m, v], { rate, betas, epsilon, decay }, context) => ({
-=======
-  wasm: ([g], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay, step }) => {
+  wasm: ([g, factor, c], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay }) => {
     const length = sizeOf(p.shape);
-    const floats = [
-      ...[beta1, 1 - beta1, beta2, 1 - beta2],
-      ...[1 / (1 - beta1 ** step), 1 / (1 - beta2 ** step), epsilon, rate, decay],
-    ];
+    const floats = [beta1, 1 - beta1, beta2, 1 - beta2, epsilon, rate, decay];
     return {
       kernel: "adamw",
-      params: [...[g, p, m, v].map(addressOf), length, TASK, ...floats.map(floatBits)],
+      params: [...[g, p, m, v, factor, c].map(addressOf), length, TASK, ...floats.map(floatBits)],
       tasks: Math.ceil(length / TASK),
     };
   },
-  gpu: ([g], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay, step }, context) => ({
->>>>>>> 084a9ef (Pointwise operations, reductions, rows and AdamW in WebAssembly)
+  gpu: ([g, factor, c], [p, m, v], { rate, betas, epsilon, decay }, context) => ({
     shader,
     params: [
       ...[sizeOf(p.shape), g.offset, p.offset, m.offset, v.offset],
