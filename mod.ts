@@ -1,6 +1,6 @@
 /**
  * Levin: a small tensor library with autograd and Lightning Attention-2 for Deno and Bun, on WebGPU
- * or the CPU.
+ * or, by WebAssembly SIMD, the CPU.
  *
  * @module
  */
@@ -22,6 +22,9 @@ export type {
   Program,
   Span,
   View,
+  WasmContext,
+  WasmJob,
+  WasmView,
 } from "./src/backend/contract.ts";
 export { floatBits } from "./src/backend/contract.ts";
 export {

@@ -13,10 +13,10 @@ import { stateBytes } from "./demo/writing.ts";
 
 const FLAGS = {
   text: { kind: "text", help: "a file or folder to learn from; else Levin's own sources" },
-  backend: { kind: "text", help: "auto, webgpu or cpu", fallback: "auto" },
-  steps: { kind: "count", help: "training steps (default 100, on a GPU 1500)" },
+  backend: { kind: "text", help: "auto, webgpu, wasm or cpu", fallback: "auto" },
+  steps: { kind: "count", help: "training steps (default 800, on a GPU 1500)" },
   batch: { kind: "count", help: "windows a step (default 4, on a GPU 32)" },
-  context: { kind: "count", help: "bytes of a window (default 128, on a GPU 512)" },
+  context: { kind: "count", help: "bytes of a window (default 256, on a GPU 512)" },
   accumulate: { kind: "count", help: "micro-batches of --batch windows a step", fallback: 1 },
   precision: { kind: "text", help: "f32, or f16 with float32 weights", fallback: "f32" },
   recompute: {
@@ -47,7 +47,12 @@ const USAGE = "deno task demo [flags]: trains a TransNormerLLM on text, then wri
 await runCommand(async () => {
   const { values: flags, given } = parseFlags(FLAGS, Deno.args, USAGE);
   const device = await chooseDevice(flags.backend);
-  const small = device.software;
+  // What a few minutes are enough for: on a GPU, on two cores in SIMD, or without.
+  const usual = !device.software
+    ? { steps: 1500, batch: 32, context: 512 }
+    : device.backend === "wasm"
+    ? { steps: 800, batch: 4, context: 256 }
+    : { steps: 100, batch: 4, context: 128 };
   using checkpoint = flags.resume === undefined
     ? undefined
     : await Checkpoint.read(flags.resume, device);
@@ -61,12 +66,12 @@ await runCommand(async () => {
       inner: flags.inner,
     },
     options: {
-      steps: flags.steps ?? (small ? 100 : 1500),
-      batch: flags.batch ?? (small ? 4 : 32),
+      steps: flags.steps ?? usual.steps,
+      batch: flags.batch ?? usual.batch,
       accumulate: flags.accumulate,
       precision: flags.precision === "f16" ? "f16" : "f32",
       recompute: flags.recompute > 0,
-      context: flags.context ?? (small ? 128 : 512),
+      context: flags.context ?? usual.context,
       learningRate: flags["learning-rate"],
       weightDecay: flags["weight-decay"],
       warmup: flags.warmup,
@@ -120,7 +125,7 @@ await runCommand(async () => {
   const validation: [number, number][] = [];
   const bar = new ProgressBar(options.steps, losses, windows * options.context);
   // A read costs a GPU a pause, so there the losses of several steps are read together.
-  const together = device.backend === "cpu" ? 1 : 10;
+  const together = device.backend === "webgpu" ? 10 : 1;
   const every = Math.ceil(options.steps / (flags.samples + 1));
   const following = (interval: number) =>
     Math.min(options.steps, (Math.floor(optimizer.steps / interval) + 1) * interval);

@@ -5,6 +5,8 @@
  */
 import type { Backend, BackendActivity, BackendKind, Span } from "./backend/contract.ts";
 import { CpuBackend } from "./backend/cpu/backend.ts";
+import { WasmBackend } from "./backend/wasm/backend.ts";
+import { supportedVariant } from "./backend/wasm/module.ts";
 import { findAdapter, openDevice } from "./backend/webgpu/adapter.ts";
 import { WebgpuBackend } from "./backend/webgpu/backend.ts";
 import { DeviceError } from "./errors.ts";
@@ -16,11 +18,18 @@ export type GpuSource = Pick<GPU, "requestAdapter">;
 /** What {@linkcode init} may be told. */
 export interface InitOptions {
   /**
-   * `"webgpu"` insists on WebGPU, software adapters included; `"cpu"` insists on the CPU; `"auto"`,
-   * the default, takes a hardware WebGPU adapter if there is one, else the CPU. The environment
-   * variable `LEVIN_BACKEND`, where it may be read, overrides this.
+   * `"webgpu"` insists on WebGPU, software adapters included; `"wasm"` insists on the CPU through
+   * WebAssembly SIMD; `"cpu"` on plain TypeScript, the reference. `"auto"`, the default, takes a
+   * hardware WebGPU adapter if there is one, else `"wasm"`, and `"cpu"` where there is no SIMD. The
+   * environment variable `LEVIN_BACKEND`, where it may be read, overrides this.
    */
   backend?: "auto" | BackendKind;
+  /**
+   * Threads of the WebAssembly backend, the caller's own included; they count when it is first opened.
+   * Default: as many as the machine has. The environment variable `LEVIN_THREADS` overrides this. Results
+   * are the same with any number.
+   */
+  threads?: number;
   /** Where to look for an adapter instead of `navigator.gpu`: Dawn's or a browser's GPU object. */
   gpu?: GpuSource;
   /** A device of the caller's to use as it is. Levin never destroys it. */
@@ -43,7 +52,7 @@ export interface DeviceMemory {
   tensors: number;
 }
 
-/** A device on which tensors live: the CPU, or one WebGPU device. */
+/** A device on which tensors live: the CPU, by WebAssembly or TypeScript, or one WebGPU device. */
 export class Device {
   /** How many tensors live here; kept by the tensors themselves. */
   tensors = 0;
@@ -67,7 +76,7 @@ export class Device {
     return this.engine.kind;
   }
 
-  /** Whether a CPU does the work: the CPU backend, or WebGPU through a software adapter. */
+  /** Whether a CPU does the work: WebAssembly, TypeScript, or WebGPU through a software adapter. */
   get software(): boolean {
     return this.engine.software;
   }
@@ -170,7 +179,7 @@ export async function init(options: InitOptions = {}): Promise<Device> {
 
 /** The device for tensors that name none: what `init` chose, or else the CPU. */
 export function defaultDevice(): Device {
-  return chosen ??= cpu("init() was not called, so the default is the CPU");
+  return chosen ??= onProcessor("init() was not called, so the default is the CPU");
 }
 
 /** Makes `device` the one for tensors that name none. */
@@ -184,17 +193,51 @@ function cpu(reason: string): Device {
   return device;
 }
 
-async function choose({ backend = "auto", gpu, device }: InitOptions): Promise<Device> {
+function wasm(reason: string, threads?: number): Device {
+  const open = () => new Device(new WasmBackend({ threads: threadsFor(threads) }), reason);
+  const device = opened.get("wasm") ?? open();
+  opened.set("wasm", device);
+  return device;
+}
+
+/** The fastest way to compute without a GPU. */
+function onProcessor(reason: string, threads?: number): Device {
+  if (supportedVariant() !== undefined) return wasm(reason, threads);
+  return cpu(`${reason}; the runtime has no WebAssembly SIMD`);
+}
+
+function threadsFor(wanted: number | undefined): number {
+  const override = environment("LEVIN_THREADS");
+  const threads = override === undefined ? wanted ?? processors() : Number(override);
+  if (Number.isInteger(threads) && threads >= 1 && threads <= MOST_THREADS) return threads;
+  throw new DeviceError(
+    `Cannot start ${override ?? threads} threads${override ? " (from LEVIN_THREADS)" : ""}: ` +
+      `expected a whole number from 1 to ${MOST_THREADS}`,
+  );
+}
+
+const MOST_THREADS = 256;
+
+/** How many threads the machine runs at once, as far as the runtime tells. */
+function processors(): number {
+  const { navigator } = globalThis as { navigator?: { hardwareConcurrency?: number } };
+  return Math.max(1, Math.min(MOST_THREADS, navigator?.hardwareConcurrency ?? 1));
+}
+
+async function choose(
+  { backend = "auto", gpu, device, threads }: InitOptions,
+): Promise<Device> {
   const override = environment("LEVIN_BACKEND");
   const wish = override ?? backend;
-  if (wish !== "auto" && wish !== "cpu" && wish !== "webgpu") {
+  if (wish !== "auto" && wish !== "cpu" && wish !== "wasm" && wish !== "webgpu") {
     throw new DeviceError(
       `Cannot initialise backend "${wish}"${override ? " (from LEVIN_BACKEND)" : ""}: ` +
-        `expected "auto", "webgpu" or "cpu"`,
+        `expected "auto", "webgpu", "wasm" or "cpu"`,
     );
   }
   const asked = override ? "LEVIN_BACKEND asks for it" : "it was asked for";
   if (wish === "cpu") return cpu(asked);
+  if (wish === "wasm") return wasm(asked, threads);
   if (device !== undefined) {
     const theirs = { owned: false, implementation: "of the device that the caller brought" };
     return new Device(new WebgpuBackend(device, theirs), "the caller brought it");
@@ -206,7 +249,7 @@ async function choose({ backend = "auto", gpu, device }: InitOptions): Promise<D
   if (gpu !== undefined) kept.add(gpu);
   const found = await findAdapter(gpu);
   if (found.adapter === undefined || (wish === "auto" && found.software)) {
-    if (wish === "auto") return cpu(`${found.reason}, so the CPU was taken`);
+    if (wish === "auto") return onProcessor(`${found.reason}, so the CPU was taken`, threads);
     throw new DeviceError(
       `Cannot initialise WebGPU: ${found.reason}. On Debian or Ubuntu, ` +
         `\`apt-get install mesa-vulkan-drivers\` gives a software adapter; in Bun and Node, pass ` +

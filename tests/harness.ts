@@ -72,8 +72,11 @@ export const gpu: GpuSource | undefined = environment.LEVIN_TEST_GPU === "dawn"
   ? await dawn()
   : navigator.gpu;
 
-/** The CPU. */
+/** The CPU, in plain TypeScript. */
 export const cpu: Device = await init({ backend: "cpu" });
+
+/** The CPU, by WebAssembly, with a thread to share the work with even on a machine of one core. */
+export const wasm: Device = await init({ backend: "wasm", threads: 2 });
 
 /** The WebGPU device, where there is one; every dispatch of every test is checked in full. */
 export const webgpu: Device | undefined = await openWebgpu().catch((error) => {
@@ -98,8 +101,19 @@ const required = environment.LEVIN_REQUIRE_WEBGPU === "1";
 
 /** Registers a test on every backend; without WebGPU its GPU half is skipped, or fails if required. */
 export function testOnBackends(name: string, fn: (device: Device) => void | Promise<void>): void {
-  test(`${name} (cpu)`, () => leavingNoTrace(cpu, fn));
+  testOnCpus(name, fn);
   testOnWebgpu(name, fn);
+}
+
+/** Registers a test on both backends of the CPU. */
+export function testOnCpus(name: string, fn: (device: Device) => void | Promise<void>): void {
+  test(`${name} (cpu)`, () => leavingNoTrace(cpu, fn));
+  testOnWasm(name, fn);
+}
+
+/** Registers a test of the WebAssembly backend. */
+export function testOnWasm(name: string, fn: (device: Device) => void | Promise<void>): void {
+  test(`${name} (wasm)`, () => leavingNoTrace(wasm, fn));
 }
 
 /** Registers a test that needs WebGPU. */

@@ -3,7 +3,8 @@
  * typed-array memory, nothing below knows tensors or gradients.
  *
  * A backend owns buffers and runs programs. A program is one operation written once per kind of
- * backend: a function over typed arrays for the CPU, a list of dispatches for WebGPU.
+ * backend: a function over typed arrays for the CPU, a list of jobs for WebAssembly, a list of dispatches
+ * for WebGPU.
  *
  * @module
  */
@@ -11,7 +12,7 @@ import type { DType, KernelArray } from "../dtype.ts";
 import type { Shape } from "../shape.ts";
 
 /** The kinds of backend. */
-export type BackendKind = "cpu" | "webgpu";
+export type BackendKind = "cpu" | "wasm" | "webgpu";
 
 /** Memory on a device. Only the backend that made it looks inside. */
 export interface DeviceBuffer {
@@ -100,12 +101,56 @@ export interface GpuContext {
   scratch(count: number, dtype?: DType): View;
 }
 
+/** A view as WebAssembly kernels see it: float16 arrives widened to float32, so elements have 4 bytes. */
+export interface WasmView {
+  /** The dtype in storage. */
+  readonly dtype: DType;
+  /** Sizes of the axes, outermost first. */
+  readonly shape: Shape;
+  /** Elements from one entry of each axis to the next. */
+  readonly strides: readonly number[];
+  /** Elements from `base` to the first one. */
+  readonly offset: number;
+  /** The address that `offset` counts from. */
+  readonly base: number;
+}
+
+/** One job for the threads of the WebAssembly backend. */
+export interface WasmJob {
+  /** The kernel: a function exported in `src/backend/wasm/assembly/`. */
+  readonly kernel: string;
+  /** 32-bit words for it. Integers as they are, negative ones too; floats through `floatBits`. */
+  readonly params: readonly number[];
+  /** How many tasks; each writes outputs that no other one writes or reads. */
+  readonly tasks: number;
+  /** Bytes that each thread needs to work in. Default 0. */
+  readonly scratchBytes?: number;
+}
+
+/** What a WebAssembly program may know and take. */
+export interface WasmContext {
+  /** The place of a kernel, for kernels that call another; undefined if there is none of that name. */
+  kernel(name: string): number | undefined;
+  /** The address of `count` 32-bit words that live until the program's last job has run. */
+  scratch(count: number): number;
+}
+
 /** One operation as backends see it. */
 export interface Program<Options = unknown> {
   /** Its name, for messages and profiles. */
   readonly name: string;
   /** Writes the outputs, every element of them, on the CPU. */
   readonly cpu?: (inputs: CpuView[], outputs: CpuView[], options: Options) => void;
+  /**
+   * Plans the jobs that write the outputs, every element of them, in WebAssembly; or undefined for a call that
+   * has no kernel. Then, or without this function, `cpu` runs over the same memory.
+   */
+  readonly wasm?: (
+    inputs: WasmView[],
+    outputs: WasmView[],
+    options: Options,
+    context: WasmContext,
+  ) => WasmJob | WasmJob[] | undefined;
   /** Plans the dispatches that write the outputs, every element of them, on WebGPU. */
   readonly gpu?: (
     inputs: View[],
@@ -212,8 +257,15 @@ export function floatBits(value: number): number {
   return word.getUint32(0);
 }
 
+/** The address of the first element of a view. */
+export function addressOf(view: WasmView): number {
+  return view.base + 4 * view.offset;
+}
+
 /** The lowest and highest element, from the buffer's start, that `view` touches; size > 0. */
-export function extentOf(view: View): [first: number, last: number] {
+export function extentOf(
+  view: Pick<View, "shape" | "strides" | "offset">,
+): [first: number, last: number] {
   let first = view.offset;
   let last = view.offset;
   for (let i = 0; i < view.shape.length; i++) {

@@ -18,6 +18,7 @@ import gradientShader from "../../shaders/cross_entropy_gradient.wgsl" with { ty
 import shader from "../../shaders/cross_entropy.wgsl" with { type: "text" };
 import { arange } from "./create.ts";
 import { grid } from "./pointwise_program.ts";
+import { rowsJob } from "./rows.ts";
 
 /** x [rows, classes], targets [rows] → losses [rows] and z [rows]. */
 const lossOp = defineOp<undefined, TensorSpec[]>({
@@ -42,6 +43,7 @@ const lossOp = defineOp<undefined, TensorSpec[]>({
         : NaN;
     }
   },
+  wasm: ([x, targets], [losses, z]) => rowsJob("crossEntropy", x.shape, [x, targets, losses, z]),
   gpu: ([x, targets], [losses, z], _, context) => ({
     shader,
     constants: { Stored: x.dtype },
@@ -71,6 +73,8 @@ const gradientOp: Op = defineOp({
       }
     }
   },
+  wasm: ([g, x, targets, z], [dx]) =>
+    rowsJob("crossEntropyGradient", x.shape, [g, x, targets, z, dx]),
   gpu: ([g, x, targets, z], [dx], _, context) => ({
     shader: gradientShader,
     constants: { Stored: x.dtype },

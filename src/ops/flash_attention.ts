@@ -20,7 +20,15 @@
  *
  * @module
  */
-import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
+import {
+  addressOf,
+  type Dispatch,
+  floatBits,
+  type GpuContext,
+  type View,
+  type WasmJob,
+  type WasmView,
+} from "../backend/contract.ts";
 import { grad } from "../grad.ts";
 import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
@@ -122,6 +130,8 @@ const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec
     { shape: q.shape.slice(0, 4), dtype: "f32" },
   ],
   cpu: attendOnCpu,
+  wasm: ([q, k, v], [out, logsum], options) =>
+    attendJob("flashAttention", { q, k, v, out, logsum }, options),
   gpu: ([q, k, v], [out, logsum], { causal, scale }, context) => {
     const [, groups, members, n, d] = q.shape;
     const [m, e] = v.shape.slice(3);
@@ -150,6 +160,39 @@ const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec
   },
 });
 
+/** Rows that a task of WebAssembly owns, and rows of a block that it walks over. */
+const OWN = 72;
+const OTHER = 128;
+
+/** WebAssembly: one task a block of queries or, for dk and dv, of keys. */
+function attendJob(
+  kernel: string,
+  { q, k, v, out, logsum, g, dq, dk, dv }:
+    & Record<"q" | "k" | "v" | "out" | "logsum", WasmView>
+    & Partial<Record<"g" | "dq" | "dk" | "dv", WasmView>>,
+  { causal, scale }: FlashOptions,
+): WasmJob {
+  const [b, groups, members, n, d] = q.shape;
+  const [m, e] = v.shape.slice(3);
+  const place = (view: WasmView | undefined) => {
+    if (view === undefined) return [0, 0, 0, 0, 0, 0];
+    const steps = [...stepsOf(view).slice(0, 4), view.strides[4] ?? 0];
+    return [addressOf(view), ...steps.map((step) => 4 * step)];
+  };
+  const [deep, wide] = [d + 8, e + 8];
+  const words = 4 * OWN * OTHER + 3 * (OWN + OTHER) * (deep + wide) + 6 * (OWN + OTHER);
+  return {
+    kernel,
+    params: [
+      ...[groups, members, n, m, d, e, causal ? 1 : 0, floatBits(scale)],
+      ...[q, k, v, out, logsum, g, dq, dk, dv].flatMap(place),
+    ],
+    tasks: b * groups *
+      (kernel === "flashKeys" ? Math.ceil(m / OWN) : members * Math.ceil(n / OWN)),
+    scratchBytes: 192 + 4 * words,
+  };
+}
+
 interface GradientOptions extends FlashOptions {
   /** Which gradients, in the order q, k, v. */
   readonly of: readonly Wanted[];
@@ -164,6 +207,14 @@ const gradients: Op<GradientOptions, TensorSpec[]> = defineOp<GradientOptions, T
     return of.map((name) => ({ shape: specs[name].shape, dtype: q.dtype }));
   },
   cpu: gradientsOnCpu,
+  wasm: ([q, k, v, out, logsum, g], outputs, { of, ...options }) => {
+    const [dq, dk, dv] = (["q", "k", "v"] as const).map((name) => outputs[of.indexOf(name)]);
+    const views = { q, k, v, out, logsum, g, dq, dk, dv };
+    return [
+      ...dq ? [attendJob("flashQueries", views, options)] : [],
+      ...dk ?? dv ? [attendJob("flashKeys", views, options)] : [],
+    ];
+  },
   gpu: planGradients,
   cuts: (_, outputs) => [0, 1].map((axis) => Array<number>(6 + outputs.length).fill(axis)),
   scratchBytes: ([q]) => 8 * sizeOf(q.shape.slice(0, 4)),

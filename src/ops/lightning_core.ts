@@ -34,11 +34,14 @@
  * @module
  */
 import {
+  addressOf,
   type CpuView,
   type Dispatch,
   floatBits,
   type GpuContext,
   type View,
+  type WasmJob,
+  type WasmView,
 } from "../backend/contract.ts";
 import { bytesOf } from "../dtype.ts";
 import { grad } from "../grad.ts";
@@ -60,6 +63,7 @@ import {
   elements,
   entriesOf,
   matrixAt,
+  placeInMemory,
   placesOf,
   results,
   reversed,
@@ -112,6 +116,10 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
   cpu: (inputs, outputs, options) => {
     const turned = inTimeOrder(inputs, outputs, options);
     attendOnCpu(turned.inputs, turned.outputs, options);
+  },
+  wasm: (inputs, outputs, options) => {
+    const turned = inTimeOrder(inputs, outputs, options);
+    return planJob(turned.inputs, turned.outputs, options);
   },
   gpu: (inputs, outputs, options, context) => {
     const turned = inTimeOrder(inputs, outputs, options);
@@ -207,6 +215,22 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
       attendOnCpu(given.inputs, given.outputs, options);
     }
   },
+  wasm: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
+    const shape = transposedShape(last.shape);
+    const spare = {
+      ...last,
+      ...{ shape, strides: contiguousStrides(shape), offset: 0 },
+      base: context.scratch(sizeOf(shape)),
+    };
+    const job = (inputs: (WasmView | undefined)[], outputs: WasmView[]) => {
+      const given = inTimeOrder(inputs.filter((view) => view !== undefined), outputs, options);
+      return planJob(given.inputs, given.outputs, options);
+    };
+    return [
+      job([q, k, v, g, initial], [out, last]),
+      job([r, v, k, g, initial && transposedView(initial)], [turnedOut, spare]),
+    ];
+  },
   gpu: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
     const { inputs, outputs } = inTimeOrder([q, k, v, g], [out, last], options);
     const turned = inTimeOrder([r, v, k, g], [turnedOut, last], options);
@@ -254,7 +278,7 @@ function transposedShape(shape: readonly number[]): number[] {
   return [...shape.slice(0, -2), shape.at(-1)!, shape.at(-2)!];
 }
 
-function transposedView(view: CpuView): CpuView {
+function transposedView<V extends CpuView | WasmView>(view: V): V {
   return { ...view, shape: transposedShape(view.shape), strides: transposedShape(view.strides) };
 }
 
@@ -275,7 +299,7 @@ function sumToEnd(x: Tensor, { reverse, blockSize }: LightningOptions): Tensor {
 }
 
 /** The views in the order of processing: reversed along n when time runs backwards. */
-function inTimeOrder<V extends View | CpuView>(
+function inTimeOrder<V extends View | CpuView | WasmView>(
   inputs: readonly V[],
   outputs: readonly V[],
   { reverse }: LightningOptions,
@@ -406,6 +430,34 @@ function copyMatrix(from: Matrix, to: Matrix, rows: number, columns: number): vo
         from.data[from.offset + i * from.row + j * from.column];
     }
   }
+}
+
+/** The most rows of a block in WebAssembly: its decays and scores are matrices of rows by rows. */
+const MOST_ROWS = 256;
+
+/** WebAssembly: one task a head, its blocks one after the other. */
+function planJob(
+  [q, k, v, g, initial]: WasmView[],
+  [out, last]: WasmView[],
+  { alpha, beta, decayAfter, blockSize }: LightningOptions,
+): WasmJob {
+  const [b, groups, members, n, d] = k.shape;
+  const e = v.shape[4];
+  const block = Math.min(blockSize, MOST_ROWS, Math.max(n, 1));
+  const [rows, deep, wide] = [block, d, e].map((size) => size + 8);
+  const words = 6 * rows + 3 * rows * rows + 2 * rows * deep + rows * wide + 2 * deep * wide;
+  const gSteps = [...stepsOf(g).slice(0, 3), g.strides[3]].map((step) => 4 * step);
+  return {
+    kernel: "lightningAttention",
+    params: [
+      ...[groups, members, n, d, e, block],
+      ...[floatBits(alpha), floatBits(beta), decayAfter ? 1 : 0, initial === undefined ? 0 : 1],
+      ...[q, k, v, out, last, initial ?? last].flatMap(placeInMemory),
+      ...[addressOf(g), ...gSteps],
+    ],
+    tasks: b * groups * members,
+    scratchBytes: 192 + 4 * words,
+  };
 }
 
 /** Scratch memory that a call may take, as a share of its operands, and at least so many bytes. */

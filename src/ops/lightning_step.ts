@@ -8,7 +8,13 @@
  * @module
  */
 import { isRecording, noGrad } from "../autograd.ts";
-import { type CpuView, floatBits, type Program } from "../backend/contract.ts";
+import {
+  addressOf,
+  type CpuView,
+  floatBits,
+  type Program,
+  type WasmView,
+} from "../backend/contract.ts";
 import { LevinError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { tidy } from "../scope.ts";
@@ -115,6 +121,21 @@ const program: Program<StepOptions> = {
         }
       }
     }
+  },
+  wasm: ([q, k, v, g], [out, state], { scale }) => {
+    const [b, h, n, d] = q.shape;
+    const [groups, e] = [k.shape[1], v.shape[3]];
+    if (state.strides[3] !== 1) return undefined;
+    const place = (view: WasmView) => [addressOf(view), ...view.strides.map((step) => 4 * step)];
+    return {
+      kernel: "lightningStep",
+      params: [
+        ...[h, groups, n, d, e, floatBits(scale)],
+        ...[q, k, v, out, state, g].flatMap(place),
+      ],
+      tasks: b * h,
+      scratchBytes: 4 * e,
+    };
   },
   gpu: ([q, k, v, g], [out, state], { scale }, context) => {
     const [b, h, n, d] = q.shape;

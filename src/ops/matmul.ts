@@ -4,12 +4,20 @@
  *     out[b, i, j] = Σ_k x[b, i, k] · y[b, k, j]        [.., m, k] · [.., k, n] → [.., m, n]
  *     dx = g · yᵀ        dy = xᵀ · g
  *
- * Saves x and y. Transposes are strides, never copies. The CPU accumulates in float64, the GPU in
- * float32. Where the GPU has matrix units (tensor cores, through Dawn), float16 runs on them.
+ * Saves x and y. Transposes are strides, never copies. The CPU accumulates in float64, WebAssembly and
+ * GPUs in float32. Where the GPU has matrix units (tensor cores, through Dawn), float16 runs on them.
  *
  * @module
  */
-import type { CpuView, Dispatch, GpuContext, View } from "../backend/contract.ts";
+import {
+  addressOf,
+  type CpuView,
+  type Dispatch,
+  type GpuContext,
+  type View,
+  type WasmJob,
+  type WasmView,
+} from "../backend/contract.ts";
 import { bytesOf, isFloat } from "../dtype.ts";
 import { DTypeError, LimitError, ShapeError } from "../errors.ts";
 import { defineOp, type Op } from "../operation.ts";
@@ -42,6 +50,7 @@ const batched: Op = defineOp({
       );
     }
   },
+  wasm: ([x, y], [out]) => planJob(x, y, out),
   gpu: ([x, y], [out], _, context) => plan(x, y, out, context),
   cuts: ([x], [out]) => {
     const rank = out.shape.length;
@@ -126,6 +135,45 @@ function offsetOf(entry: number, shape: readonly number[], strides: readonly num
     entry = Math.floor(entry / shape[axis]);
   }
   return offset;
+}
+
+/** Fewer rows than this are not worth packing y for. */
+const FEW_ROWS = 5;
+
+/** WebAssembly: one task a tile. Each element is summed in the same order whatever tile it is in. */
+function planJob(x: WasmView, y: WasmView, out: WasmView): WasmJob {
+  const { batch, steps, sizes: [m, n, k] } = geometry(x, y, out);
+  const few = m < FEW_ROWS;
+  const isDense = (v: WasmView, axis: -1 | -2) => v.strides.at(axis) === 1;
+  const kernel = few && isDense(x, -1) && isDense(y, -2)
+    ? "matmulDots"
+    : few && isDense(y, -1) && isDense(out, -1)
+    ? "matmulRows"
+    : "matmul";
+  // Tiles that fill the caches; smaller ones where there are too few of them to share out.
+  const count = sizeOf(batch) * m * n;
+  const [rows, columns] = few
+    ? [m, Math.max(64, Math.ceil(2 ** 16 / k))]
+    : count >= 2 ** 20
+    ? [252, 256]
+    : count * k >= 2 ** 20
+    ? [96, 96]
+    : [m, n];
+  const tile = [Math.min(m, rows), Math.min(n, columns)];
+  const depth = Math.min(k, 256);
+  return {
+    kernel,
+    params: [
+      ...[x, y, out].map(addressOf),
+      ...[x, y, out].flatMap((v) => v.strides.slice(-2).map((step) => 4 * step)),
+      ...[m, n, k, ...tile],
+      batch.length,
+      ...batch,
+      ...steps.flatMap((list) => list.map((step) => 4 * step)),
+    ],
+    tasks: sizeOf(batch) * Math.ceil(m / tile[0]) * Math.ceil(n / tile[1]),
+    scratchBytes: few ? 0 : 192 + 4 * depth * (tile[0] + tile[1] + 16),
+  };
 }
 
 /** Wide tiles are faster once there are enough of them to occupy a GPU. */

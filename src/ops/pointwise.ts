@@ -2,7 +2,8 @@
  * Pointwise operations: a table of rules, one line each, and the one program that runs any of them.
  *
  * A row says how the CPU computes it, how WGSL writes it, and its gradient as tensor operations. To
- * add an operation, add a row here and its signature in `methods.ts`. For every row
+ * add an operation, add a row here and its signature in `methods.ts`; if it is to be fast in WebAssembly, a
+ * function of its name in `src/backend/wasm/assembly/pointwise.ts`. For every row
  *
  *     out[i] = rule(x[i], y[i], z[i])        dx[i] = g[i] · ∂rule/∂x
  *
@@ -11,6 +12,7 @@
  * @module
  */
 import { noGrad } from "../autograd.ts";
+import type { Program } from "../backend/contract.ts";
 import { type DType, isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
 import type { Operand } from "../methods.ts";
@@ -299,9 +301,30 @@ const CASTS: Record<DType, (x: number) => number> = {
   bool: (x) => +(x !== 0),
 };
 
+/** To floats, WebAssembly converts by a function for each kind of source. */
+function castProgram(cpu: (x: number) => number): Program<unknown> {
+  const rule = { cpu, wgsl: "Out(x)" };
+  const from = (wasm: string) => pointwiseProgram("to", { ...rule, wasm });
+  const sources = {
+    f32: from("copy"),
+    f16: from("copy"),
+    i32: from("fromSigned"),
+    u32: from("fromUnsigned"),
+    bool: from("fromUnsigned"),
+  };
+  return {
+    ...pointwiseProgram("to", rule),
+    wasm: (inputs, outputs, options, context) =>
+      isFloat(outputs[0].dtype)
+        ? sources[inputs[0].dtype].wasm!(inputs, outputs, options, context)
+        : undefined,
+  };
+}
+
 const castOps = mapTable(CASTS, (dtype, cpu) =>
   defineOp({
-    ...pointwiseProgram("to", { cpu, wgsl: "Out(x)" }),
+    ...castProgram(cpu),
+    strided: true,
     output: ([x]) => ({ shape: x.shape, dtype: dtype as DType }),
     saves: {},
     backward: [({ grads: [g], specs: [x] }) => cast(g, x.dtype)],

@@ -1,16 +1,20 @@
 /**
- * The program behind every pointwise operation: one loop nest for the CPU, one shader for the GPU, both
- * over strided operands of one shape.
+ * The program behind every pointwise operation: one loop nest for the CPU, one kernel for WebAssembly and one
+ * shader for the GPU, all over strided operands of one shape.
  *
  * @module
  */
 import {
+  addressOf,
   type CpuView,
   type Dispatch,
   floatBits,
   type GpuContext,
   type Program,
   type View,
+  type WasmContext,
+  type WasmJob,
+  type WasmView,
 } from "../backend/contract.ts";
 import type { Device } from "../device.ts";
 import { type DType, isFloat, type KernelArray } from "../dtype.ts";
@@ -26,6 +30,11 @@ export interface PointwiseRule {
   readonly cpu: (x: number, y: number, z: number) => number;
   /** In WGSL, over `x`, `y` and `z`. */
   readonly wgsl: string;
+  /**
+   * In WebAssembly, for float32: the name of a `map_` function in `src/backend/wasm/assembly/pointwise.ts`, by
+   * default the operation's own. Without one the CPU's loop runs.
+   */
+  readonly wasm?: string;
   /** In TypeScript for integers, where that is another function. */
   readonly integers?: (x: number, y: number, z: number) => number;
   /**
@@ -55,6 +64,8 @@ export function pointwiseProgram(
     name,
     strided: true,
     cpu: (inputs, [out], options) => walk(rule, inputs, out, scalarOf(options)),
+    wasm: (inputs, [out], options, context) =>
+      planJob(rule.wasm ?? name, inputs, out, scalarOf(options), context),
     gpu: (inputs, [out], options, context) => plan(rule, inputs, out, scalarOf(options), context),
     cuts: (inputs, [out]) => out.shape.map((_, axis) => [...inputs.map(() => axis), axis]),
   };
@@ -73,11 +84,76 @@ export function filled(device: Device, spec: TensorSpec, value: number): Tensor 
   return result;
 }
 
-const fillProgram = pointwiseProgram("fill", { cpu: (x) => x, wgsl: "Out(x)" });
+const fillProgram = pointwiseProgram("fill", { cpu: (x) => x, wgsl: "Out(x)", wasm: "copy" });
 
 /** Writes `value` into every element of `target`. */
 export function fill(target: Tensor, value: number): void {
   runInPlace(fillProgram, [], [target], { at: 0, value });
+}
+
+/** Operands of which some bytes are looked at, but no number. */
+const BITS: Readonly<Record<string, readonly boolean[]>> = {
+  copy: [true, true],
+  where: [true, true, true, true],
+  fromSigned: [false, true],
+  fromUnsigned: [false, true],
+  equal: [true],
+  notEqual: [true],
+  less: [true],
+  lessEqual: [true],
+  greater: [true],
+  greaterEqual: [true],
+};
+
+/** Elements that are worth a task. */
+const TASK = 2 ** 14;
+
+/** WebAssembly: stretches of the last axis, many to a task; undefined for what has no function. */
+function planJob(
+  name: string,
+  inputs: readonly WasmView[],
+  out: WasmView,
+  scalar: ScalarOperand | undefined,
+  context: WasmContext,
+): WasmJob | undefined {
+  const apply = context.kernel(`map_${name}`);
+  const operands: (WasmView | undefined)[] = [out, ...inputs];
+  if (scalar !== undefined) operands.splice(scalar.at + 1, 0, undefined);
+  const isBits = BITS[name] ?? [];
+  if (apply === undefined || !operands.every((v, i) => isBits[i] || !v || isFloat(v.dtype))) {
+    return undefined;
+  }
+  const present = operands.filter((v) => v !== undefined);
+  const { shape, strides } = collapse(out.shape, present.map((v) => v.strides));
+  const length = shape.pop() ?? 1;
+  const last = strides.map((list) => list.pop() ?? 0);
+  // One element has a dense axis, whatever its stride.
+  if (length === 1) last.fill(1);
+  const stepsOf = (v: WasmView | undefined) => v === undefined ? undefined : present.indexOf(v);
+  const places = [0, 1, 2, 3].flatMap((i) => {
+    const at = stepsOf(operands[i]);
+    return at === undefined ? [0, 0] : [addressOf(present[at]), 4 * last[at]];
+  });
+  const outer = operands.flatMap((v) => {
+    const at = stepsOf(v);
+    return shape.map((_, axis) => at === undefined ? 0 : 4 * strides[at][axis]);
+  });
+  const rows = sizeOf(shape);
+  const chunk = Math.min(length, TASK);
+  const perTask = Math.max(1, Math.floor(TASK / length));
+  const type = (inputs[0] ?? out).dtype;
+  return {
+    kernel: "pointwise",
+    params: [
+      ...[apply, operands.length - 1, length, chunk, rows, perTask, shape.length],
+      scalar === undefined ? 0 : isFloat(type) ? floatBits(scalar.value) : scalar.value,
+      ...places,
+      ...shape,
+      ...outer,
+    ],
+    tasks: Math.ceil(length / chunk) * Math.ceil(rows / perTask),
+    scratchBytes: 5 * 4096,
+  };
 }
 
 /** The CPU: an inner loop along the last axis for each entry of the axes before it. */

@@ -4,16 +4,19 @@
  *     out[kept] = Σ x[kept, reduced]          dx[kept, reduced] = g[kept]
  *     out[kept] = max x[kept, reduced]        dx = g / ties where x = out, else 0
  *
- * Nothing is saved for a sum. The CPU adds in float64; the GPU adds in float32 as a tree.
+ * Nothing is saved for a sum. The CPU and WebAssembly add in float64; the GPU adds in float32 as a tree.
  *
  * @module
  */
 import {
+  addressOf,
   type CpuView,
   type Dispatch,
   floatBits,
   type GpuContext,
   type View,
+  type WasmJob,
+  type WasmView,
 } from "../backend/contract.ts";
 import { bytesOf, type DType, isFloat } from "../dtype.ts";
 import { DTypeError, LimitError, ShapeError } from "../errors.ts";
@@ -65,6 +68,7 @@ function reduction(name: string, rule: ReduceRule) {
     cpu: ([x]: CpuView[], [out]: CpuView[], { axes }: ReduceAxes) => {
       reduceOnCpu(rule.cpu, x, out, axes, rule.identity[x.dtype]);
     },
+    wasm: ([x]: WasmView[], [out]: WasmView[], { axes }: ReduceAxes) => planJob(rule, x, out, axes),
     gpu: ([x]: View[], [out]: View[], { axes }: ReduceAxes, context: GpuContext) =>
       plan(rule, x, out, axes, context),
     // Only kept axes can be cut: axis i of the output is the i-th of them.
@@ -214,6 +218,37 @@ function reduceOnCpu(
     }
     out.data[out.offset + row] = total;
   });
+}
+
+/** Elements that are worth a task. */
+const TASK = 2 ** 14;
+
+/** WebAssembly: four outputs at a time where they lie side by side, else one after the other; floats only. */
+function planJob(
+  rule: ReduceRule,
+  x: WasmView,
+  out: WasmView,
+  axes: readonly number[],
+): WasmJob | undefined {
+  if (!isFloat(x.dtype)) return undefined;
+  const { kept, reduced } = grouped(x, axes);
+  const outputs = sizeOf(kept.shape);
+  const length = reduced.shape.pop() ?? 1;
+  const step = reduced.strides[0].pop() ?? 1;
+  const columns = step !== 1 && kept.strides[0].at(-1) === 1 && kept.shape.at(-1)! % 4 === 0;
+  const each = length * sizeOf(reduced.shape);
+  const perTask = 4 * Math.ceil(Math.max(1, TASK / Math.max(each, 1)) / 4);
+  const bytes = (list: readonly number[]) => list.map((elements) => 4 * elements);
+  return {
+    kernel: columns ? "reduceColumns" : "reduceRows",
+    params: [
+      ...[addressOf(x), addressOf(out), rule === MAX ? 1 : 0, outputs, perTask],
+      ...[length, 4 * step, kept.shape.length, reduced.shape.length],
+      ...[...kept.shape, ...bytes(kept.strides[0])],
+      ...[...reduced.shape, ...bytes(reduced.strides[0])],
+    ],
+    tasks: Math.ceil(outputs / perTask),
+  };
 }
 
 /** The offsets of all entries of a group of axes, in row-major order. */

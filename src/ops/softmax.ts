@@ -8,7 +8,7 @@
  *
  * @module
  */
-import type { CpuView, Dispatch, GpuContext, View } from "../backend/contract.ts";
+import type { CpuView, Dispatch, GpuContext, View, WasmView } from "../backend/contract.ts";
 import { isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
 import { defineOp } from "../operation.ts";
@@ -17,6 +17,7 @@ import { resolveAxis, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/softmax.wgsl" with { type: "text" };
 import { grid } from "./pointwise_program.ts";
+import { rowsJob } from "./rows.ts";
 
 function program(name: string, logarithm: boolean) {
   return {
@@ -31,6 +32,8 @@ function program(name: string, logarithm: boolean) {
       return { shape, dtype };
     },
     cpu: ([x]: CpuView[], [out]: CpuView[]) => normaliseRows(x, out, logarithm),
+    wasm: ([x]: WasmView[], [out]: WasmView[]) =>
+      rowsJob("softmax", x.shape, [x, out], { after: [logarithm ? 1 : 0] }),
     gpu: ([x]: View[], [out]: View[], _: unknown, context: GpuContext): Dispatch => ({
       shader,
       constants: { Stored: x.dtype, LOG: logarithm },

@@ -17,6 +17,7 @@ import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/srms_norm.wgsl" with { type: "text" };
 import { floatBits } from "../backend/contract.ts";
 import { grid } from "./pointwise_program.ts";
+import { rowsJob } from "./rows.ts";
 
 interface NormOptions {
   readonly epsilon: number;
@@ -32,6 +33,8 @@ const normOp = defineOp<NormOptions>({
       for (let i = start; i < start + length; i++) y.data[i] = x.data[i] * r;
     });
   },
+  wasm: ([x], [y], { epsilon }) =>
+    rowsJob("srmsNorm", x.shape, [x, y], { before: [floatBits(epsilon)] }),
   gpu: ([x], [y], { epsilon }, context) => plan(x, x, y, epsilon, false, context),
   cuts: ([x]) => x.shape.length > 1 ? [[0, 0]] : [],
   saves: { inputs: [0] },
@@ -51,6 +54,8 @@ const gradientOp = defineOp<NormOptions>({
       for (let i = start; i < start + length; i++) dx.data[i] = r * (g.data[i] - x.data[i] * pull);
     });
   },
+  wasm: ([g, x], [dx], { epsilon }) =>
+    rowsJob("srmsNormGradient", x.shape, [g, x, dx], { before: [floatBits(epsilon)] }),
   gpu: ([g, x], [dx], { epsilon }, context) => plan(g, x, dx, epsilon, true, context),
   cuts: ([g]) => g.shape.length > 1 ? [[0, 0, 0]] : [],
   // The same in single operations, for the gradient of the gradient.

@@ -3,7 +3,13 @@
  *
  * @module
  */
-import type { CpuView, GpuContext, View } from "../backend/contract.ts";
+import {
+  addressOf,
+  type CpuView,
+  type GpuContext,
+  type View,
+  type WasmView,
+} from "../backend/contract.ts";
 import blocks from "../../shaders/blocks.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
 import queries from "../../shaders/queries.wgsl" with { type: "text" };
@@ -87,7 +93,7 @@ export function isInGroups(view: View, axis: -1 | -2, count: number): boolean {
 }
 
 /** The view with the order of its entries along `axis` reversed. */
-export function reversed<V extends View | CpuView>(view: V, axis: number): V {
+export function reversed<V extends View | CpuView | WasmView>(view: V, axis: number): V {
   const n = view.shape[axis];
   if (n === 0) return view;
   const strides = view.strides.with(axis, -view.strides[axis]);
@@ -95,7 +101,7 @@ export function reversed<V extends View | CpuView>(view: V, axis: number): V {
 }
 
 /** Strides, 0 along axes of size 1, which are read at entry 0 whatever entry is asked for. */
-export function stepsOf({ shape, strides }: View | CpuView): number[] {
+export function stepsOf({ shape, strides }: Pick<View, "shape" | "strides">): number[] {
   return strides.map((stride, axis) => shape[axis] === 1 ? 0 : stride);
 }
 
@@ -106,6 +112,12 @@ export function placesOf(...views: View[]): number[] {
     ...views.map((view) => view.strides[4]),
     ...views.map((view) => view.offset),
   ];
+}
+
+/** Params of a view of rank 5 for WebAssembly: its address; steps of batch, group, member, row and column. */
+export function placeInMemory(view: WasmView): number[] {
+  const steps = [...stepsOf(view).slice(0, 4), view.strides[4]];
+  return [addressOf(view), ...steps.map((step) => 4 * step)];
 }
 
 /** Whether tiles along an axis of this length are 128 wide, or 64. */

@@ -9,7 +9,7 @@
  * @module
  */
 import { noGrad } from "../autograd.ts";
-import { floatBits, type Program } from "../backend/contract.ts";
+import { addressOf, floatBits, type Program } from "../backend/contract.ts";
 import { DTypeError, LevinError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { full, tensor, zeros } from "../ops/create.ts";
@@ -192,18 +192,20 @@ export class AdamW implements Disposable {
 
 /** factor, in place of the corrections. */
 const count: Program<Pick<StepOptions, "betas">> = {
-  name: "adamw",
+  name: "adamwCount",
   cpu: ([factor], [c], { betas }) => {
     if (factor.data[factor.offset] === 0) return;
     betas.forEach((beta, i) => c.data[i] = c.data[i] * beta + (1 - beta));
   },
   gpu: ([factor], [c], { betas }) => ({
     shader: countShader,
-    label: "count",
     params: [factor.offset, c.offset, ...betas.map(floatBits)],
     workgroups: [1],
   }),
 };
+
+/** Elements that are worth a task in WebAssembly. */
+const TASK = 2 ** 14;
 
 /** g, factor and corrections, in place of p, m and v. */
 const program: Program<StepOptions> = {
@@ -219,6 +221,15 @@ const program: Program<StepOptions> = {
       const stepped = m.data[i] / c1 / (Math.sqrt(v.data[i] / c2) + epsilon);
       p.data[i] -= rate * (stepped + decay * p.data[i]);
     }
+  },
+  wasm: ([g, factor, c], [p, m, v], { rate, betas: [beta1, beta2], epsilon, decay }) => {
+    const length = sizeOf(p.shape);
+    const floats = [beta1, 1 - beta1, beta2, 1 - beta2, epsilon, rate, decay];
+    return {
+      kernel: "adamw",
+      params: [...[g, p, m, v, factor, c].map(addressOf), length, TASK, ...floats.map(floatBits)],
+      tasks: Math.ceil(length / TASK),
+    };
   },
   gpu: ([g, factor, c], [p, m, v], { rate, betas, epsilon, decay }, context) => ({
     shader,

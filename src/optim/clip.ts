@@ -9,11 +9,11 @@
  * @module
  */
 import { noGrad } from "../autograd.ts";
-import type { Program } from "../backend/contract.ts";
+import { addressOf, type Program } from "../backend/contract.ts";
 import { bytesOf } from "../dtype.ts";
 import { LevinError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
-import { grid } from "../ops/pointwise_program.ts";
+import { grid, pointwiseProgram } from "../ops/pointwise_program.ts";
 import { tidy } from "../scope.ts";
 import { sizeOf } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
@@ -87,6 +87,14 @@ const squares: Program<undefined> = {
       out.data[out.offset + row * out.shape[1]] = sum;
     });
   },
+  wasm: (gradients, [out]) => ({
+    kernel: "sumsOfSquares",
+    params: [
+      ...[addressOf(out), out.shape[1]],
+      ...gradients.flatMap((g) => [addressOf(g), sizeOf(g.shape)]),
+    ],
+    tasks: sizeOf(out.shape),
+  }),
   gpu: (gradients, [out]) => {
     const rest = Array<typeof out>(SQUARED_TOGETHER - gradients.length).fill(gradients[0]);
     const padding = Array<number>(8 - gradients.length).fill(0);
@@ -120,6 +128,9 @@ function scale(gradients: readonly Tensor[], factor: Tensor): Tensor[] {
   return gradients.map((g) => results.get(g)!);
 }
 
+/** x · y, as WebAssembly scales one of them after the other. */
+const product = pointwiseProgram("mul", { cpu: (x, y) => x * y, wgsl: "x * y" });
+
 /** factor [] and three tensors g → three tensors factor · g. */
 const scaleThree: Program<undefined> = {
   name: "scale",
@@ -129,6 +140,11 @@ const scaleThree: Program<undefined> = {
       for (let i = 0; i < data.length; i++) targets[t].data[i] = by * data[i];
     });
   },
+  wasm: ([factor, ...gradients], targets, _, context) =>
+    gradients.flatMap((g, i) => {
+      const spread = { ...factor, shape: g.shape, strides: g.shape.map(() => 0) };
+      return product.wasm!([g, spread], [targets[i]], undefined, context)!;
+    }),
   gpu: ([factor, ...gradients], targets, _, context) => {
     const sizes = gradients.map((g) => sizeOf(g.shape));
     return {

@@ -1,0 +1,250 @@
+// The matrix product out of packed panels. x is packed in panels of 6 rows, y in panels of 8 columns, each depth
+// by depth, so that the innermost loop reads straight ahead and keeps its 6 × 8 block of sums in 12 of the 16
+// vector registers that x86 has; missing rows and columns are zero. Steps are in bytes throughout.
+import { madd } from "./simd";
+
+/** Rows of a panel of x. */
+export const ROWS: i32 = 6;
+/** Columns of a panel of y. */
+export const COLUMNS: i32 = 8;
+
+/** Bytes of `rows` × `depth`, packed by rows. */
+// @ts-ignore: decorator
+@inline
+export function rowsBytes(rows: i32, depth: i32): usize {
+  return (((rows + ROWS - 1) / ROWS) * ROWS * depth) << 2;
+}
+
+/** Bytes of `depth` × `columns`, packed by columns. */
+// @ts-ignore: decorator
+@inline
+export function columnsBytes(columns: i32, depth: i32): usize {
+  return (((columns + COLUMNS - 1) / COLUMNS) * COLUMNS * depth) << 2;
+}
+
+/** Packs x [rows, depth]. */
+export function packRows(
+  to: usize,
+  from: usize,
+  rowStep: usize,
+  depthStep: usize,
+  rows: i32,
+  depth: i32,
+): void {
+  for (let i = 0; i < rows; i += ROWS) {
+    const height = min(ROWS, rows - i);
+    packPanel(to, from, rowStep, depthStep, height, depth, ROWS);
+    to += (ROWS * depth) << 2;
+    from += ROWS * rowStep;
+  }
+}
+
+/** Packs y [depth, columns]. */
+export function packColumns(
+  to: usize,
+  from: usize,
+  depthStep: usize,
+  columnStep: usize,
+  depth: i32,
+  columns: i32,
+): void {
+  for (let j = 0; j < columns; j += COLUMNS) {
+    const width = min(COLUMNS, columns - j);
+    if (columnStep == 4 && width == COLUMNS) {
+      let source = from;
+      for (let p = 0; p < depth; p++) {
+        v128.store(to, v128.load(source));
+        v128.store(to, v128.load(source, 16), 16);
+        to += 32;
+        source += depthStep;
+      }
+    } else {
+      packPanel(to, from, columnStep, depthStep, width, depth, COLUMNS);
+      to += (COLUMNS * depth) << 2;
+    }
+    from += COLUMNS * columnStep;
+  }
+}
+
+/** `count` lines of `depth` entries side by side, in a panel that has room for `size` lines. */
+export function packPanel(
+  to: usize,
+  from: usize,
+  lineStep: usize,
+  depthStep: usize,
+  count: i32,
+  depth: i32,
+  size: i32,
+): void {
+  const step = <usize> size << 2;
+  if (count < size) memory.fill(to, 0, depth * step);
+  let line = 0;
+  if (depthStep == 4) {
+    // Four lines at a time, transposed in registers.
+    for (; line + 4 <= count; line += 4) {
+      let a = from + line * lineStep, b = a + lineStep, c = b + lineStep, d = c + lineStep;
+      let target = to + (line << 2);
+      let p = 0;
+      for (; p + 4 <= depth; p += 4) {
+        const ra = v128.load(a), rb = v128.load(b), rc = v128.load(c), rd = v128.load(d);
+        const ab0 = v128.shuffle<f32>(ra, rb, 0, 4, 1, 5), ab1 = v128.shuffle<f32>(ra, rb, 2, 6, 3, 7);
+        const cd0 = v128.shuffle<f32>(rc, rd, 0, 4, 1, 5), cd1 = v128.shuffle<f32>(rc, rd, 2, 6, 3, 7);
+        v128.store(target, v128.shuffle<f32>(ab0, cd0, 0, 1, 4, 5));
+        v128.store(target + step, v128.shuffle<f32>(ab0, cd0, 2, 3, 6, 7));
+        v128.store(target + 2 * step, v128.shuffle<f32>(ab1, cd1, 0, 1, 4, 5));
+        v128.store(target + 3 * step, v128.shuffle<f32>(ab1, cd1, 2, 3, 6, 7));
+        a += 16;
+        b += 16;
+        c += 16;
+        d += 16;
+        target += 4 * step;
+      }
+      for (; p < depth; p++) {
+        store<f32>(target, load<f32>(a));
+        store<f32>(target, load<f32>(b), 4);
+        store<f32>(target, load<f32>(c), 8);
+        store<f32>(target, load<f32>(d), 12);
+        a += 4;
+        b += 4;
+        c += 4;
+        d += 4;
+        target += step;
+      }
+    }
+  } else if (lineStep == 4) {
+    for (; line + 2 <= count; line += 2) {
+      let source = from + (line << 2), target = to + (line << 2);
+      for (let p = 0; p < depth; p++) {
+        store<u64>(target, load<u64>(source));
+        source += depthStep;
+        target += step;
+      }
+    }
+  }
+  for (; line < count; line++) {
+    let source = from + line * lineStep, target = to + (line << 2);
+    for (let p = 0; p < depth; p++) {
+      store<f32>(target, load<f32>(source));
+      source += depthStep;
+      target += step;
+    }
+  }
+}
+
+/** A whole 6 × 8 block at `out`, whose rows are dense: x · y over `depth`, added to what is there or not. */
+function block(depth: i32, x: usize, y: usize, out: usize, rowStep: usize, accumulate: bool): void {
+  let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
+  let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
+  for (; depth > 0; depth--) {
+    const y0 = v128.load(y), y1 = v128.load(y, 16);
+    const x0 = v128.load32_splat(x);
+    s00 = madd(x0, y0, s00);
+    s01 = madd(x0, y1, s01);
+    const x1 = v128.load32_splat(x, 4);
+    s10 = madd(x1, y0, s10);
+    s11 = madd(x1, y1, s11);
+    const x2 = v128.load32_splat(x, 8);
+    s20 = madd(x2, y0, s20);
+    s21 = madd(x2, y1, s21);
+    const x3 = v128.load32_splat(x, 12);
+    s30 = madd(x3, y0, s30);
+    s31 = madd(x3, y1, s31);
+    const x4 = v128.load32_splat(x, 16);
+    s40 = madd(x4, y0, s40);
+    s41 = madd(x4, y1, s41);
+    const x5 = v128.load32_splat(x, 20);
+    s50 = madd(x5, y0, s50);
+    s51 = madd(x5, y1, s51);
+    x += 24;
+    y += 32;
+  }
+  storeRow(out, s00, s01, accumulate);
+  out += rowStep;
+  storeRow(out, s10, s11, accumulate);
+  out += rowStep;
+  storeRow(out, s20, s21, accumulate);
+  out += rowStep;
+  storeRow(out, s30, s31, accumulate);
+  out += rowStep;
+  storeRow(out, s40, s41, accumulate);
+  out += rowStep;
+  storeRow(out, s50, s51, accumulate);
+}
+
+// @ts-ignore: decorator
+@inline
+function storeRow(out: usize, first: v128, second: v128, accumulate: bool): void {
+  if (accumulate) {
+    first = f32x4.add(first, v128.load(out));
+    second = f32x4.add(second, v128.load(out, 16));
+  }
+  v128.store(out, first);
+  v128.store(out, second, 16);
+}
+
+/** Bytes that {@linkcode multiplyPanels} needs to work in. */
+export const BLOCK_BYTES: usize = 192;
+
+/**
+ * out [rows, columns] = x · y over packed panels whose depth is `depth`, or out += x · y. `reach` > 0 says that row r
+ * of x has zeros from depth r + reach on, which are not multiplied; `triangle` that only blocks with a column ≤ row
+ * are wanted. `panelStep` is the way from eight columns of out to the next, if it is not 8 · columnStep.
+ */
+export function multiplyPanels(
+  rows: i32,
+  columns: i32,
+  depth: i32,
+  x: usize,
+  y: usize,
+  out: usize,
+  rowStep: usize,
+  columnStep: usize,
+  accumulate: bool,
+  spare: usize,
+  reach: i32 = 0,
+  triangle: bool = false,
+  panelStep: usize = 0,
+): void {
+  if (panelStep == 0) panelStep = COLUMNS * columnStep;
+  for (let j = 0; j < columns; j += COLUMNS) {
+    const width = min(COLUMNS, columns - j);
+    let panel = x;
+    for (let i = 0; i < rows; i += ROWS) {
+      const height = min(ROWS, rows - i);
+      if (!triangle || j < i + height) {
+        const deep = reach > 0 ? min(depth, i + height - 1 + reach) : depth;
+        const to = out + i * rowStep;
+        if (height == ROWS && width == COLUMNS && columnStep == 4) {
+          block(deep, panel, y, to, rowStep, accumulate);
+        } else {
+          block(deep, panel, y, spare, 32, false);
+          copyBlock(spare, to, height, width, rowStep, columnStep, accumulate);
+        }
+      }
+      panel += (ROWS * depth) << 2;
+    }
+    y += (COLUMNS * depth) << 2;
+    out += panelStep;
+  }
+}
+
+function copyBlock(
+  from: usize,
+  to: usize,
+  height: i32,
+  width: i32,
+  rowStep: usize,
+  columnStep: usize,
+  accumulate: bool,
+): void {
+  for (let i = 0; i < height; i++) {
+    let target = to;
+    for (let j = 0; j < width; j++) {
+      const value = load<f32>(from + (j << 2));
+      store<f32>(target, accumulate ? load<f32>(target) + value : value);
+      target += columnStep;
+    }
+    from += 32;
+    to += rowStep;
+  }
+}

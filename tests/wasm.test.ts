@@ -1,0 +1,320 @@
+/** The WebAssembly backend: its variants, threads, memory, and what runs in it. */
+import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
+import {
+  Device,
+  DeviceError,
+  init,
+  lightningAttention,
+  lightningAttentionStep,
+  LimitError,
+  loss,
+  nn,
+  optim,
+  randn,
+  scope,
+  setDefaultDevice,
+  type Tensor,
+  tensor,
+  zeros,
+} from "../mod.ts";
+import { Heap } from "../src/backend/wasm/heap.ts";
+import { WasmBackend, type WasmBackendOptions } from "../src/backend/wasm/backend.ts";
+import { moduleOf, supportedVariant } from "../src/backend/wasm/module.ts";
+import { Threads } from "../src/backend/wasm/threads.ts";
+import { accuracy } from "../bench/accuracy.ts";
+import { cpu, relativeError, test, testInDeno, testOnWasm } from "./harness.ts";
+
+/** Runs `fn` on a device of its own. */
+async function onDevice<T>(options: WasmBackendOptions, fn: () => T | Promise<T>): Promise<T> {
+  const device = new Device(new WasmBackend(options), "the test made it");
+  setDefaultDevice(device);
+  try {
+    using _ = scope();
+    return await fn();
+  } finally {
+    device.destroy();
+    setDefaultDevice(cpu);
+  }
+}
+
+/** A little of everything that has kernels, forward and backward. */
+async function results(): Promise<Float32Array[]> {
+  const parameters = [[1, 4, 301, 24], [24, 37], [37]];
+  const [x, w, b] = parameters.map((shape, seed) => randn(shape, { seed, requiresGrad: true }));
+  const h = lightningAttention(x, x.mul(0.2), x.silu(), { slopes: 0.01 });
+  const y = new nn.SRMSNorm().forward(h.matmul(w).add(b));
+  const targets = tensor(new Int32Array(4 * 301).map((_, i) => i % 37), { shape: [1, 4, 301] });
+  const value = loss.crossEntropy(y, targets).add(y.softmax().square().sum());
+  value.backward();
+  const gradients = [x, w, b].map((t) => t.grad!);
+  return await Promise.all([h, y, value, ...gradients].map((t) => t.data())) as Float32Array[];
+}
+
+for (const variant of ["relaxed", "simd"] as const) {
+  test(`the ${variant} variant computes what TypeScript does`, async () => {
+    setDefaultDevice(cpu);
+    const expected = await (async () => {
+      using _ = scope();
+      return await results();
+    })();
+    const found = await onDevice({ variant }, results);
+    found.forEach((array, i) => {
+      const error = relativeError(array, expected[i]);
+      assert(error <= 1e-5, `${i}: ${error}`);
+    });
+    const device = new Device(new WasmBackend({ variant }), "the test made it");
+    const { errors } = await accuracy(device, "f32", 1000, 3.9e-8);
+    setDefaultDevice(cpu);
+    device.destroy();
+    assert(errors.o > 0 && errors.o <= 1e-6 && errors.S <= 1e-6, JSON.stringify(errors));
+  });
+}
+
+test("any number of threads gives the same bits", async () => {
+  const alone = await onDevice({ threads: 1 }, results);
+  for (const threads of [2, 3, 5]) {
+    // Several times: workers arrive while the first runs are under way.
+    const runs = await onDevice({ threads }, async () => {
+      const list = [];
+      for (let i = 0; i < 10; i++) list.push(await results());
+      return list;
+    });
+    for (const run of runs) assertEquals(run, alone, `${threads} threads`);
+  }
+});
+
+test("workers take part: they work in memory of their own", async () => {
+  const memory = new WebAssembly.Memory({ initial: 64, maximum: 64, shared: true });
+  const threads = new Threads(moduleOf(supportedVariant()!), memory, 2);
+  const [spare, matrix, product] = [threads.heap, 2 ** 20, 2 ** 21];
+  const bytes = 2 ** 17;
+  threads.setScratch(spare, bytes);
+  const own = new Int32Array(memory.buffer, spare + bytes, bytes / 4).fill(7);
+  new Float32Array(memory.buffer, matrix, 256 * 256).fill(1);
+  const dense = [1024, 4];
+  const params = [matrix, matrix, product, ...dense, ...dense, ...dense, 256, 256, 256, 32, 32, 0];
+  try {
+    // A worker takes its time to start.
+    for (const began = performance.now(); own.every((word) => word === 7);) {
+      threads.run({ kernel: "matmul", params, tasks: 64 });
+      assert(new Float32Array(memory.buffer, product, 256 * 256).every((x) => x === 256));
+      assert(performance.now() - began < 60_000, "no worker took a task in a minute");
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  } finally {
+    threads.destroy();
+  }
+});
+
+test("a runtime without SIMD gets TypeScript, and is told so when it insists", async () => {
+  const { validate } = WebAssembly;
+  const relaxedOpcode = 253;
+  try {
+    WebAssembly.validate = () => false;
+    assertEquals(supportedVariant(), undefined);
+    const gpu = { requestAdapter: () => Promise.resolve(null) };
+    const device = await init({ gpu });
+    assertEquals(device.backend, "cpu");
+    assert(device.reason.length > 0);
+    assertThrows(() => new WasmBackend(), DeviceError, "no WebAssembly SIMD");
+    // Plain SIMD, where relaxed SIMD is not valid.
+    WebAssembly.validate = (bytes) => !String(bytes).includes(`${relaxedOpcode},133,2`);
+    assertEquals(supportedVariant(), "simd");
+  } finally {
+    WebAssembly.validate = validate;
+    setDefaultDevice(cpu);
+  }
+  assert(supportedVariant() !== undefined);
+});
+
+test("what outgrows the memory is refused before any work, and nothing is lost", async () => {
+  await onDevice({ memoryBytes: 2 ** 25 }, async () => {
+    const x = randn([1024, 1024], { seed: 1 });
+    const product = await x.matmul(x).data();
+    const before = x.device.memory();
+    const content = await x.data();
+    assertThrows(() => zeros([4096, 4096]), LimitError, "a WebAssembly memory holds at most");
+    // Room for the result, but not for its float32 copy.
+    assertThrows(() => x.expand([5, 1024, 1024]).to("f16"), LimitError);
+    assertEquals(x.device.memory().liveBytes, before.liveBytes);
+    assertEquals(await x.data(), content);
+    // What was freed can be had again, in another size too.
+    for (let i = 1; i < 40; i++) {
+      using _ = scope();
+      zeros([i * 100_000]);
+    }
+    assertEquals(await x.matmul(x).data(), product);
+  });
+});
+
+test("a heap hands out disjoint blocks and merges what comes back", () => {
+  const memory = new WebAssembly.Memory({ initial: 4, maximum: 64, shared: true });
+  const heap = new Heap(memory, 100, 64 * 65536);
+  const taken: [number, number][] = [];
+  let state = 1;
+  const random = (n: number) => (state = (state * 48271) % 2147483647) % n;
+  for (let i = 0; i < 3000; i++) {
+    if (taken.length > 0 && random(2) === 0) {
+      const [[at, bytes]] = taken.splice(random(taken.length), 1);
+      heap.give(at, bytes);
+      continue;
+    }
+    const bytes = 1 + random(50_000);
+    try {
+      const at = heap.take(bytes);
+      assert(at >= 100 && at % 64 === 0 && at + bytes <= memory.buffer.byteLength);
+      for (const [other, size] of taken) assert(at + bytes <= other || other + size <= at);
+      taken.push([at, bytes]);
+    } catch (error) {
+      assertInstanceOf(error, LimitError);
+    }
+  }
+  for (const [at, bytes] of taken) heap.give(at, bytes);
+  // All in one piece again.
+  heap.take(64 * 65536 - 128);
+  assertThrows(() => heap.take(1), LimitError);
+});
+
+testOnWasm("what training and decoding spend their time in has kernels", async (device) => {
+  const model = new nn.Linear(8, 8, { seed: 1 });
+  const profile = await device.profile(async () => {
+    await results();
+    const adamw = new optim.AdamW(model.parameters());
+    model.forward(randn([4, 8])).square().sum().backward();
+    optim.clipGradNorm(model.parameters(), 1);
+    adamw.step();
+    adamw.zeroGrad();
+    adamw[Symbol.dispose]();
+    const token = randn([1, 2, 1, 8], { seed: 1 });
+    lightningAttentionStep(token, token, token, zeros([1, 2, 8, 8]), { slopes: 0.1 });
+    token.sub(1).div(2).exp().sigmoid().relu().neg().abs().sqrt().rsqrt().max();
+    token.sin().add(token.cos()).greater(0).to("f32").to("f16").maximum(0).transpose().contiguous();
+  });
+  model[Symbol.dispose]();
+  const plain = profile.operations.map(({ name }) => name).filter((x) => x.includes("TypeScript"));
+  // Two numbers.
+  assertEquals(plain, ["adamwCount (TypeScript)"]);
+});
+
+testOnWasm(
+  "pointwise kernels agree with TypeScript for any layout, NaN and infinities included",
+  async () => {
+    const special = [NaN, Infinity, -Infinity, 0, -0, 1e-42, -3, 2.5, 80, -80, 88.9, -104, 1e30];
+    const values = Float32Array.from(
+      { length: 7 * 13 },
+      (_, i) => special[(i * 5 + (i >> 3)) % 13],
+    );
+    const layouts: ((t: Tensor) => Tensor)[] = [
+      (t) => t,
+      (t) => t.transpose(),
+      (t) => t.slice([1, 6], [2, 11]),
+      (t) => t.slice(null, [undefined, undefined, -2]),
+      (t) => t.slice([0, 1]).expand([7, 13]),
+    ];
+    const unary = [
+      "neg",
+      "abs",
+      "sign",
+      "square",
+      "reciprocal",
+      "exp",
+      "sqrt",
+      "rsqrt",
+      "sin",
+      "cos",
+      "sigmoid",
+      "silu",
+      "relu",
+    ] as const;
+    const binary = [
+      "add",
+      "sub",
+      "mul",
+      "div",
+      "maximum",
+      "minimum",
+      "equal",
+      "notEqual",
+      "less",
+      "lessEqual",
+      "greater",
+      "greaterEqual",
+    ] as const;
+    const compute = async (device: Device) => {
+      const x = tensor(values, { shape: [7, 13], device });
+      const y = tensor(values.toReversed(), { shape: [7, 13], device });
+      const all: [string, Tensor][] = [];
+      layouts.forEach((layout, i) => {
+        const [a, b] = [layout(x), layout(y)];
+        for (const name of unary) all.push([`${name} ${i}`, a[name]()]);
+        for (const name of binary) {
+          all.push([`${name} ${i}`, a[name](b)], [`${name} ${i} 2`, a[name](2)]);
+        }
+        all.push([`where ${i}`, a.greater(b).to("f32").add(a)], [`copy ${i}`, a.contiguous()]);
+      });
+      return await Promise.all(all.map(async ([name, t]) => [name, await t.data()] as const));
+    };
+    const expected = await compute(cpu);
+    const found = await compute(zeros([1]).device);
+    found.forEach(([name, array], i) => {
+      array.forEach((value, j) => {
+        const wanted = expected[i][1][j];
+        const near = Object.is(value, wanted) ||
+          Math.abs(value - wanted) <= 3e-7 * Math.abs(wanted) ||
+          // Results too small for a normal number may be 0.
+          Math.abs(value - wanted) < 2e-37;
+        const isWave = name.startsWith("sin") || name.startsWith("cos");
+        assert(
+          near || (isWave && Math.abs(value - wanted) < 2e-7),
+          `${name}[${j}]: ${value}, not ${wanted}`,
+        );
+      });
+    });
+  },
+);
+
+testInDeno("LEVIN_THREADS that makes no sense is refused", async () => {
+  const child = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "eval",
+      "--no-check",
+      `import { init } from "${new URL("../mod.ts", import.meta.url)}";
+      await init({ backend: "wasm" });`,
+    ],
+    env: { LEVIN_THREADS: "many", NO_COLOR: "1" },
+    stderr: "piped",
+  }).output();
+  assert(!child.success);
+  assert(
+    new TextDecoder().decode(child.stderr).includes(
+      "Cannot start many threads (from LEVIN_THREADS)",
+    ),
+  );
+  await assertRejects(() => init({ backend: "abacus" as "cpu" }), DeviceError, '"wasm"');
+});
+
+testInDeno("a script that used several threads ends by itself, with no permission", async () => {
+  const script = `
+    import { init, randn } from "${new URL("../mod.ts", import.meta.url)}";
+    await init({ backend: "wasm", threads: 3 });
+    const a = randn([400, 400]);
+    for (let i = 0; i < 50; i++) a.matmul(a).dispose();
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    console.log((await a.matmul(a).data()).length);`;
+  const path = await Deno.makeTempFile({ suffix: ".ts" });
+  await Deno.writeTextFile(path, script);
+  try {
+    const child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "--no-prompt", "--no-check", path],
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const late = setTimeout(() => child.kill("SIGKILL"), 60_000);
+    const { success, stdout, stderr } = await child.output();
+    clearTimeout(late);
+    assert(success, new TextDecoder().decode(stderr));
+    assertEquals(new TextDecoder().decode(stdout).trim(), "160000");
+  } finally {
+    await Deno.remove(path);
+  }
+});
