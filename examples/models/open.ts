@@ -5,7 +5,8 @@ import type { Device } from "../../mod.ts";
 import { type LanguageModel, loadModel } from "../../src/models/mod.ts";
 import { Checkpoint } from "../demo/checkpoint.ts";
 import { UsageError } from "../demo/flags.ts";
-import { byteTokenizer, loadTokenizer, type TextTokenizer } from "./tokenizer.ts";
+import { byteTokenizer } from "./byte_tokenizer.ts";
+import { loadTokenizer, type TextTokenizer } from "./tokenizer.ts";
 
 /** A model and its tokenizer. */
 export interface OpenedModel {
