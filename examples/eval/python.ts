@@ -30,7 +30,9 @@ export function lengthOf(text: string): number {
 export function capitalize(text: string): string {
   const [first = ""] = text;
   const [capital = "", ...more] = first.toUpperCase();
-  return capital + more.join("").toLowerCase() + text.slice(first.length).toLowerCase();
+  // All of it, since a sigma at the end of a word has a small letter of its own.
+  const small = text.toLowerCase().slice(first.toLowerCase().length);
+  return capital + more.join("").toLowerCase() + small;
 }
 
 /** `random.Random(seed)`, as far as drawing samples goes. */
