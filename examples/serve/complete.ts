@@ -83,8 +83,11 @@ async function* completeOne(
     if (echo && log !== undefined) {
       log.add(...await tokenLikelihoods(model, context, { inputs, targets, top }));
     } else {
-      const { device } = model;
-      tidy(() => model.extend(context, tensor([inputs], { dtype: "i32", device }), { last: true }));
+      // A block, so that the logits are freed.
+      tidy(() => {
+        const ids = tensor([inputs], { dtype: "i32", device: model.device });
+        model.extend(context, ids, { last: true });
+      });
     }
   }
   if (echo) yield piece(request.text ?? tokenizer.decode(tokens), 0);
