@@ -1,9 +1,9 @@
 // `deno task eval`: scores a model on the tasks of the paper's benchmark as lm-evaluation-harness does, from
 // the tasks' own JSON or JSONL files. What has been answered is kept; run it again to go on.
 import { dirname } from "node:path";
-import progress from "cli-progress";
 import { chooseDevice } from "./demo/device.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
+import { progressBar } from "./demo/progress_bar.ts";
 import { hashOf, readSplits, type Split } from "./eval/documents.ts";
 import { ask, type Asked } from "./eval/prompts.ts";
 import { ResultsFile } from "./eval/results.ts";
@@ -128,15 +128,7 @@ async function answerAll(
   results: ResultsFile,
   answer: (asked: Asked) => Promise<Answered>,
 ): Promise<boolean> {
-  const bar = new progress.SingleBar({
-    format: "{bar} {value}/{total}  {name}  {eta_formatted} left",
-    barsize: 20,
-    hideCursor: true,
-    clearOnComplete: true,
-    gracefulExit: false,
-    noTTYOutput: !Deno.stderr.isTerminal(),
-    notTTYSchedule: 10_000,
-  }, progress.Presets.shades_classic);
+  const bar = progressBar("{bar} {value}/{total}  {name}  {eta_formatted} left");
   let interrupted = false;
   const interrupt = () => void (interrupted = true);
   Deno.addSignalListener("SIGINT", interrupt);

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { createHandler, type Handler, type ServeOptions } from "../examples/serve/server.ts";
 import { byteTokenizer } from "../examples/models/byte_tokenizer.ts";
 import { loadTokenizer, type TextTokenizer } from "../examples/models/tokenizer.ts";
-import { type Device } from "../mod.ts";
+import type { Device } from "../mod.ts";
 import { generate, type LanguageModel, loadModel, logLikelihoods } from "../src/models/mod.ts";
 import { bytePair } from "./byte_pair.ts";
 import { inFolder, llama, writeCheckpoint } from "./checkpoints.ts";
