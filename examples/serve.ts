@@ -1,5 +1,8 @@
 // `deno task serve`: a model behind OpenAI's completions API, so that its clients can write with it and
-// lm-evaluation-harness's `local-completions` can score it. Ctrl-C answers what has been asked, then ends.
+// lm-evaluation-harness can score it. Ctrl-C answers what has been asked, then ends.
+//
+//   lm_eval --tasks piqa --model local-completions --model_args \
+//     model=NAME,base_url=http://127.0.0.1:8000/v1/completions,tokenizer=FOLDER,batch_size=8
 import { basename, resolve } from "node:path";
 import { chooseDevice } from "./demo/device.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";

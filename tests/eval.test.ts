@@ -5,7 +5,14 @@ import { hashOf, readSplits } from "../examples/eval/documents.ts";
 import { ask, type Pair } from "../examples/eval/prompts.ts";
 import { capitalize, lengthOf, PythonRandom, strip, stripEnd } from "../examples/eval/python.ts";
 import { type Result, ResultsFile } from "../examples/eval/results.ts";
-import { answer, type Answered, encodePair, pooled, scoreOf } from "../examples/eval/scoring.ts";
+import {
+  answer,
+  type Answered,
+  encodePair,
+  judge,
+  pooled,
+  scoreOf,
+} from "../examples/eval/scoring.ts";
 import { TASKS } from "../examples/eval/tasks.ts";
 import { byteTokenizer } from "../examples/models/byte_tokenizer.ts";
 import { loadTokenizer, type TextTokenizer } from "../examples/models/tokenizer.ts";
@@ -291,6 +298,15 @@ testOnCpu(
       assertEquals(cut.truncated, 10);
     }),
 );
+
+test("acc_norm divides by characters: not by bytes, UTF-16 units or tokens, the space not among them", () => {
+  // −2 and −1.9 a character; with one more character, or two units or four bytes for 😀, the first would win.
+  const judged = (gold: number) => judge([-2, -5.7], ["😀", "rod"], gold);
+  assertEquals(judged(0), { acc: 1, acc_norm: 0 });
+  assertEquals(judged(1), { acc: 0, acc_norm: 1 });
+  // Of equals the first.
+  assertEquals(judge([-2, -2], ["a", "b"], 0), { acc: 1, acc_norm: 1 });
+});
 
 const answered = (acc: number): Answered => ({
   logLikelihoods: [],

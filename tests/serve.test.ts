@@ -1,6 +1,14 @@
 /** `deno task serve`, with a client that reads replies as lm-evaluation-harness's `local-completions` does. */
-import { assert, assertAlmostEquals, assertEquals, assertNotEquals } from "@std/assert";
+import {
+  assert,
+  assertAlmostEquals,
+  assertEquals,
+  assertNotEquals,
+  assertThrows,
+} from "@std/assert";
 import fc from "fast-check";
+import { RequestError } from "../examples/serve/errors.ts";
+import { type Place, Queue } from "../examples/serve/queue.ts";
 import { createHandler, type Handler, type ServeOptions } from "../examples/serve/server.ts";
 import { byteTokenizer } from "../examples/models/byte_tokenizer.ts";
 import { loadTokenizer, type TextTokenizer } from "../examples/models/tokenizer.ts";
@@ -425,6 +433,42 @@ testServed("so many requests and no more; who leaves makes room", async ({ handl
   assertEquals(device.memory().liveBytes, before);
   assertEquals((await handler(post({ ...asked, stream: false, max_tokens: 1 }))).status, 200);
 });
+
+test("a queue never has more at work than it should, and serves in order", () =>
+  fc.assert(fc.asyncProperty(
+    fc.integer({ min: 1, max: 3 }),
+    fc.integer({ min: 0, max: 3 }),
+    fc.array(fc.nat(9), { maxLength: 40 }),
+    async (atWork, waiting, steps) => {
+      const queue = new Queue({ atWork, waiting });
+      const places: { place: Place; number: number }[] = [];
+      const started: number[] = [];
+      for (const [number, step] of steps.entries()) {
+        if (step < 5) {
+          if (places.length === atWork + waiting) {
+            assertThrows(() => queue.join(), RequestError, "waiting already");
+            continue;
+          }
+          const place = queue.join();
+          place.turn().then(() => started.push(number));
+          places.push({ place, number });
+        } else {
+          // One that is at work leaves, twice as all may.
+          const working = places.filter(({ number }) => started.includes(number));
+          const one = working[step % Math.max(working.length, 1)];
+          if (one === undefined) continue;
+          places.splice(places.indexOf(one), 1);
+          one.place[Symbol.dispose]();
+          one.place[Symbol.dispose]();
+        }
+        await new Promise<void>((resolve) => queueMicrotask(() => queueMicrotask(resolve)));
+        const working = places.filter(({ number }) => started.includes(number));
+        assertEquals(working.length, Math.min(atWork, places.length));
+        assertEquals(queue.taken, places.length);
+        assertEquals(started, started.toSorted((a, b) => a - b));
+      }
+    },
+  )));
 
 testServed("a request that fails harms no other", async ({ tokenizer, handlerOf, errors }) => {
   const failing: TextTokenizer = {

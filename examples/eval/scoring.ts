@@ -68,10 +68,19 @@ export async function answer(
     logLikelihoods: sums,
     isGreedy: found.map(({ isGreedy }) => isGreedy),
     gold,
-    acc: Number(largest(sums) === gold),
-    acc_norm: Number(largest(sums.map((sum, i) => sum / lengthOf(answers[i]))) === gold),
+    ...judge(sums, answers, gold),
     ...(truncated > 0 ? { truncated } : {}),
   };
+}
+
+/** Whether the right answer has the largest log-likelihood, and the largest one a character: 1 or 0. */
+export function judge(
+  sums: readonly number[],
+  answers: readonly string[],
+  gold: number,
+): Record<Metric, number> {
+  const normed = sums.map((sum, i) => sum / lengthOf(answers[i]));
+  return { acc: Number(largest(sums) === gold), acc_norm: Number(largest(normed) === gold) };
 }
 
 /** The number of the first of the largest values. */
