@@ -486,6 +486,36 @@ test("`deno task eval`, killed at any moment, goes on to the same results", () =
     assert(text(other.stderr).includes("seed was 1234 and is 5"), text(other.stderr));
   }));
 
+test("`deno task eval` scores the demo's own checkpoint, byte by byte", () =>
+  inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/text.txt`, "one fish two fish ".repeat(400));
+    const sizes = "--size 16 --layers 2 --heads 2 --inner 24 --batch 2 --context 32 --backend cpu";
+    const rest = "--steps 60 --samples 1 --generate 1 --learning-rate 0.02";
+    const files = ["--text", `${folder}/text.txt`, "--out", `${folder}/runs`];
+    const demo = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["run", "-A", "--no-check", "examples/demo.ts"],
+        ...`${sizes} ${rest}`.split(" "),
+        ...files,
+      ],
+      cwd: ROOT,
+    }).output();
+    assertEquals(demo.code, 0, new TextDecoder().decode(demo.stderr));
+    const [fish, other] = ["fish", "zzzz"];
+    const rows = [0, 1].map((label) => ({
+      question_stem: "one fish two",
+      choices: { text: label === 0 ? [fish, other] : [other, fish], label: ["A", "B"] },
+      answerKey: "AB"[label],
+    }));
+    await Deno.writeTextFile(`${folder}/task.json`, JSON.stringify(rows));
+    const { code, stdout, stderr } = await evaluate([
+      ...["--model", `${folder}/runs/checkpoint.safetensors`],
+      ...["--tasks", `openbookqa=${folder}/task.json`, "--results", `${folder}/results.jsonl`],
+    ]).output();
+    assertEquals(code, 0, new TextDecoder().decode(stderr));
+    assert(/openbookqa +acc +1\.0000 +0\.0000 +2\n/.test(new TextDecoder().decode(stdout)));
+  }));
+
 test("mistakes on the command line are one line", async () => {
   const cases: [string[], string][] = [
     [[], "expected --model and --tasks"],
