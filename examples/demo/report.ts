@@ -3,8 +3,8 @@
  * written.
  */
 import asciichart from "asciichart";
-import progress from "cli-progress";
 import * as echarts from "echarts";
+import { progressBar } from "./progress_bar.ts";
 import type { GenerateOptions, LanguageModel } from "../../src/models/mod.ts";
 import { BITS } from "./text.ts";
 import { written, type WrittenOptions } from "./writing.ts";
@@ -14,16 +14,9 @@ import { written, type WrittenOptions } from "./writing.ts";
  * alone, as a line every few seconds.
  */
 export class ProgressBar {
-  readonly #bar = new progress.SingleBar({
-    format: "{bar} {value}/{total}  loss {loss}  {bits} bits/byte  {rate} tokens/s  {left} left",
-    barsize: 20,
-    hideCursor: true,
-    clearOnComplete: true,
-    // Ctrl-C is the demo's to answer; a handler of the bar's would keep the process alive.
-    gracefulExit: false,
-    noTTYOutput: !Deno.stderr.isTerminal(),
-    notTTYSchedule: 10_000,
-  }, progress.Presets.shades_classic);
+  readonly #bar = progressBar(
+    "{bar} {value}/{total}  loss {loss}  {bits} bits/byte  {rate} tokens/s  {left} left",
+  );
   readonly #began = performance.now();
   readonly #start: number;
   #drawn = { lines: 0, at: -Infinity };

@@ -10,6 +10,8 @@ export interface TextTokenizer {
   encode(text: string, options?: { special?: boolean }): number[];
   /** The text of tokens, without special ones; bytes that are no UTF-8 become U+FFFD. */
   decode(tokens: readonly number[]): string;
+  /** The token that begins a text, if there is one. */
+  readonly beginOfText?: number;
   /** The token that ends a text, if there is one. */
   readonly endOfText?: number;
 }
@@ -29,8 +31,12 @@ export async function loadTokenizer(folder: string): Promise<TextTokenizer> {
   } catch (cause) {
     throw new FormatError(`${folder}/tokenizer.json is not a tokenizer that is known`, { cause });
   }
-  const { eos_token: end } = settings as { eos_token?: string | { content?: string } };
-  const name = typeof end === "string" ? end : end?.content;
+  const tokenNamed = (setting: string): number | undefined => {
+    const named =
+      (settings as Record<string, undefined | null | string | { content?: string }>)[setting];
+    const name = typeof named === "string" ? named : named?.content;
+    return name === undefined ? undefined : tokenizer.token_to_id(name);
+  };
   return {
     encode: (text, { special = true } = {}) =>
       tokenizer.encode(text, { add_special_tokens: special }).ids,
@@ -40,7 +46,8 @@ export async function loadTokenizer(folder: string): Promise<TextTokenizer> {
         skip_special_tokens: true,
         clean_up_tokenization_spaces: false,
       }),
-    endOfText: name === undefined ? undefined : tokenizer.token_to_id(name),
+    beginOfText: tokenNamed("bos_token"),
+    endOfText: tokenNamed("eos_token"),
   };
 }
 

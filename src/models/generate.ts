@@ -29,6 +29,8 @@ export interface GenerateOptions extends Omit<SampleOptions, "random"> {
  *
  * @param options.context What came before the prompt. It is brought up to date in place: in the end it has
  * seen the prompt and all that was written but the last token. To keep a prefix, pass `prefix.select([0])`.
+ * @param options.onLogits Sees the logits that each token is drawn from, float32 [vocabulary], before it is
+ * drawn.
  *
  * @example
  * ```ts
@@ -45,7 +47,10 @@ export interface GenerateOptions extends Omit<SampleOptions, "random"> {
 export async function* generate(
   model: LanguageModel,
   prompt: readonly number[],
-  { context, ...options }: GenerateOptions & { context?: Context } = {},
+  { context, onLogits, ...options }: GenerateOptions & {
+    context?: Context;
+    onLogits?: (logits: Float32Array) => void;
+  } = {},
 ): AsyncGenerator<number, void, void> {
   check(model, [prompt], options);
   using own = context === undefined ? model.start() : undefined;
@@ -58,7 +63,9 @@ export async function* generate(
   if (maxTokens === 0) return;
   let logits = prefill(model, seen, prompt, options);
   for (;;) {
-    yield writer.next(await read(logits));
+    const row = await read(logits);
+    onLogits?.(row);
+    yield writer.next(row);
     if (writer.ended) return;
     logits = step(model, seen, [writer.last]);
   }

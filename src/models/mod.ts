@@ -7,6 +7,16 @@
 import "../ops/mod.ts";
 
 export { type BatchToken, generate, generateBatch, type GenerateOptions } from "./generate.ts";
+export {
+  type Continuation,
+  type ContinuationLikelihood,
+  type LikelihoodOptions,
+  logLikelihoods,
+  type TokenLikelihood,
+  tokenLikelihood,
+  tokenLikelihoods,
+  type TokenProbability,
+} from "./likelihood.ts";
 export { sample, type SampleOptions } from "./sample.ts";
 export { Context, type ContextOptions, LanguageModel, type ModelConfig } from "./language_model.ts";
 export {
