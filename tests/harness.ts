@@ -186,3 +186,7 @@ export function sumsOf(matrices: number[][][], members: number): number[] {
   }
   return sums;
 }
+
+// Mesa's software driver is unloaded at exit while its threads still work, which once in a while ends the process
+// by a signal after all tests have passed; without a device they have nothing to do.
+globalThis.addEventListener?.("unload", () => webgpu?.destroy());
