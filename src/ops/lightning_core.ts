@@ -462,7 +462,7 @@ function planJob(
 
 /** Scratch memory that a call may take, as a share of its operands, and at least so many bytes. */
 const SCRATCH_SHARE = 1 / 8;
-const LEAST_SCRATCH = 2 ** 28;
+const LEAST_SCRATCH = 150 * 2 ** 20;
 /** Workgroups that walk over states side by side: two for each processor of a large GPU. */
 const WALKERS = 256;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
