@@ -40,19 +40,25 @@ export interface SoftmaxGradients {
   q: number[][];
   k: number[][];
   v: number[][];
+  /** What dq and dk are sums and differences of, all with one sign: rounding is relative to these. */
+  terms: { q: number[][]; k: number[][] };
 }
 
 /** The gradients of Σ o · g. */
 export function attendSoftmaxGradients(head: SoftmaxHead, g: number[][]): SoftmaxGradients {
   const { q, k, v, scale } = head;
   const like = (rows: number[][]) => zeroMatrix(rows.length, rows[0]?.length ?? 0);
-  const result = { q: like(q), k: like(k), v: like(v) };
+  const result = { q: like(q), k: like(k), v: like(v), terms: { q: like(q), k: like(k) } };
+  const sizes = (a: number[]) => a.map(Math.abs);
   q.forEach((query, i) => {
     const p = weightsOf(head, i);
     const products = p.map((_, j) => dot(g[i], v[j]));
     const mean = dot(p, products);
     p.forEach((weight, j) => {
       const ds = weight * (products[j] - mean);
+      const term = Math.abs(scale) * weight * (dot(sizes(g[i]), sizes(v[j])) + Math.abs(mean));
+      k[j].forEach((x, c) => result.terms.q[i][c] += term * Math.abs(x));
+      query.forEach((x, c) => result.terms.k[j][c] += term * Math.abs(x));
       k[j].forEach((x, c) => result.q[i][c] += scale * ds * x);
       query.forEach((x, c) => result.k[j][c] += scale * ds * x);
       g[i].forEach((x, c) => result.v[j][c] += weight * x);

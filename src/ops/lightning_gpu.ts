@@ -1,0 +1,209 @@
+/**
+ * How WebGPU runs lightning_core.ts's operator: what its kernels are given, and in which order they go.
+ *
+ * @module
+ */
+import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
+import { bytesOf } from "../dtype.ts";
+import decays from "../../shaders/decays.wgsl" with { type: "text" };
+import keys from "../../shaders/keys.wgsl" with { type: "text" };
+import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
+import scanText from "../../shaders/lightning_scan.wgsl" with { type: "text" };
+import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
+import { contiguousStrides, sizeOf } from "../shape.ts";
+import type { LightningOptions } from "./lightning_core.ts";
+import { LONGEST_CHUNK, positionsDispatch } from "./lightning_positions.ts";
+import { grid } from "./pointwise_program.ts";
+import {
+  elements,
+  placesOf,
+  results,
+  stepsOf,
+  tilesAlong,
+  tilesOf,
+  tiling,
+  withBlocks,
+  withScores,
+  withTiles,
+} from "./tiles.ts";
+
+const statesShader = withTiles(keys, decays, statesText);
+const scanShader = withBlocks(`${decays}\n${scanText}`);
+const outputsShader = withScores(decays, outputsText);
+
+/** Scratch memory that a call may take, as a share of its operands, and at least so many bytes. */
+const SCRATCH_SHARE = 1 / 8;
+const LEAST_SCRATCH = 150 * 2 ** 20;
+/** Workgroups that walk over states side by side: two for each processor of a large GPU. */
+const WALKERS = 256;
+/** The fewest chunks of a segment, so that what each segment costs is shared. */
+const LEAST_SEGMENT = 4;
+
+/** Bytes of scratch memory that a chunk of every head takes. */
+function scratchOfAChunk(heads: number, chunk: number, area: number): number {
+  return heads * (4 * area + 8 * (chunk + 2));
+}
+
+/** The least scratch memory that a call can do with. */
+export function leastScratch(k: View, v: View, { blockSize }: LightningOptions): number {
+  const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(k.shape[3], 1));
+  return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, k.shape[4] * v.shape[4]);
+}
+
+/** How the GPU goes about a sequence. */
+function passesOf(
+  inputs: readonly View[],
+  out: View,
+  blockSize: number,
+  bindingBytes: number,
+): { chunk: number; segment: number; segments: number } {
+  const [q, k, v] = inputs;
+  const [n, d] = k.shape.slice(3);
+  const e = v.shape[4];
+  const heads = sizeOf(k.shape.slice(0, 3));
+  const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
+  const operands = [q, k, v, out].reduce((sum, t) => sum + sizeOf(t.shape) * bytesOf(t.dtype), 0);
+  const budget = Math.min(Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH), bindingBytes);
+  const chunks = Math.ceil(Math.max(n, 1) / chunk);
+  const affordable = Math.floor(budget / scratchOfAChunk(heads, chunk, d * e)) - 1;
+  // Passes as even as they can be.
+  const atOnce = Math.ceil(chunks / Math.ceil(chunks / Math.max(1, affordable)));
+  const walkers = heads * Math.ceil(d / 64) * tilesAlong(e);
+  const wanted = Math.ceil(atOnce / Math.ceil(WALKERS / Math.max(1, walkers)));
+  const segment = Math.min(atOnce, Math.max(LEAST_SEGMENT, wanted));
+  return { chunk, segment, segments: Math.ceil(atOnce / segment) };
+}
+
+/**
+ * The GPU, a stretch of every head in each pass, so that the states in between need little memory: the states
+ * before all chunks, then all outputs at once. Where there are too few heads to occupy a GPU, segments of the
+ * stretch are walked side by side, and a scan finds the states before them. `second` are the queries of a
+ * {@linkcode lightningPair} and their outputs.
+ */
+export function plan(
+  [q, k, v, g, initial]: View[],
+  [out, last]: View[],
+  { alpha, beta, decayAfter, blockSize }: LightningOptions,
+  context: GpuContext,
+  second?: { readonly q: View; readonly out: View },
+): Dispatch[] {
+  const [b, groups, members, n, d] = k.shape;
+  const heads = b * groups * members;
+  const e = v.shape[4];
+  const { chunk, segment, ...most } = passesOf([q, k, v], out, blockSize, context.bindingBytes);
+  const length = chunk * segment * most.segments;
+  const segmented = most.segments > 1 || n === 0;
+  const chunksAtOnce = segment * most.segments;
+  const positions = context.scratch(2 * heads * chunksAtOnce * (chunk + 1));
+  const totals = context.scratch(2 * heads * (chunksAtOnce + most.segments));
+  const states = context.scratch(heads * most.segments * (segment + 1) * d * e);
+  const passes = Math.max(1, Math.ceil(n / length));
+  const carried = [0, 1].slice(0, segmented ? passes - 1 : 0).map((): View => {
+    const shape = [b, groups, members, d, e];
+    return { ...context.scratch(sizeOf(shape)), shape, strides: contiguousStrides(shape) };
+  });
+  const fours = e % 4 === 0;
+  const dispatches: Dispatch[] = [];
+  for (let pass = 0; pass < passes; pass++) {
+    const isLast = pass === passes - 1;
+    const start = pass * length;
+    const rows = Math.min(length, n - start);
+    const chunks = Math.ceil(rows / chunk);
+    const segments = Math.ceil(chunks / segment);
+    const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, start, rows));
+    const before = pass === 0 ? initial : segmented ? carried[(pass - 1) % 2] : undefined;
+    const after = isLast ? last : carried[pass % 2];
+    const walks = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
+    const elementsOfState = heads * d * e / (fours ? 4 : 1);
+    dispatches.push(
+      positionsDispatch(gs, positions, chunk, decayAfter, context),
+      {
+        label: "states",
+        shader: statesShader,
+        constants: {
+          ...elements({ k: ks, v: vs }),
+          ...(fours && {
+            IN_FOURS: true,
+            ResultElement: "vec4f",
+            four_results: "values",
+            stored: "out[at / 4u]",
+          }),
+          ...tiling(context, d, e, 64),
+          HAS_INITIAL: !segmented && before !== undefined,
+          GOES_ON: !segmented && pass > 0,
+        },
+        bindings: [ks, vs, positions, states, totals, before ?? positions],
+        params: [
+          ...placesOf(ks, vs),
+          ...[groups, members, rows, d, e, chunk, chunks, segment, segments, walks],
+          ...[floatBits(beta), (before ?? last).strides[4], (before ?? last).offset, 0, 0, 0],
+          ...stepsOf(before ?? last).slice(0, 4),
+        ],
+        workgroups: grid(walks, context),
+      },
+    );
+    if (segmented || isLast) {
+      dispatches.push({
+        label: "scan",
+        shader: scanShader,
+        constants: {
+          HAS_INITIAL: before !== undefined,
+          WALKED: !segmented,
+          ...(fours && {
+            Element: "vec4f",
+            IN_FOURS: true,
+            initial_at: "vec4f(initial[at], initial[at + step], initial[at + 2u * step], " +
+              "initial[at + 3u * step])",
+            four_of: "values",
+          }),
+        },
+        bindings: [states, totals, before ?? totals, after],
+        params: [
+          ...placesOf(before ?? after, after),
+          ...[groups, members, d, e, chunks, segment, segments, elementsOfState],
+        ],
+        workgroups: grid(Math.ceil(elementsOfState / 256), context),
+      });
+    }
+    const readers = [{ q: qs, k: ks, v: vs, out: outs, turned: false }];
+    if (second !== undefined) {
+      const [q, out] = [second.q, second.out].map((view) => slice(view, start, rows));
+      readers.push({ q, k: vs, v: ks, out, turned: true });
+    }
+    for (const { q, k, v, out, turned } of readers) {
+      const [d, e] = [k.shape[4], v.shape[4]];
+      const reads = heads * chunks * tilesOf(chunk, e);
+      dispatches.push({
+        label: "outputs",
+        shader: outputsShader,
+        constants: {
+          ...elements({ q, k, v }),
+          ...(fours && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
+          ...results(out),
+          ...tiling(context, d, e),
+          HAS_INITIAL: before !== undefined || pass > 0,
+          SEGMENTED: segmented,
+          STATE_TURNED: turned,
+          ONE_BLOCK: chunk <= 64 && !context.software,
+        },
+        bindings: [k, v, q, positions, states, totals, out],
+        params: [
+          ...placesOf(k, v, q, out),
+          ...[groups, members, rows, d, e, chunk, chunks, segment, segments, reads],
+          ...[floatBits(alpha), floatBits(beta)],
+        ],
+        workgroups: grid(reads, context),
+      });
+    }
+  }
+  return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
+}
+
+/** Some rows of a view. */
+function slice(view: View, start: number, rows: number): View {
+  return {
+    ...view,
+    shape: view.shape.with(3, rows),
+    offset: view.offset + start * view.strides[3],
+  };
+}
