@@ -189,9 +189,11 @@ fn main(
     total = capped(plus(total, whole));
     sums = Sums();
     for (var depth = 0u; depth < rows; depth += DEPTH) {
-      let weight = select(0.0, params.source_scale, depth + across < rows) * decay_between(place_of(asked.position), end);
-      let weight_after = select(0.0, params.source_scale, depth + across + 8u < rows) *
-        decay_between(place_of(asked.position_after), end);
+      // Selected, since the next chunk's rows may stand where the exponential is ∞, and 0 · ∞ is NaN.
+      let decayed = params.source_scale * decay_between(place_of(asked.position), end);
+      let decayed_after = params.source_scale * decay_between(place_of(asked.position_after), end);
+      let weight = select(0.0, decayed, depth + across < rows);
+      let weight_after = select(0.0, decayed_after, depth + across + 8u < rows);
       put_left_terms(thread, along, weight * asked.k, weight_after * asked.k_after);
       put_right_terms(thread, along, asked.v, asked.v_after);
       if (WIDE) { put_right_terms(thread, along + 16u, asked.v_right, asked.v_right_after); }

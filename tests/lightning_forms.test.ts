@@ -54,6 +54,9 @@ const sizes = fc.record({
   strongest: fc.constantFrom(0.01, 1, 50),
 });
 
+/** Decays of far more than 88 between the rows of two chunks: a kernel that weighed the next one's made NaN. */
+const DECAYS_FAR = { b: 1, h: 1, n: 55, d: 1, e: 1, blockSize: 5, seed: 0, strongest: 50 };
+
 testOnBackends("a decay of every token's own, and its gradient, equal the naive form", async () => {
   await fc.assert(
     fc.asyncProperty(sizes, async ({ b, h, n, d, e, blockSize, seed, strongest }) => {
@@ -89,7 +92,7 @@ testOnBackends("a decay of every token's own, and its gradient, equal the naive 
       );
       await assertNear(initialState.grad!, gradients.flatMap((r) => r.initial.flat()), 1e-4, "dS");
     }),
-    RUNS,
+    { ...RUNS, examples: [[DECAYS_FAR]] },
   );
 });
 
