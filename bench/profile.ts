@@ -1,15 +1,16 @@
-// Where the time of attention goes, kernel by kernel, by timestamp queries:
+// Where the time of attention goes, kernel by kernel, by timestamp queries of many calls in a row:
 // `deno run -A bench/profile.ts [--trace FILE]`, the trace for chrome://tracing.
 import { parseArgs } from "@std/cli/parse-args";
 import {
   flashAttention,
   init,
   lightningAttention,
-  type Profile,
+  noGrad,
   type Tensor,
   tidy,
   uniform,
 } from "../mod.ts";
+import { type CallTimes, timesOf } from "./timing.ts";
 
 const { trace } = parseArgs(Deno.args, { string: ["trace"] });
 const device = await init({ backend: "webgpu" });
@@ -17,11 +18,10 @@ console.log(device.describe());
 const small = device.software;
 const [batch, heads, d] = small ? [1, 2, 64] : [4, 32, 128];
 
-/** The median by time of a few profiles, after one call that compiles. */
-async function median(fn: () => Promise<Profile>): Promise<Profile> {
-  const profiles: Profile[] = [];
-  for (let i = 0; i < 6; i++) profiles.push(await fn());
-  return profiles.slice(1).sort((a, b) => a.ms - b.ms)[2];
+/** A line for the whole of a call, and one for each of its kernels. */
+function show(what: string, { ms, kernels }: CallTimes): void {
+  console.log(`\n${what}: ${ms.toFixed(3)} ms`);
+  for (const [name, ms] of kernels) console.log(`  ${name}: ${ms.toFixed(3)} ms`);
 }
 
 type Attention = (q: Tensor, k: Tensor, v: Tensor) => Tensor;
@@ -40,17 +40,27 @@ for (const [name, attend, lengths] of forms) {
         uniform([batch, heads, n, d], { seed, dtype, low: -1, requiresGrad: true });
       const [q, k, v] = [1, 2, 3].map(draw);
       const shape = `batch ${batch}, heads ${heads}, d ${d}, n ${n}, ${dtype}`;
-      const forward = await median(() => device.profile(() => tidy(() => void attend(q, k, v))));
-      console.log(`\n${name} forward, ${shape}\n${forward}`);
-      const backward = await median(async () => {
+      show(
+        `${name} forward, ${shape}`,
+        await timesOf(device, () => tidy(() => noGrad(() => void attend(q, k, v)))),
+      );
+      // A loss for every timed call, and one for the call that compiles.
+      const calls = 6;
+      const losses = Array.from({ length: calls + 1 }, () => tidy(() => attend(q, k, v).sum()));
+      const backward = () => {
+        const loss = losses.pop()!;
+        loss.backward();
+        loss.dispose();
+        for (const t of [q, k, v]) t.grad = null;
+      };
+      show(`${name} backward, ${shape}`, await timesOf(device, backward, calls));
+      if (trace !== undefined) {
         const loss = tidy(() => attend(q, k, v).sum());
         const profile = await device.profile(() => loss.backward());
         loss.dispose();
         for (const t of [q, k, v]) t.grad = null;
-        return profile;
-      });
-      console.log(`\n${name} backward, ${shape}\n${backward}`);
-      if (trace !== undefined) await Deno.writeTextFile(trace, backward.toChromeTrace());
+        await Deno.writeTextFile(trace, profile.toChromeTrace());
+      }
       [q, k, v].forEach((t) => t.dispose());
       device.trim();
     }
