@@ -20,8 +20,8 @@ import {
   attend,
   attendGradients,
   type Head,
-  type HeadGradients,
-  type HeadResult,
+  type HeadGradientSums,
+  type HeadSums,
 } from "./oracle.ts";
 
 interface Problem {
@@ -99,8 +99,8 @@ async function headsOf(problem: Problem, inputs: Inputs): Promise<Head[]> {
   }));
 }
 
-const flatten = (heads: HeadResult[], key: keyof HeadResult) => heads.flatMap((r) => r[key].flat());
-const flattenGradients = (heads: HeadGradients[], key: "q" | "k" | "v" | "initial") =>
+const flatten = (heads: HeadSums[], key: keyof HeadSums) => heads.flatMap((r) => r[key].flat());
+const flattenGradients = (heads: HeadGradientSums[], key: "q" | "k" | "v" | "initial") =>
   heads.flatMap((r) => r[key].flat());
 
 const tolerance = ({ dtype }: Problem, exact: number) => dtype === "f16" ? 5e-3 : exact;
@@ -112,8 +112,10 @@ testOnBackends("outputs and states equal the naive quadratic form in float64", a
       const { output, state } = run(problem, inputs);
       assertEquals([output.dtype, state.dtype], [problem.dtype, "f32"]);
       const expected = (await headsOf(problem, inputs)).map(attend);
-      await assertNear(output, flatten(expected, "o"), tolerance(problem, 1e-5), "output");
-      await assertNear(state, flatten(expected, "state"), 1e-5, "state");
+      const terms = expected.map((result) => result.terms);
+      const within = tolerance(problem, 1e-5);
+      await assertNear(output, flatten(expected, "o"), within, "output", flatten(terms, "o"));
+      await assertNear(state, flatten(expected, "state"), 1e-5, "state", flatten(terms, "state"));
     }),
     { numRuns: 40 },
   );
@@ -135,7 +137,9 @@ testOnBackends("all gradients equal those of the naive form, states' included", 
       for (const name of ["q", "k", "v", ...(withState ? ["initial"] : [])] as const) {
         const key = name as "q" | "k" | "v" | "initial";
         const within = key === "initial" ? 1e-4 : tolerance(problem, 1e-4);
-        await assertNear(inputs[key].grad!, flattenGradients(expected, key), within, `d${key}`);
+        const terms = flattenGradients(expected.map((result) => result.terms), key);
+        const values = flattenGradients(expected, key);
+        await assertNear(inputs[key].grad!, values, within, `d${key}`, terms);
       }
       for (const t of Object.values(inputs)) t.grad = null;
     }),

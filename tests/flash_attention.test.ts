@@ -27,7 +27,12 @@ import {
   testOnBackends,
   testOnCpu,
 } from "./harness.ts";
-import { attendSoftmax, attendSoftmaxGradients, type SoftmaxHead } from "./softmax_oracle.ts";
+import {
+  attendSoftmax,
+  attendSoftmaxGradients,
+  type SoftmaxHead,
+  softmaxTerms,
+} from "./softmax_oracle.ts";
 
 interface Problem {
   b: number;
@@ -105,7 +110,8 @@ async function check(problem: Problem): Promise<void> {
   o.backward({ gradient: g });
   const heads = await headsOf(problem, inputs);
   const expected = heads.flatMap((head) => attendSoftmax(head, e));
-  await assertNear(o, expected.flat(), within(problem, 1e-5), "o");
+  const sizes = heads.flatMap((head) => softmaxTerms(head, e));
+  await assertNear(o, expected.flat(), within(problem, 1e-5), "o", sizes.flat());
   const gs = await matricesOf(g);
   const gradients = heads.map((head, i) => attendSoftmaxGradients(head, gs[i]));
   const queries = gradients.flatMap((one) => one.q.flat());
@@ -117,7 +123,7 @@ async function check(problem: Problem): Promise<void> {
   for (const name of ["k", "v"] as const) {
     if (name === "k" && alone) continue;
     const sums = sumsOf(gradients.map((one) => one[name]), members);
-    const terms = name === "v" ? undefined : sumsOf(gradients.map((one) => one.terms.k), members);
+    const terms = sumsOf(gradients.map((one) => one.terms[name]), members);
     await assertNear(inputs[name].grad!, sums, exact, `d${name}`, terms);
   }
   for (const t of Object.values(inputs)) t.grad = null;

@@ -14,7 +14,7 @@ import {
   tensor,
 } from "../mod.ts";
 import { assertNear, matricesOf, testOnBackends, testOnCpu } from "./harness.ts";
-import { attend, attendGradients } from "./oracle.ts";
+import { attend, attendGradients, type HeadGradientSums, type HeadSums } from "./oracle.ts";
 
 const problems = fc.record({
   b: fc.integer({ min: 1, max: 2 }),
@@ -45,12 +45,17 @@ testOnBackends("outputs and gradients equal the naive quadratic form in float64"
         scale: 0.5,
         initial: none,
       }));
+      const results = heads.map(attend);
       const gradients = heads.map((head, i) => attendGradients(head, gs[i], none));
       const most = dtype === "f16" ? [5e-3, 5e-3] : [1e-5, 1e-4];
-      await assertNear(o, heads.flatMap((head) => attend(head).o.flat()), most[0], "o");
-      await assertNear(q.grad!, gradients.flatMap((r) => r.q.flat()), most[1], "dq");
-      await assertNear(k.grad!, gradients.flatMap((r) => r.k.flat()), most[1], "dk");
-      await assertNear(v.grad!, gradients.flatMap((r) => r.v.flat()), most[1], "dv");
+      const all = (sums: HeadSums[]) => sums.flatMap((r) => r.o.flat());
+      await assertNear(o, all(results), most[0], "o", all(results.map((r) => r.terms)));
+      for (const [name, t] of Object.entries({ q, k, v })) {
+        const all = (sums: HeadGradientSums[]) =>
+          sums.flatMap((r) => r[name as "q" | "k" | "v"].flat());
+        const terms = all(gradients.map((r) => r.terms));
+        await assertNear(t.grad!, all(gradients), most[1], `d${name}`, terms);
+      }
     }),
     { numRuns: 10 },
   );

@@ -4,6 +4,9 @@
  *
  *     o_t = scale · (Σ_{s ≤ t} w_ts (q_t · k_s) v_s + w_t0 q_t S_0),   w_ts = exp(c_t − c_s), c_t = Σ_{u ≤ t} g_u
  *     S_n = Σ_s w_ns k_sᵀ v_s + w_n0 S_0
+ *
+ * Beside each result stand its terms: the same sums over absolute values. Where terms cancel, a result is
+ * smaller than they are, and rounding is relative to them.
  */
 
 /** One head of one sequence: rows of numbers. */
@@ -17,17 +20,25 @@ export interface Head {
   initial: number[][];
 }
 
-export interface HeadResult {
+export interface HeadSums {
   o: number[][];
   state: number[][];
 }
 
-export interface HeadGradients {
+export interface HeadResult extends HeadSums {
+  terms: HeadSums;
+}
+
+export interface HeadGradientSums {
   q: number[][];
   k: number[][];
   v: number[][];
   g: number[];
   initial: number[][];
+}
+
+export interface HeadGradients extends HeadGradientSums {
+  terms: HeadGradientSums;
 }
 
 export function zeroMatrix(rows: number, columns: number): number[][] {
@@ -41,7 +52,19 @@ function cumulative(g: number[]): number[] {
   return g.map((x) => sum += x);
 }
 
-export function attend({ q, k, v, g, scale, initial }: Head): HeadResult {
+const sizes = (rows: number[][]) => rows.map((row) => row.map(Math.abs));
+
+/** The head of which all terms of all sums are positive. */
+function absolute({ q, k, v, g, scale, initial }: Head): Head {
+  const all = { q: sizes(q), k: sizes(k), v: sizes(v), initial: sizes(initial) };
+  return { ...all, g, scale: Math.abs(scale) };
+}
+
+export function attend(head: Head): HeadResult {
+  return { ...sums(head), terms: sums(absolute(head)) };
+}
+
+function sums({ q, k, v, g, scale, initial }: Head): HeadSums {
   const [n, d, e] = [g.length, initial.length, initial[0].length];
   const c = cumulative(g);
   const o = zeroMatrix(n, e);
@@ -67,6 +90,17 @@ export function attend({ q, k, v, g, scale, initial }: Head): HeadResult {
 
 /** The gradients of Σ o · go + Σ S_n · gs. */
 export function attendGradients(head: Head, go: number[][], gs: number[][]): HeadGradients {
+  const terms = gradientSums(absolute(head), sizes(go), sizes(gs), 1);
+  return { ...gradientSums(head, go, gs, -1), terms };
+}
+
+/** `sign` is that of what is subtracted: −1, or 1 to add it up as well. */
+function gradientSums(
+  head: Head,
+  go: number[][],
+  gs: number[][],
+  sign: number,
+): HeadGradientSums {
   const { q, k, v, g, scale, initial } = head;
   const [n, d, e] = [g.length, initial.length, initial[0].length];
   const c = cumulative(g);
@@ -88,7 +122,7 @@ export function attendGradients(head: Head, go: number[][], gs: number[][]): Hea
       }
       for (let j = 0; j < e; j++) result.v[s][j] += weight * qk * go[t][j];
       dc[t] += weight * qk * gv;
-      dc[s] -= weight * qk * gv;
+      dc[s] += sign * weight * qk * gv;
     }
     const fromStart = scale * Math.exp(c[t]);
     const toEnd = Math.exp(c[n - 1] - c[t]);
@@ -101,7 +135,7 @@ export function attendGradients(head: Head, go: number[][], gs: number[][]): Hea
         result.v[t][j] += toEnd * gs[i][j] * k[t][i];
         const part = toEnd * gs[i][j] * k[t][i] * v[t][j];
         dc[n - 1] += part;
-        dc[t] -= part;
+        dc[t] += sign * part;
       }
     }
   }

@@ -20,8 +20,8 @@ import {
   zeros,
 } from "../mod.ts";
 import { assertNear, matricesOf, sumsOf, testOnBackends, testOnCpu } from "./harness.ts";
-import { attend, attendGradients, type Head, zeroMatrix } from "./oracle.ts";
-import { attendSoftmax, attendSoftmaxGradients } from "./softmax_oracle.ts";
+import { attend, attendGradients, type Head, type HeadSums, zeroMatrix } from "./oracle.ts";
+import { attendSoftmax, attendSoftmaxGradients, softmaxTerms } from "./softmax_oracle.ts";
 
 const RUNS = { numRuns: 15 };
 
@@ -54,21 +54,22 @@ function inputsOf({ b, groups, members, n, d, e, seed }: Problem, m = n): Tensor
   return [leaf(groups * members, n, d, 0), leaf(groups, m, d, 1), leaf(groups, m, e, 2)];
 }
 
-interface Gradients {
-  q: number[][];
-  k: number[][];
-  v: number[][];
-}
+type Sums = Record<"q" | "k" | "v", number[][]>;
+type Gradients = Sums & { terms: Sums };
 
 async function assertGradients(
   [q, k, v]: Tensor[],
   expected: Gradients[],
   members: number,
 ): Promise<void> {
-  await assertNear(q.grad!, expected.flatMap((one) => one.q.flat()), 1e-4, "dq");
-  await assertNear(k.grad!, sumsOf(expected.map((one) => one.k), members), 1e-4, "dk");
-  await assertNear(v.grad!, sumsOf(expected.map((one) => one.v), members), 1e-4, "dv");
-  for (const t of [q, k, v]) t.grad = null;
+  const terms = expected.map((one) => one.terms);
+  const sharers = { q: 1, k: members, v: members };
+  for (const [name, t] of Object.entries({ q, k, v })) {
+    const key = name as keyof Sums;
+    const all = (sums: Sums[]) => sumsOf(sums.map((one) => one[key]), sharers[key]);
+    await assertNear(t.grad!, all(expected), 1e-4, `d${name}`, all(terms));
+    t.grad = null;
+  }
 }
 
 /** The heads of a linear problem, in the order of time. */
@@ -101,11 +102,14 @@ testOnBackends("Lightning Attention-1, grouped and either way, is the naive form
       o.backward({ gradient: g });
       const heads = await linearHeads(problem, inputs, 0.5, reverse);
       const turned = (rows: number[][]) => reverse ? rows.toReversed() : rows;
-      await assertNear(o, heads.flatMap((head) => turned(attend(head).o).flat()), 1e-5, "o");
+      const results = heads.map(attend);
+      const all = (sums: HeadSums[]) => sums.flatMap((one) => turned(one.o).flat());
+      await assertNear(o, all(results), 1e-5, "o", all(results.map((one) => one.terms)));
       const gs = await matricesOf(g);
       const expected = heads.map((head, i) => {
-        const { q, k, v } = attendGradients(head, turned(gs[i]), zeroMatrix(d, e));
-        return { q: turned(q), k: turned(k), v: turned(v) };
+        const both = attendGradients(head, turned(gs[i]), zeroMatrix(d, e));
+        const again = ({ q, k, v }: Sums) => ({ q: turned(q), k: turned(k), v: turned(v) });
+        return { ...again(both), terms: again(both.terms) };
       });
       await assertGradients(inputs, expected, members);
     }),
@@ -123,7 +127,9 @@ testOnBackends("naive linear attention is the form it is named after", async () 
       const g = randn(o.shape, { seed: seed + 3 });
       o.backward({ gradient: g });
       const heads = await linearHeads(problem, inputs, 0.5, false);
-      await assertNear(o, heads.flatMap((head) => attend(head).o.flat()), 1e-5, "o");
+      const results = heads.map(attend);
+      const all = (sums: HeadSums[]) => sums.flatMap((one) => one.o.flat());
+      await assertNear(o, all(results), 1e-5, "o", all(results.map((one) => one.terms)));
       const gs = await matricesOf(g);
       const expected = heads.map((head, i) => attendGradients(head, gs[i], zeroMatrix(d, e)));
       await assertGradients(inputs, expected, members);
@@ -147,7 +153,8 @@ testOnBackends("naive softmax attention is the form it is named after", async ()
         const group = Math.floor(i / members);
         return { q: rows, k: ks[group], v: vs[group], scale: 0.5, causal };
       });
-      await assertNear(o, heads.flatMap((head) => attendSoftmax(head, e).flat()), 1e-5, "o");
+      const terms = heads.flatMap((head) => softmaxTerms(head, e).flat());
+      await assertNear(o, heads.flatMap((head) => attendSoftmax(head, e).flat()), 1e-5, "o", terms);
       const expected = heads.map((head, i) => attendSoftmaxGradients(head, gs[i]));
       await assertGradients(inputs, expected, members);
     }),

@@ -36,32 +36,49 @@ export function attendSoftmax(head: SoftmaxHead, e: number): number[][] {
   });
 }
 
-export interface SoftmaxGradients {
+const sizesOf = (row: number[]) => row.map(Math.abs);
+
+/** What outputs are sums of, all with one sign: rounding is relative to these. */
+export function softmaxTerms(head: SoftmaxHead, e: number): number[][] {
+  return attendSoftmax({ ...head, v: head.v.map(sizesOf) }, e);
+}
+
+interface Sums {
   q: number[][];
   k: number[][];
   v: number[][];
-  /** What dq and dk are sums and differences of, all with one sign: rounding is relative to these. */
-  terms: { q: number[][]; k: number[][] };
+}
+
+export interface SoftmaxGradients extends Sums {
+  /** What they are sums and differences of, likewise. */
+  terms: Sums;
 }
 
 /** The gradients of Σ o · g. */
 export function attendSoftmaxGradients(head: SoftmaxHead, g: number[][]): SoftmaxGradients {
   const { q, k, v, scale } = head;
   const like = (rows: number[][]) => zeroMatrix(rows.length, rows[0]?.length ?? 0);
-  const result = { q: like(q), k: like(k), v: like(v), terms: { q: like(q), k: like(k) } };
-  const sizes = (a: number[]) => a.map(Math.abs);
+  const result = {
+    q: like(q),
+    k: like(k),
+    v: like(v),
+    terms: { q: like(q), k: like(k), v: like(v) },
+  };
   q.forEach((query, i) => {
     const p = weightsOf(head, i);
     const products = p.map((_, j) => dot(g[i], v[j]));
     const mean = dot(p, products);
     p.forEach((weight, j) => {
       const ds = weight * (products[j] - mean);
-      const term = Math.abs(scale) * weight * (dot(sizes(g[i]), sizes(v[j])) + Math.abs(mean));
+      const term = Math.abs(scale) * weight * (dot(sizesOf(g[i]), sizesOf(v[j])) + Math.abs(mean));
       k[j].forEach((x, c) => result.terms.q[i][c] += term * Math.abs(x));
       query.forEach((x, c) => result.terms.k[j][c] += term * Math.abs(x));
       k[j].forEach((x, c) => result.q[i][c] += scale * ds * x);
       query.forEach((x, c) => result.k[j][c] += scale * ds * x);
-      g[i].forEach((x, c) => result.v[j][c] += weight * x);
+      g[i].forEach((x, c) => {
+        result.v[j][c] += weight * x;
+        result.terms.v[j][c] += weight * Math.abs(x);
+      });
     });
   });
   return result;
