@@ -2,6 +2,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import {
+  concat,
   DTypeError,
   grad,
   gradcheck,
@@ -19,7 +20,7 @@ import {
   uniform,
   zeros,
 } from "../mod.ts";
-import { assertNear, matricesOf, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, matricesOf, relativeError, testOnBackends, testOnCpu } from "./harness.ts";
 import {
   attend,
   attendGradients,
@@ -298,6 +299,66 @@ testOnBackends("packed sequences equal each alone, empty ones and gradients incl
     { numRuns: 8 },
   );
 });
+
+testOnBackends(
+  "outputs alone of packed sequences need no more work than one sequence",
+  async (device) => {
+    const directions = fc.constantFrom({}, { reverse: true }, { bidirectional: true });
+    await fc.assert(
+      fc.asyncProperty(packings, directions, async ({ lengths, seed }, direction) => {
+        const [h, d, e] = [2, 5, 3];
+        const offsets = [0];
+        for (const length of lengths) offsets.push(offsets[offsets.length - 1] + length);
+        const n = offsets[lengths.length];
+        if (n === 0) return;
+        const options = { requiresGrad: true };
+        const [q, k, v] = [d, d, e].map((size, i) => draw(1, h, n, size, seed + i, options));
+        const logDecay = uniform([1, h, n], { seed, low: -0.5, high: 0, ...options });
+        const inputs = [q, k, v, logDecay];
+        const dO = draw(1, h, n, e, seed + 5);
+        const gradients = async () => {
+          const found = await Promise.all(inputs.map((t) => t.grad!.data()));
+          for (const t of inputs) t.grad = null;
+          return found;
+        };
+
+        const settings = { logDecay, blockSize: 8, ...direction };
+        const began = device.activity().dispatches;
+        const packed = lightningAttention(q, k, v, { ...settings, offsets });
+        const between = device.activity().dispatches;
+        lightningAttention(q, k, v, settings);
+        const ofOne = device.activity().dispatches - between;
+        assert(between - began <= ofOne + 4, `${between - began} dispatches, ${ofOne} of one`);
+        packed.mul(dO).sum().backward();
+        const found = await gradients();
+
+        const parts = lengths.map((_, i) => {
+          const part = (t: Tensor) => t.slice(null, null, [offsets[i], offsets[i + 1]]);
+          return lightningAttention(part(q), part(k), part(v), {
+            ...settings,
+            logDecay: part(logDecay),
+          });
+        });
+        const apart = concat(parts, 2);
+        apart.mul(dO).sum().backward();
+        const expected = await gradients();
+        await assertNear(packed, await apart.data(), 1e-5);
+        for (const i of [0, 1, 2]) {
+          const error = relativeError(found[i], expected[i]);
+          assert(error <= 1e-4, `gradient ${i}: ${error}`);
+        }
+        // Where a sequence is one token, its decay's gradient is 0, of which rounding leaves no digit.
+        const values = await q.data();
+        const terms = expected[0].reduce((sum, x, i) => sum + Math.abs(x * values[i]), 0);
+        found[3].forEach((x, i) => {
+          const error = Math.abs(x - expected[3][i]);
+          assert(error <= 1e-6 * terms + 1e-4 * Math.abs(x), `dg ${i}: ${error} of ${terms}`);
+        });
+      }),
+      { numRuns: 10 },
+    );
+  },
+);
 
 testOnBackends("fewer key heads than heads equal keys and values repeated", async () => {
   for (const [b, h, groups] of [[1, 4, 2], [2, 6, 2], [2, 3, 1]]) {

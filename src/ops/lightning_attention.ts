@@ -11,8 +11,9 @@ import { tidy } from "../scope.ts";
 import { format, sameShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { checkInputs, checkScale, checkState, inGroups } from "./attention_arguments.ts";
-import { zeros } from "./create.ts";
+import { tensor, zeros } from "./create.ts";
 import { lightning, type LightningOptions } from "./lightning_core.ts";
+import { where } from "./pointwise.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
 import { concat, split } from "./views.ts";
 
@@ -102,7 +103,7 @@ export function lightningAttention(
   v: Tensor,
   options: LightningAttentionOptions = {},
 ): Tensor {
-  return tidy(() => lightningAttentionWithState(q, k, v, options).output);
+  return tidy(() => attendAs(q, k, v, options, false)[0]);
 }
 
 /** Rows of a block where nothing else is asked for: what is fastest on each backend. */
@@ -133,6 +134,18 @@ export function lightningAttentionWithState(
   v: Tensor,
   options: LightningAttentionOptions = {},
 ): OutputAndState {
+  const [output, state] = tidy(() => attendAs(q, k, v, options, true));
+  return { output, state };
+}
+
+/** The outputs and the last state, which for packed sequences costs a call each and may be left out. */
+function attendAs(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: LightningAttentionOptions,
+  withStates: boolean,
+): Tensor[] {
   const { initialState, offsets, bidirectional = false, reverse = false } = options;
   const { scale = 1, blockSize = BLOCK_SIZES[q.device.backend] } = options;
   checkInputs("lightningAttention", q, k, v);
@@ -150,22 +163,35 @@ export function lightningAttentionWithState(
   if (initialState !== undefined) {
     checkState("lightningAttention", "initialState", initialState, sequences, q, v);
   }
-  const [output, state] = tidy(() => {
-    const g = logDecayOf("lightningAttention", options, q);
-    const attend = bidirectional ? bothWays : oneWay;
-    const core = { alpha: scale, beta: 1, reverse, decayAfter: false, blockSize, wide: false };
-    if (offsets === undefined) return attend(q, k, v, g, initialState, core);
-    if (sequences === 0) {
-      const none = zeros([0, q.shape[1], q.shape[3], v.shape[3]], { device: q.device });
-      return attend(q, k, v, g, undefined, core).with(1, none);
-    }
-    const lengths = offsets.slice(1).map((end, i) => end - offsets[i]);
-    const [qs, ks, vs, gs] = [q, k, v, g].map((t) => split(t, lengths, 2));
-    const initials = initialState && split(initialState, sequences, 0);
-    const parts = lengths.map((_, i) => attend(qs[i], ks[i], vs[i], gs[i], initials?.[i], core));
-    return [concat(parts.map(([o]) => o), 2), concat(parts.map(([, s]) => s), 0)];
-  });
-  return { output, state };
+  const g = logDecayOf("lightningAttention", options, q);
+  const core = { alpha: scale, beta: 1, reverse, decayAfter: false, blockSize, wide: false };
+  const attend = (q: Tensor, k: Tensor, v: Tensor, g: Tensor, back: Tensor, initial?: Tensor) =>
+    bidirectional
+      ? bothWays(q, k, v, g, back, core)
+      : oneWay(q, k, v, reverse ? back : g, initial, core);
+  if (offsets === undefined) return attend(q, k, v, g, g, initialState);
+  if (!withStates && initialState === undefined) {
+    const ends = offsets.slice(1);
+    const forth = reverse ? g : walled(g, ends);
+    const back = reverse || bidirectional ? walled(g, ends.map((end) => end - 1)) : g;
+    return attend(q, k, v, forth, back);
+  }
+  if (sequences === 0) {
+    const none = zeros([0, q.shape[1], q.shape[3], v.shape[3]], { device: q.device });
+    return attend(q, k, v, g, g).with(1, none);
+  }
+  const lengths = offsets.slice(1).map((end, i) => end - offsets[i]);
+  const [qs, ks, vs, gs] = [q, k, v, g].map((t) => split(t, lengths, 2));
+  const initials = initialState && split(initialState, sequences, 0);
+  const parts = lengths.map((_, i) => attend(qs[i], ks[i], vs[i], gs[i], gs[i], initials?.[i]));
+  return [concat(parts.map(([o]) => o), 2), concat(parts.map(([, s]) => s), 0)];
+}
+
+/** g [b, h, n] with a decay to nothing at the given tokens: what was before them is forgotten. */
+function walled(g: Tensor, at: readonly number[]): Tensor {
+  const walls = Array<boolean>(g.shape[2]).fill(false);
+  for (const token of at) if (token >= 0 && token < walls.length) walls[token] = true;
+  return where(tensor(walls, { device: g.device }), -Infinity, g);
 }
 
 /**
@@ -236,11 +262,11 @@ function bothWays(
   k: Tensor,
   v: Tensor,
   g: Tensor,
-  _: undefined | Tensor,
+  gBack: Tensor,
   options: LightningOptions,
 ): Tensor[] {
   const [forth, state] = oneWay(q, k, v, g, undefined, options);
-  const [back] = oneWay(q, k, v, g, undefined, { ...options, reverse: true });
+  const [back] = oneWay(q, k, v, gBack, undefined, { ...options, reverse: true });
   const [ofQ, ofK, ofV] = [q, k, v].map((t) => inGroups(t, k.shape[1]));
   const own = ofQ.mul(ofK).sum(-1, { keepDims: true }).mul(ofV);
   return [forth.add(back).sub(own.mul(options.alpha).reshape(forth.shape)), state];
