@@ -15,7 +15,14 @@ import {
   tensor,
   zeros,
 } from "../mod.ts";
-import { assertNear, matricesOf, relativeError, testOnBackends, testOnCpu } from "./harness.ts";
+import {
+  assertNear,
+  FLOATS,
+  matricesOf,
+  relativeError,
+  testOnBackends,
+  testOnCpu,
+} from "./harness.ts";
 import {
   attend,
   attendGradients,
@@ -52,7 +59,7 @@ const problems: fc.Arbitrary<Problem> = fc.record({
   blockSize: fc.constantFrom(1, 7, 16, 32, 64, 100, 128),
   scale: fc.constantFrom(1, 0.25),
   withState: fc.boolean(),
-  dtype: fc.constantFrom<"f32" | "f16">("f32", "f32", "f16"),
+  dtype: fc.constantFrom(...FLOATS),
   seed: fc.nat(),
   length: fc.oneof(
     fc.integer({ min: 1, max: 300 }).map((n) => () => n),

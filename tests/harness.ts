@@ -12,6 +12,7 @@ import {
   setDefaultDevice,
   type Tensor,
 } from "../mod.ts";
+import { findAdapter, openDevice } from "../src/backend/webgpu/adapter.ts";
 import { dawn } from "../src/dawn.ts";
 import { relativeError } from "./relative_error.ts";
 
@@ -71,6 +72,19 @@ export function testInDeno(name: string, fn: () => void | Promise<void>): void {
 export const gpu: GpuSource | undefined = environment.LEVIN_TEST_GPU === "dawn"
   ? await dawn()
   : navigator.gpu;
+
+/** A GPU device for a test alone, from where the shared one comes. */
+export async function openGpu(): Promise<GPUDevice> {
+  return await openDevice((await findAdapter(gpu)).adapter!);
+}
+
+/** What properties draw dtypes from: float16 only where the runtime and its GPU have it. */
+export const FLOATS: readonly ("f32" | "f16")[] = await hasHalf() ? ["f32", "f32", "f16"] : ["f32"];
+
+async function hasHalf(): Promise<boolean> {
+  const { adapter } = await findAdapter(gpu);
+  return "Float16Array" in globalThis && adapter?.features.has("shader-f16") !== false;
+}
 
 /** The CPU, in plain TypeScript. */
 export const cpu: Device = await init({ backend: "cpu" });

@@ -13,7 +13,7 @@ import {
   type Tensor,
   tensor,
 } from "../mod.ts";
-import { assertNear, matricesOf, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, FLOATS, matricesOf, testOnBackends, testOnCpu } from "./harness.ts";
 import { attend, attendGradients, type HeadGradientSums, type HeadSums } from "./oracle.ts";
 
 const problems = fc.record({
@@ -22,7 +22,7 @@ const problems = fc.record({
   n: fc.oneof(fc.integer({ min: 1, max: 150 }), fc.constantFrom(63, 64, 65, 128)),
   d: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constantFrom(65, 80)),
   e: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constantFrom(65, 80)),
-  dtype: fc.constantFrom<"f32" | "f16">("f32", "f32", "f16"),
+  dtype: fc.constantFrom(...FLOATS),
   seed: fc.nat(),
 });
 

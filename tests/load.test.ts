@@ -1,4 +1,5 @@
 /** Released checkpoints: logits against float64 forward passes, and what is refused by name. */
+import { readFile, truncate, writeFile } from "node:fs/promises";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FormatError, LevinError, loss, nn, tensor } from "../mod.ts";
 import {
@@ -222,7 +223,7 @@ testOnCpu("configurations of other models are refused by field", async () => {
   ];
   for (const [{ config }, field] of wrong) {
     await inFolder(async (folder) => {
-      await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(config));
+      await writeFile(`${folder}/config.json`, JSON.stringify(config));
       await assertRejects(() => loadModel(folder), FormatError, field);
     });
   }
@@ -238,8 +239,8 @@ testOnCpu("indices and files that disagree are refused", async () => {
   };
   const edit = async (folder: string, map: (map: Record<string, string>) => unknown) => {
     const path = `${folder}/model.safetensors.index.json`;
-    const { weight_map } = JSON.parse(await Deno.readTextFile(path));
-    await Deno.writeTextFile(path, JSON.stringify({ weight_map: map(weight_map) }));
+    const { weight_map } = JSON.parse(await readFile(path, "utf8"));
+    await writeFile(path, JSON.stringify({ weight_map: map(weight_map) }));
   };
   const shard = "model-00002-of-00002.safetensors";
   await refused((f) => edit(f, (map) => ({ ...map, ghost: shard })), "no file has: ghost");
@@ -249,6 +250,6 @@ testOnCpu("indices and files that disagree are refused", async () => {
   );
   await refused((f) => edit(f, (map) => ({ ...map, ghost: "../secret" })), "../secret");
   await refused((f) => edit(f, () => 3), "weight_map");
-  await refused((f) => Deno.truncate(`${f}/${shard}`, 500), shard);
-  await refused((f) => Deno.writeTextFile(`${f}/model.safetensors.index.json`, "{"), "not a JSON");
+  await refused((f) => truncate(`${f}/${shard}`, 500), shard);
+  await refused((f) => writeFile(`${f}/model.safetensors.index.json`, "{"), "not a JSON");
 });

@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { LevinError, nn, randn, ShapeError, type Tensor, tensor, zeros } from "../mod.ts";
 import { LRPE } from "../src/nn/transnormer.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
-import { assertNear, cpu, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
+import { assertNear, cpu, FLOATS, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
 import { attend, zeroMatrix } from "./oracle.ts";
 
 const silu = (x: number) => x / (1 + Math.exp(-x));
@@ -57,7 +57,7 @@ testOnBackends("SRMSNorm divides by the root of the mean square", async () => {
   const sizes = fc.record({
     rows: fc.integer({ min: 1, max: 5 }),
     size: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constantFrom(127, 128, 129, 300)),
-    dtype: fc.constantFrom<"f32" | "f16">("f32", "f16"),
+    dtype: fc.constantFrom(...FLOATS),
     seed: fc.nat(),
   });
   await fc.assert(

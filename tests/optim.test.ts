@@ -17,9 +17,8 @@ import {
   tidy,
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
-import { findAdapter, openDevice } from "../src/backend/webgpu/adapter.ts";
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
-import { assertNear, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
+import { assertNear, FLOATS, openGpu, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
 
 /** AdamW (Loshchilov and Hutter, arXiv 1711.05101) in float64, for one parameter's gradients. */
 function adamw(start: ArrayLike<number>, gradients: number[][], rate: number, decay: number) {
@@ -171,7 +170,7 @@ testOnBackends("clipping any number of gradients follows its formula", async () 
     fc.tuple(fc.constantFrom(1, 700, 70_001)),
     fc.tuple(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 150 })),
   );
-  const gradient = fc.record({ shape, dtype: fc.constantFrom("f32" as const, "f16" as const) });
+  const gradient = fc.record({ shape, dtype: fc.constantFrom(...FLOATS) });
   await fc.assert(
     fc.asyncProperty(
       fc.array(gradient, { minLength: 1, maxLength: 15 }),
@@ -200,7 +199,7 @@ testOnBackends("clipping any number of gradients follows its formula", async () 
 });
 
 testOnWebgpu("clipping takes gradients that are larger than a binding", async () => {
-  const gpu = await openDevice((await findAdapter()).adapter!);
+  const gpu = await openGpu();
   const backend = new WebgpuBackend(gpu, { owned: true, bindingBytes: 2 ** 16 });
   const device = new Device(backend, "a test made it");
   const before = tensor(0).device;

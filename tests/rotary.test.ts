@@ -13,7 +13,7 @@ import {
   type Tensor,
   tensor,
 } from "../mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, FLOATS, testOnBackends, testOnCpu } from "./harness.ts";
 
 /** Each pair (j, j + r/2) of a row of x turned by its angle, or back by it. */
 function turned(x: number[], angles: number[], sign = 1): number[] {
@@ -37,7 +37,7 @@ const problems = fc.record({
     fc.array(fc.nat(500), { minLength: 3, maxLength: 3 }),
   ),
   byToken: fc.boolean(),
-  dtype: fc.constantFrom<"f32" | "f16">("f32", "f32", "f16"),
+  dtype: fc.constantFrom(...FLOATS),
   seed: fc.nat(),
 });
 

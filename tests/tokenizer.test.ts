@@ -1,4 +1,5 @@
 /** The tokenizers of released models, and text as it comes. */
+import { writeFile } from "node:fs/promises";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import { FormatError } from "../mod.ts";
@@ -7,7 +8,8 @@ import { byteTokenizer } from "../examples/models/byte_tokenizer.ts";
 import { loadTokenizer } from "../examples/models/tokenizer.ts";
 import { bytePair } from "./byte_pair.ts";
 import { inFolder, llama, writeCheckpoint } from "./checkpoints.ts";
-import { testOnCpu } from "./harness.ts";
+import { run } from "./command.ts";
+import { testInDeno, testOnCpu } from "./harness.ts";
 
 /** A sentencepiece-like BPE tokenizer in the layout of LLaMA's: ▁ for spaces, bytes for what is unknown. */
 function llamaLike(): object {
@@ -76,9 +78,9 @@ async function withTokenizer(
   ) => Promise<void> | void,
 ): Promise<void> {
   await inFolder(async (folder) => {
-    await Deno.writeTextFile(`${folder}/tokenizer.json`, JSON.stringify(content));
+    await writeFile(`${folder}/tokenizer.json`, JSON.stringify(content));
     if (settings !== undefined) {
-      await Deno.writeTextFile(`${folder}/tokenizer_config.json`, JSON.stringify(settings));
+      await writeFile(`${folder}/tokenizer_config.json`, JSON.stringify(settings));
     }
     await fn(await loadTokenizer(folder), folder);
   });
@@ -119,9 +121,9 @@ testOnCpu("a LLaMA-like tokenizer.json begins with its special token", async () 
 
 testOnCpu("files that are no tokenizer are refused", async () => {
   await inFolder(async (folder) => {
-    await Deno.writeTextFile(`${folder}/tokenizer.json`, "{");
+    await writeFile(`${folder}/tokenizer.json`, "{");
     await assertRejects(() => loadTokenizer(folder), FormatError, "not JSON");
-    await Deno.writeTextFile(`${folder}/tokenizer.json`, '{"model":{"type":"Runes"}}');
+    await writeFile(`${folder}/tokenizer.json`, '{"model":{"type":"Runes"}}');
     await assertRejects(() => loadTokenizer(folder), FormatError, "not a tokenizer");
   });
 });
@@ -155,17 +157,13 @@ testOnCpu("bytes that are no UTF-8 do not hold up the text", () => {
   assert(out.length >= 8);
 });
 
-testOnCpu("`deno task generate --model` writes with a released model", async () => {
+testInDeno("`deno task generate --model` writes with a released model", async () => {
   await withTokenizer(bytePair([["t", "h"]]), { eos_token: "<|endoftext|>" }, async (_, folder) => {
     await writeCheckpoint(folder, llama({ vocab_size: 258 }), { dtype: "BF16", shards: 2 });
-    const args = ["--model", folder, "--prompt", "this", "--tokens", "9", "--backend", "cpu"];
-    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", "examples/generate.ts", ...args],
-      cwd: new URL("..", import.meta.url).pathname,
-    }).output();
-    const [out, error] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
-    assertEquals(code, 0, error);
+    const flags = `--model ${folder} --prompt this --tokens 9 --backend cpu`;
+    const { code, out, err } = await run("generate", flags);
+    assertEquals(code, 0, err);
     assert(out.startsWith("this") && out.length > 6, out);
-    assert(/[\d.]+ tokens\/s/.test(error), error);
+    assert(/[\d.]+ tokens\/s/.test(err), err);
   });
 });

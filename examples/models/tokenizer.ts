@@ -1,6 +1,7 @@
 /**
  * From text to tokens and back: the tokenizer.json of a released model, or bytes.
  */
+import { readFile } from "node:fs/promises";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { FormatError } from "../../mod.ts";
 
@@ -54,9 +55,9 @@ export async function loadTokenizer(folder: string): Promise<TextTokenizer> {
 async function readJson(path: string, absent?: object): Promise<object> {
   let text: string;
   try {
-    text = await Deno.readTextFile(path);
+    text = await readFile(path, "utf8");
   } catch (error) {
-    if (absent !== undefined && error instanceof Deno.errors.NotFound) return absent;
+    if (absent !== undefined && (error as { code?: string }).code === "ENOENT") return absent;
     throw error;
   }
   try {

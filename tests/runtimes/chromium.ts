@@ -47,8 +47,13 @@ await using server = Deno.serve(
   { port: 0, hostname: "127.0.0.1", onListen: () => {} },
   (request) => {
     const isScript = new URL(request.url).pathname === "/tests.js";
-    const type = isScript ? "text/javascript" : "text/html";
-    return new Response(isScript ? script : html, { headers: { "content-type": type } });
+    const headers = {
+      "content-type": isScript ? "text/javascript" : "text/html",
+      // Only isolated pages may share memory between threads, as the WebAssembly backend does.
+      "cross-origin-opener-policy": "same-origin",
+      "cross-origin-embedder-policy": "require-corp",
+    };
+    return new Response(isScript ? script : html, { headers });
   },
 );
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS });

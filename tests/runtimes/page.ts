@@ -1,11 +1,11 @@
 /** What a page is asked for: to run the tests that were registered in it, and figures of its WebGPU. */
 import { figures } from "../../bench/runtimes.ts";
 import { DeviceError } from "../../mod.ts";
-import { type BrowserTest, webgpu } from "../harness.ts";
+import { type BrowserTest, wasm, webgpu } from "../harness.ts";
 
 /** Runs those whose names contain `filter`, one after the other, and tells the console of each. */
 export async function runTests(filter: string) {
-  console.log(webgpu?.describe() ?? "no WebGPU");
+  console.log(`${wasm.describe()}\n\n${webgpu?.describe() ?? "no WebGPU"}`);
   const counts = { passed: 0, failed: 0, skipped: 0 };
   const { levinTests = [] } = globalThis as { levinTests?: BrowserTest[] };
   for (const { name, fn, ignore } of levinTests.filter(({ name }) => name.includes(filter))) {
