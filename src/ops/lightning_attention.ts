@@ -42,8 +42,8 @@ export interface LightningAttentionOptions extends DecayOptions {
    */
   initialState?: Tensor;
   /**
-   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, in
-   * WebAssembly 48, in plain TypeScript 32.
+   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, on
+   * matrix units 128, in WebAssembly 48, in plain TypeScript 32.
    */
   blockSize?: number;
   /** Run from the last token to the first: o_t sees tokens s ≥ t. Default false. */
@@ -107,6 +107,8 @@ export function lightningAttention(
 
 /** Rows of a block where nothing else is asked for: what is fastest on each backend. */
 const BLOCK_SIZES = { cpu: 32, wasm: 48, webgpu: 64 };
+/** The same on matrix units. */
+const UNITS_BLOCK_SIZE = 128;
 
 /**
  * {@linkcode lightningAttention} together with the state after the last token: pass it as the
@@ -153,7 +155,9 @@ export function lightningAttentionWithState(
   const [output, state] = tidy(() => {
     const g = logDecayOf("lightningAttention", options, q);
     const attend = bidirectional ? bothWays : oneWay;
-    const core = { alpha: scale, beta: 1, reverse, decayAfter: false, blockSize, wide: false };
+    const unitsBlockSize = options.blockSize ?? UNITS_BLOCK_SIZE;
+    const sizes = { blockSize, unitsBlockSize };
+    const core = { alpha: scale, beta: 1, reverse, decayAfter: false, ...sizes, wide: false };
     if (offsets === undefined) return attend(q, k, v, g, initialState, core);
     if (sequences === 0) {
       const none = zeros([0, q.shape[1], q.shape[3], v.shape[3]], { device: q.device });

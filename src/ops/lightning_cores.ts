@@ -14,21 +14,50 @@ import { type Dispatch, floatBits, type GpuContext, type View } from "../backend
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
-import { sizeOf } from "../shape.ts";
-import { eightResults, eights, withCores } from "./cores.ts";
+import { contiguousStrides, sizeOf } from "../shape.ts";
+import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
 import type { LightningOptions } from "./lightning_core.ts";
 import { LONGEST_CHUNK, positionsDispatch } from "./lightning_positions.ts";
+import { scanDispatch } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
-const statesShader = withCores(`${statesText}\n${coresText}`);
-const outputsShader = withCores(`${outputsText}\n${coresText}`);
+const statesShader = withCores(statesText, coresText);
+const outputsShader = withCoresAndResults(outputsText, coresText);
+
+/** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
+export interface Variants {
+  /** Subgroups of a workgroup that makes outputs: sixteen have half of the registers each. */
+  outputSubgroups: 8 | 16;
+  /** Whether outputs ask for their next tile before they use the one they have. */
+  ahead: boolean;
+  /** Whether sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once. */
+  wholeHeads: boolean;
+  /**
+   * Workgroups that walk side by side, if there are so many chunks: sequences are cut into segments, walked twice,
+   * once for what each adds, with a scan between. 0: sequences stay whole.
+   */
+  walkers: number;
+}
+
+/** The variant in use. */
+export const variants: Variants = {
+  outputSubgroups: 8,
+  ahead: false,
+  wholeHeads: false,
+  walkers: 0,
+};
 
 /** How a call is cut up on matrix units. */
-function layoutOf({ shape }: View, e: number, blockSize: number, side: number) {
+function layoutOf(
+  { shape }: View,
+  e: number,
+  { blockSize, unitsBlockSize = blockSize }: LightningOptions,
+  side: number,
+) {
   const [b, groups, members, n, d] = shape;
   const [rows, columns] = [4 * side, 8 * side];
-  const chunk = Math.ceil(Math.min(blockSize, LONGEST_CHUNK, n) / rows) * rows;
+  const chunk = Math.ceil(Math.min(unitsBlockSize, LONGEST_CHUNK, n) / rows) * rows;
   const chunks = Math.ceil(n / chunk);
   const [tilesD, tilesE] = [Math.ceil(d / rows), Math.ceil(e / columns)];
   const heads = b * groups * members;
@@ -40,61 +69,114 @@ function layoutOf({ shape }: View, e: number, blockSize: number, side: number) {
 export function suitsMatrixUnits(
   [, k, v]: View[],
   [out]: View[],
-  { beta, blockSize }: LightningOptions,
+  options: LightningOptions,
   { matrixUnits, bindingBytes }: GpuContext,
 ): boolean {
   if (matrixUnits === undefined || out.dtype !== "f16" || sizeOf(out.shape) === 0) return false;
-  const { columns, stateElements } = layoutOf(k, v.shape[4], blockSize, matrixUnits.side);
-  return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && beta !== 0;
+  const { columns, stateElements } = layoutOf(k, v.shape[4], options, matrixUnits.side);
+  return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
 }
 
-/** The dispatches of a call that suits them. */
+/** The dispatches of a call that suits them. `second` are the queries of a pair, which suit too, and their outputs. */
 export function planForMatrixUnits(
   [q, k, v, g, initial]: View[],
   [out, last]: View[],
-  { alpha, beta, decayAfter, blockSize }: LightningOptions,
+  options: LightningOptions,
   context: GpuContext,
+  second?: { readonly q: View; readonly out: View },
 ): Dispatch[] {
+  const { alpha, beta, decayAfter } = options;
   const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
-  const layout = layoutOf(k, e, blockSize, side);
-  const { rows, columns, chunk, chunks, tilesD, tilesE, heads } = layout;
+  const layout = layoutOf(k, e, options, side);
+  const { rows, columns, chunk, chunks, tilesE, heads } = layout;
   const positions = context.scratch(2 * heads * (n + chunks));
   const states = context.scratch(layout.stateElements, "f16");
-  const scales = context.scratch(heads * chunks * tilesD * tilesE);
-  const walks = heads * tilesD * tilesE;
-  const reads = heads * chunks * (chunk / rows) * tilesE;
-  const sizes = [groups, members, n, d, e, chunk, chunks];
-  const constants = {
-    SIDE: side,
-    LANES: lanes,
-    HAS_INITIAL: initial !== undefined,
-    WHOLE_E: e % columns === 0,
-    ...eights({ k, v }),
-  };
-  return [
-    positionsDispatch(g, positions, chunk, decayAfter, context),
-    {
-      label: "states on matrix units",
+  const scales = context.scratch(heads * chunks * layout.tilesD * tilesE);
+  const constants = { SIDE: side, LANES: lanes, HAS_INITIAL: initial !== undefined };
+
+  const wholeHeads = variants.wholeHeads && d > rows;
+  const tilesD = wholeHeads ? 1 : layout.tilesD;
+  const abreast = Math.ceil(variants.walkers / (heads * tilesD * tilesE));
+  const segment = Math.ceil(chunks / Math.max(1, Math.min(abreast, chunks)));
+  const segments = Math.ceil(chunks / segment);
+  const totals = context.scratch(2 * heads * segments);
+  const walk = (label: string, initial: View | undefined, last: View, writes: string[]) => {
+    const walks = heads * segments * tilesD * tilesE;
+    // Of a state for every segment, those of a head lie one after the other.
+    const step = (view?: View) => view === segmentStates ? d * e : 0;
+    return {
+      label,
       shader: statesShader,
-      constants: { ...constants, WHOLE_D: d % rows === 0 },
-      bindings: [k, v, positions, initial ?? positions, states, scales, last],
-      params: [...placesOf(k, v, initial ?? last, last), ...sizes, walks, floatBits(beta)],
+      constants: {
+        ...constants,
+        HAS_INITIAL: initial !== undefined,
+        ...(wholeHeads && { TILE_D: columns, SUBGROUPS: 16 }),
+        ...eights({ k, v }),
+        WHOLE_D: d % (wholeHeads ? columns : rows) === 0,
+        WHOLE_E: e % columns === 0,
+        WRITES_STATES: writes.includes("states"),
+        WRITES_LAST: writes.includes("last"),
+        WRITES_TOTALS: writes.includes("totals"),
+      },
+      bindings: [k, v, positions, initial ?? positions, states, scales, last, totals],
+      params: [
+        ...placesOf(k, v, initial ?? last, last),
+        ...[groups, members, n, d, e, chunk, chunks, walks, floatBits(beta)],
+        ...[segment, segments, step(initial), step(last)],
+      ],
       workgroups: grid(walks, context),
-    },
-    {
+    };
+  };
+  let segmentStates: View | undefined;
+  const dispatches: Dispatch[] = [positionsDispatch(g, positions, chunk, decayAfter, context)];
+  if (segments === 1) {
+    dispatches.push(walk("states on matrix units", initial, last, ["states", "last"]));
+  } else {
+    const strides = contiguousStrides(last.shape);
+    segmentStates = {
+      ...context.scratch(heads * segments * d * e),
+      shape: last.shape,
+      strides: strides.map((stride, axis) => axis < 3 ? segments * stride : stride),
+    };
+    dispatches.push(
+      walk("segments on matrix units", undefined, segmentStates, ["last", "totals"]),
+      scanDispatch(
+        [segmentStates, totals, initial],
+        last,
+        { chunks: 0, segment: 0, segments, walked: false },
+        context,
+      ),
+      walk("states on matrix units", segmentStates, last, ["states"]),
+    );
+  }
+
+  const readers = [{ q, k, v, out, turned: false }];
+  if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
+  for (const { q, k, v, out, turned } of readers) {
+    const [d, e] = [k.shape[4], v.shape[4]];
+    const reads = heads * chunks * (chunk / rows) * Math.ceil(e / columns);
+    dispatches.push({
       label: "outputs on matrix units",
       shader: outputsShader,
       constants: {
         ...constants,
-        WHOLE_D: d % columns === 0,
-        ...eights({ q }),
+        SUBGROUPS: variants.outputSubgroups,
+        AHEAD: variants.ahead,
+        STATE_TURNED: turned,
+        ...eights({ q, k, v }),
         ...eightResults(out),
+        WHOLE_D: d % columns === 0,
+        WHOLE_E: e % columns === 0,
       },
-      bindings: [q, k, v, positions, states, scales, out],
-      params: [...placesOf(q, k, v, out), ...sizes, reads, floatBits(alpha * beta)],
+      bindings: [k, v, positions, q, states, scales, out],
+      params: [
+        ...placesOf(q, k, v, out),
+        ...[groups, members, n, d, e, chunk, chunks, reads, floatBits(alpha * beta)],
+      ],
       workgroups: grid(reads, context),
-    },
-  ];
+    });
+  }
+  return dispatches;
 }
