@@ -121,11 +121,14 @@ async function check(device: Device, given: Case): Promise<string[]> {
     const dtype = "f16";
     return uniform(shape, { seed, low, high: size, dtype, requiresGrad: true });
   };
-  const q = draw(1, [1, heads, n, d], sizes[0]);
   // Beyond one tile of the state all is smaller, so that tiles need powers of two of their own.
-  const evenly = await draw(2, [1, keyHeads, n, d], sizes[1]).data();
-  const uneven = evenly.map((x, at) => at % d < 4 * side ? x : x / 64);
-  const k = tensor(uneven, { shape: [1, keyHeads, n, d], dtype: "f16", requiresGrad: true });
+  const drawUneven = async (seed: number, shape: number[], size: number) => {
+    const evenly = await draw(seed, shape, size).data();
+    const uneven = evenly.map((x, at) => at % d < 4 * side ? x : x / 64);
+    return tensor(uneven, { shape, dtype: "f16", requiresGrad: true });
+  };
+  const q = await drawUneven(1, [1, heads, n, d], sizes[0]);
+  const k = await drawUneven(2, [1, keyHeads, n, d], sizes[1]);
   const v = draw(3, [1, keyHeads, n, e], sizes[2]);
   const u = randn([1, heads, n, e], { seed: 4, dtype: "f16" }).mul(sizes[3]);
   const size = sizes[1] * sizes[2];
