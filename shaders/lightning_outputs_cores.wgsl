@@ -80,14 +80,14 @@ fn four_of_k(base: u32, rows: vec4u, column: u32) -> Four {
 
 // Where a thread finds what a step multiplies by: first rows of k, for `sources` steps, then tiles of the state.
 struct From {
-  base_k: u32,
-  base_position: u32,
-  line: u32,                 // of k; for positions, the thread
-  thread: u32,
-  end: u32,                  // the last row
-  column: u32,
   sources: u32,
-  states: vec4u,             // and from one tile to the next
+  base_k: u32,
+  line: u32,
+  column: u32,
+  end: u32,                  // the last row
+  base_position: u32,
+  thread: u32,
+  states: vec4u,             // the lines that it has of a tile, and from one tile to the next
   states_step: u32,
   scale: u32,
   scale_step: u32,

@@ -6,11 +6,14 @@ import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import {
   type Device,
   lightningAttentionWithState,
+  noGrad,
   type OutputAndState,
   randn,
+  type Tensor,
   tensor,
   uniform,
 } from "../mod.ts";
+import { TransNormerLLM } from "../src/models/mod.ts";
 import { type Variants, variants } from "../src/ops/lightning_cores.ts";
 import { assertNear, matricesOf, sumsOf, test, testOnWebgpu, webgpu } from "./harness.ts";
 import { attend, attendGradients } from "./oracle.ts";
@@ -211,6 +214,45 @@ for (const [what, variant] of Object.entries(tried)) {
     }
   });
 }
+
+testOnMatrixUnits(
+  "TransNormerLLM in float16 has float32's logits on matrix units",
+  async (device) => {
+    const heads = 2;
+    // The first layer's keys, twice as wide as the heads, are too wide for matrix units, or not.
+    for (const [head, plainLayers] of [[6 * side, 1], [3 * side, 0]]) {
+      const size = heads * head;
+      using model = new TransNormerLLM(
+        { vocabulary: 13, size, layers: 3, heads, inner: 2 * size },
+        { seed: 1 },
+      );
+      // Loud enough for attention to matter.
+      const louder = Object.entries(model.parameters()).map(([name, p]) =>
+        [name, noGrad(() => p.mul(name.includes("theta") ? 1 : 5))] as const
+      );
+      model.load(Object.fromEntries(louder));
+      const values = Array.from({ length: 150 }, (_, i) => (i * i + 3) % 13);
+      const ids = (from: number, to?: number) =>
+        tensor([values.slice(from, to)], { dtype: "i32", device });
+      const exact = await noGrad(() => model.forward(ids(0))).data();
+      model.compute = "f16";
+      const found: Tensor[] = [];
+      const kernels = await kernelsOf(device, () => {
+        found.push(noGrad(() => model.forward(ids(0))));
+      });
+      await assertNear(found[0], exact, 5e-3, "logits");
+      const count = (kernel: string) =>
+        kernels.filter((name) => name === `lightningAttention: ${kernel}`).length;
+      assertEquals(count("outputs"), plainLayers);
+      assertEquals(count("outputs on matrix units"), 3 - plainLayers);
+      using context = model.start();
+      const parts = [[0, 70], [70, 71], [71, 150]].map(([from, to]) =>
+        model.extend(context, ids(from, to))
+      );
+      await assertNear(parts[0].concat(parts.slice(1), 1), exact, 5e-3, "logits in parts");
+    }
+  },
+);
 
 testOnMatrixUnits("blocks are of 128 rows on matrix units, unless told", async () => {
   const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 1, 300, 8], { seed, dtype: "f16" }));
