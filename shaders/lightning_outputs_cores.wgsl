@@ -2,7 +2,7 @@
 // before the chunk and the rows up to them, for d ≤ COLUMNS:
 //   o_r = α β (exp(−P_r) · q_r S + Σ_{t ≤ r} exp(P_t − P_r) · (q_r · k_t) · v_t)
 // P is what lightning_positions.wgsl wrote, S (over β) what lightning_states_cores.wgsl wrote.
-// Goes on in lightning_cores.wgsl and cores.wgsl.
+// Goes on in lightning_cores.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;

@@ -5,7 +5,7 @@
 // with a tile of the state, TILE_D of d by COLUMNS of e, in float32; while it multiplies ROWS tokens, the next
 // are on their way. What it writes is rounded relative to the largest entry of its tile: every tile has a power
 // of two of its own.
-// Goes on in lightning_cores.wgsl and cores.wgsl.
+// Goes on in lightning_cores.wgsl, cores.wgsl and decays.wgsl.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -105,12 +105,6 @@ fn store_last(base: u32, row: u32, column: u32, values: vec4f) {
 fn highest(low: vec4f, high: vec4f) -> f32 {
   let most = max(abs(low), abs(high));
   return max(max(most.x, most.y), max(most.z, most.w));
-}
-
-// The sum of two positions. A decay over 256 or more is 0 in float32; so sums over any number of chunks fit.
-fn plus(a: vec2u, b: vec2u) -> vec2u {
-  let low = a.y + b.y;
-  return vec2u(min(a.x + b.x + select(0u, 1u, low < a.y), 1u << 24u), low);
 }
 
 @compute @workgroup_size(SUBGROUPS * LANES)
@@ -241,7 +235,7 @@ fn main(
     }
     if (row % params.chunk == 0u) {
       let whole = positions[base_position + params.n + chunk];
-      if (WRITES_TOTALS) { total = plus(total, whole); }
+      if (WRITES_TOTALS) { total = capped(plus(total, whole)); }
       let decay = exp(-between(vec2u(), whole));
       a0 = subgroupMatrixScalarMultiply(a0, decay); a1 = subgroupMatrixScalarMultiply(a1, decay);
       b0 = subgroupMatrixScalarMultiply(b0, decay); b1 = subgroupMatrixScalarMultiply(b1, decay);

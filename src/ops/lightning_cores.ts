@@ -6,12 +6,14 @@
  *     o_r = f16(αβ exp(P_r) q_r) f16(S) + Σ_{t ≤ r} f16(αβ exp(P_r − P_t) (q_r · k_t)) v_t
  *
  * Each f16(S) has a power of two for every tile, so that it neither overflows nor fades. All exponents are
- * differences ≤ 0. One walk along every sequence leaves f16(S) before each chunk; then all outputs at once.
+ * differences ≤ 0. One walk along every sequence leaves f16(S) before each chunk; then all outputs at once. A pair
+ * of calls, LA(q, k, v) and LA(r, v, k), reads what one walk has left, the second turned over.
  *
  * @module
  */
 import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
+import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
@@ -22,7 +24,7 @@ import { scanDispatch } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
-const statesShader = withCores(statesText, coresText);
+const statesShader = withCores(statesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText);
 
 /** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
