@@ -180,7 +180,7 @@ const FEW: Record<string, Partial<Variants>> = {
   "128 walk with whole heads": { walkers: 128, wholeHeads: true },
 };
 
-/** Attention at n = 32768 by every variant, each checked first. */
+/** Attention at n = 32768 by every variant, each checked first; one that fails does not keep the others from it. */
 async function everyVariant(device: Device, expected: Results, d: number): Promise<void> {
   const plain = { ...variants };
   const n = small ? 300 : 32768;
@@ -188,8 +188,14 @@ async function everyVariant(device: Device, expected: Results, d: number): Promi
     const shape = [...small ? [1, 2] : heads, n, d];
     for (const [name, variant] of Object.entries(tried)) {
       Object.assign(variants, plain, variant);
-      console.log(`\n### ${name}, [${shape.join(", ")}]: ${await errors(device, expected, d)}\n`);
-      await attention(device, name, shape);
+      console.log(`\n### ${name}, [${shape.join(", ")}]\n`);
+      try {
+        console.log(`${await errors(device, expected, d)}\n`);
+        await attention(device, name, shape);
+      } catch (error) {
+        failed = true;
+        console.log(`FAILED: ${error}`);
+      }
     }
   }
   Object.assign(variants, plain);
@@ -197,6 +203,7 @@ async function everyVariant(device: Device, expected: Results, d: number): Promi
 
 const small = Deno.args.includes("--small");
 const rows: Record<string, unknown>[] = [];
+let failed = false;
 const cpu = await init({ backend: "cpu" });
 const ofVariants = Deno.args.includes("--variants");
 for (const [name, toggles] of Object.entries(TOGGLES).slice(0, ofVariants ? 1 : undefined)) {
@@ -218,4 +225,4 @@ for (const [name, toggles] of Object.entries(TOGGLES).slice(0, ofVariants ? 1 : 
   device.destroy();
 }
 if (Deno.args.includes("--json")) console.log(JSON.stringify(rows));
-Deno.exit(0);
+Deno.exit(failed ? 1 : 0);

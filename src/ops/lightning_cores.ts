@@ -87,98 +87,116 @@ export function planForMatrixUnits(
   context: GpuContext,
   second?: { readonly q: View; readonly out: View },
 ): Dispatch[] {
-  const { alpha, beta, decayAfter } = options;
+  const { side, lanes } = context.matrixUnits!;
+  const [, groups, members, n] = k.shape;
+  const layout = layoutOf(k, v.shape[4], options, side);
+  const { rows, columns, chunk, chunks, heads } = layout;
+  const positions = context.scratch(2 * heads * (n + chunks));
+  const states = context.scratch(layout.stateElements, "f16");
+  const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
+  const constants = { SIDE: side, LANES: lanes, HAS_INITIAL: initial !== undefined };
+  const readers = [{ q, k, v, out, turned: false }];
+  if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
+  return [
+    positionsDispatch(g, positions, chunk, options.decayAfter, context),
+    ...walks({ k, v, positions, initial }, [states, scales, last], layout, options, context),
+    ...readers.map(({ q, k, v, out, turned }) => {
+      const [d, e] = [k.shape[4], v.shape[4]];
+      const workgroups = heads * chunks * (chunk / rows) * Math.ceil(e / columns);
+      return {
+        label: "outputs on matrix units",
+        shader: outputsShader,
+        constants: {
+          ...constants,
+          SUBGROUPS: variants.outputSubgroups,
+          AHEAD: variants.ahead,
+          STATE_TURNED: turned,
+          ...eights({ q, k, v }),
+          ...eightResults(out),
+          WHOLE_D: d % columns === 0,
+          WHOLE_E: e % columns === 0,
+        },
+        bindings: [k, v, positions, q, states, scales, out],
+        params: [
+          ...placesOf(q, k, v, out),
+          ...[groups, members, n, d, e, chunk, chunks, workgroups],
+          floatBits(options.alpha * options.beta),
+        ],
+        workgroups: grid(workgroups, context),
+      };
+    }),
+  ];
+}
+
+/** Writes the states before all chunks, their scales, and the last state: in one walk, or by segments in two. */
+function walks(
+  { k, v, positions, initial }: { k: View; v: View; positions: View; initial?: View },
+  [states, scales, last]: View[],
+  { rows, columns, chunk, chunks, heads, ...tiles }: ReturnType<typeof layoutOf>,
+  { beta }: LightningOptions,
+  context: GpuContext,
+): Dispatch[] {
   const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
-  const layout = layoutOf(k, e, options, side);
-  const { rows, columns, chunk, chunks, tilesE, heads } = layout;
-  const positions = context.scratch(2 * heads * (n + chunks));
-  const states = context.scratch(layout.stateElements, "f16");
-  const scales = context.scratch(heads * chunks * layout.tilesD * tilesE);
-  const constants = { SIDE: side, LANES: lanes, HAS_INITIAL: initial !== undefined };
-
-  const wholeHeads = variants.wholeHeads && d > rows;
-  const tilesD = wholeHeads ? 1 : layout.tilesD;
-  const abreast = Math.ceil(variants.walkers / (heads * tilesD * tilesE));
-  const segment = Math.ceil(chunks / Math.max(1, Math.min(abreast, chunks)));
+  const whole = variants.wholeHeads && d > rows;
+  const tilesOfAHead = (whole ? 1 : tiles.tilesD) * tiles.tilesE;
+  const abreast = Math.ceil(variants.walkers / (heads * tilesOfAHead));
+  const segment = Math.ceil(chunks / Math.min(Math.max(abreast, 1), chunks));
   const segments = Math.ceil(chunks / segment);
+  const workgroups = heads * segments * tilesOfAHead;
   const totals = context.scratch(2 * heads * segments);
-  const walk = (label: string, initial: View | undefined, last: View, writes: string[]) => {
-    const walks = heads * segments * tilesD * tilesE;
-    // Of a state for every segment, those of a head lie one after the other.
-    const step = (view?: View) => view === segmentStates ? d * e : 0;
-    return {
-      label,
-      shader: statesShader,
-      constants: {
-        ...constants,
-        HAS_INITIAL: initial !== undefined,
-        ...(wholeHeads && { TILE_D: columns, SUBGROUPS: 16 }),
-        ...eights({ k, v }),
-        WHOLE_D: d % (wholeHeads ? columns : rows) === 0,
-        WHOLE_E: e % columns === 0,
-        WRITES_STATES: writes.includes("states"),
-        WRITES_LAST: writes.includes("last"),
-        WRITES_TOTALS: writes.includes("totals"),
-      },
-      bindings: [k, v, positions, initial ?? positions, states, scales, last, totals],
-      params: [
-        ...placesOf(k, v, initial ?? last, last),
-        ...[groups, members, n, d, e, chunk, chunks, walks, floatBits(beta)],
-        ...[segment, segments, step(initial), step(last)],
-      ],
-      workgroups: grid(walks, context),
-    };
+  const walk = (
+    label: string,
+    initial: View | undefined,
+    last: View,
+    { writes, initialStep = 0, lastStep = 0 }: {
+      writes: readonly ("states" | "last" | "totals")[];
+      /** From the state of one segment to that of the next. */
+      initialStep?: number;
+      lastStep?: number;
+    },
+  ): Dispatch => ({
+    label,
+    shader: statesShader,
+    constants: {
+      SIDE: side,
+      LANES: lanes,
+      HAS_INITIAL: initial !== undefined,
+      ...(whole && { TILE_D: columns, SUBGROUPS: 16 }),
+      ...eights({ k, v }),
+      WHOLE_D: d % (whole ? columns : rows) === 0,
+      WHOLE_E: e % columns === 0,
+      WRITES_STATES: writes.includes("states"),
+      WRITES_LAST: writes.includes("last"),
+      WRITES_TOTALS: writes.includes("totals"),
+    },
+    bindings: [k, v, positions, initial ?? positions, states, scales, last, totals],
+    params: [
+      ...placesOf(k, v, initial ?? last, last),
+      ...[groups, members, n, d, e, chunk, chunks, workgroups, floatBits(beta)],
+      ...[segment, segments, initialStep, lastStep],
+    ],
+    workgroups: grid(workgroups, context),
+  });
+  const label = "states on matrix units";
+  if (segments === 1) return [walk(label, initial, last, { writes: ["states", "last"] })];
+  // A state for every segment, those of a head one after the other.
+  const step = d * e;
+  const ofSegments: View = {
+    ...context.scratch(heads * segments * step),
+    shape: last.shape,
+    strides: contiguousStrides(last.shape).map((stride, axis) =>
+      axis < 3 ? segments * stride : stride
+    ),
   };
-  let segmentStates: View | undefined;
-  const dispatches: Dispatch[] = [positionsDispatch(g, positions, chunk, decayAfter, context)];
-  if (segments === 1) {
-    dispatches.push(walk("states on matrix units", initial, last, ["states", "last"]));
-  } else {
-    const strides = contiguousStrides(last.shape);
-    segmentStates = {
-      ...context.scratch(heads * segments * d * e),
-      shape: last.shape,
-      strides: strides.map((stride, axis) => axis < 3 ? segments * stride : stride),
-    };
-    dispatches.push(
-      walk("segments on matrix units", undefined, segmentStates, ["last", "totals"]),
-      scanDispatch(
-        [segmentStates, totals, initial],
-        last,
-        { chunks: 0, segment: 0, segments, walked: false },
-        context,
-      ),
-      walk("states on matrix units", segmentStates, last, ["states"]),
-    );
-  }
-
-  const readers = [{ q, k, v, out, turned: false }];
-  if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
-  for (const { q, k, v, out, turned } of readers) {
-    const [d, e] = [k.shape[4], v.shape[4]];
-    const reads = heads * chunks * (chunk / rows) * Math.ceil(e / columns);
-    dispatches.push({
-      label: "outputs on matrix units",
-      shader: outputsShader,
-      constants: {
-        ...constants,
-        SUBGROUPS: variants.outputSubgroups,
-        AHEAD: variants.ahead,
-        STATE_TURNED: turned,
-        ...eights({ q, k, v }),
-        ...eightResults(out),
-        WHOLE_D: d % columns === 0,
-        WHOLE_E: e % columns === 0,
-      },
-      bindings: [k, v, positions, q, states, scales, out],
-      params: [
-        ...placesOf(q, k, v, out),
-        ...[groups, members, n, d, e, chunk, chunks, reads, floatBits(alpha * beta)],
-      ],
-      workgroups: grid(reads, context),
-    });
-  }
-  return dispatches;
+  const cut = { chunks: 0, segment: 0, segments, walked: false };
+  return [
+    walk("segments on matrix units", undefined, ofSegments, {
+      writes: ["last", "totals"],
+      lastStep: step,
+    }),
+    scanDispatch([ofSegments, totals, initial], last, cut, context),
+    walk(label, ofSegments, last, { writes: ["states"], initialStep: step }),
+  ];
 }
