@@ -1,6 +1,7 @@
-// Matrix units through Dawn: `deno run -A bench/cores.ts [--small] [--json]`, with DAWN_NODE the path of the
-// binding in npm "webgpu". Checks small sizes against the CPU, then times kernels by timestamp queries: the
-// median of several calls, for each set of Dawn's toggles and each block size.
+// Matrix units through Dawn: `deno run -A bench/cores.ts [--variants] [--small] [--json]`, with DAWN_NODE the path
+// of the binding in npm "webgpu". Checks small sizes against the CPU, then times kernels by timestamp queries: the
+// median of several calls, for each set of Dawn's toggles and each block size; or, with --variants, for each variant
+// of the attention kernels, with its errors beside it.
 import { createRequire } from "node:module";
 import {
   type Device,
@@ -8,11 +9,11 @@ import {
   lightningAttention,
   noGrad,
   setDefaultDevice,
-  type Tensor,
   tensor,
   tidy,
   uniform,
 } from "../mod.ts";
+import { type Variants, variants } from "../src/ops/lightning_cores.ts";
 import { relativeError } from "../tests/relative_error.ts";
 
 const path = Deno.env.get("DAWN_NODE");
@@ -45,31 +46,40 @@ async function values(device: Device, shape: number[], seed: number): Promise<Fl
   return Float32Array.from(await halves.data() as ArrayLike<number>);
 }
 
-/** Relative RMS errors of outputs and gradients in float16 against the CPU in float32. */
-async function errors(cpu: Device, gpu: Device): Promise<Record<string, number>> {
-  const shape = [2, 3, 333, 128];
+/** The results that are checked, by name. */
+type Results = Record<string, Float32Array>;
+
+/** What a device makes of small inputs of width d and of some dtype: outputs, gradients, and a product. */
+async function results(device: Device, dtype: "f32" | "f16", d: number): Promise<Results> {
+  const shape = [2, 3, 333, d];
   const data = await Promise.all([1, 2, 3, 4].map((seed) => values(cpu, shape, seed)));
   const [m, k, n] = [200, 136, 333];
   const [a, b] = [await values(cpu, [m, k], 5), await values(cpu, [k, n], 6)];
-  const run = async (device: Device, dtype: "f32" | "f16") => {
-    setDefaultDevice(device);
-    const [q, k_, v, u] = data.map((x) => tensor(x, { shape, dtype, requiresGrad: true }));
-    const o = lightningAttention(q, k_, v, { slopes: [0.3, 0.01, 0], scale: 0.5 });
-    o.mul(u).to("f32").sum().backward();
-    const product = tensor(a, { shape: [m, k], dtype }).matmul(tensor(b, { shape: [k, n], dtype }));
-    const results = { o, dq: q.grad!, dk: k_.grad!, dv: v.grad!, matmul: product };
-    return Object.fromEntries(
-      await Promise.all(
-        Object.entries(results).map(async ([name, t]) =>
-          [name, Float32Array.from(await t.data() as ArrayLike<number>)] as const
-        ),
-      ),
-    );
-  };
-  const [expected, found] = [await run(cpu, "f32"), await run(gpu, "f16")];
-  return Object.fromEntries(
-    Object.keys(expected).map((name) => [name, relativeError(found[name], expected[name])]),
+  setDefaultDevice(device);
+  const [q, k_, v, u] = data.map((x) => tensor(x, { shape, dtype, requiresGrad: true }));
+  const o = lightningAttention(q, k_, v, { slopes: [0.3, 0.01, 0], scale: 0.5 });
+  o.mul(u).to("f32").sum().backward();
+  const product = tensor(a, { shape: [m, k], dtype }).matmul(tensor(b, { shape: [k, n], dtype }));
+  const found = { o, dq: q.grad!, dk: k_.grad!, dv: v.grad!, matmul: product };
+  const entries = await Promise.all(
+    Object.entries(found).map(async ([name, t]) =>
+      [name, Float32Array.from(await t.data() as ArrayLike<number>)] as const
+    ),
   );
+  [q, k_, v, u, o, ...Object.values(found)].forEach((t) => t.dispose());
+  return Object.fromEntries(entries);
+}
+
+/** Relative RMS errors in float16 against what the CPU makes in float32, as text; throws if one is too large. */
+async function errors(device: Device, expected: Results, d: number): Promise<string> {
+  const found = await results(device, "f16", d);
+  const wrong = Object.keys(expected).map((name) =>
+    [name, relativeError(found[name], expected[name])] as const
+  );
+  for (const [name, x] of wrong) {
+    if (!(x <= 1e-3)) throw new Error(`${name}: relative RMS error ${x} exceeds 1e-3`);
+  }
+  return wrong.map(([name, x]) => `${name} ${x.toExponential(1)}`).join(", ");
 }
 
 /** How long a GPU is kept busy by what is timed, in ms: it lowers its clocks when it idles. */
@@ -99,61 +109,120 @@ async function timed(device: Device, fn: () => void) {
   };
 }
 
-const small = Deno.args.includes("--small");
-const rows: Record<string, unknown>[] = [];
-const cpu = await init({ backend: "cpu" });
-for (const [name, toggles] of Object.entries(TOGGLES)) {
-  const device = await init({ backend: "webgpu", gpu: dawn(toggles) });
-  if (rows.length === 0) console.log(device.describe());
-  console.log(`\n## ${name}\n`);
-  const wrong = await errors(cpu, device);
-  console.log(Object.entries(wrong).map(([key, x]) => `${key} ${x.toExponential(1)}`).join(", "));
-  for (const [key, x] of Object.entries(wrong)) {
-    if (!(x <= 1e-3)) throw new Error(`${key}: relative RMS error ${x} exceeds 1e-3`);
+/** Times `fn` and prints a row of a table. */
+async function report(
+  device: Device,
+  what: string,
+  fn: () => void,
+  rate?: (ms: number) => string,
+): Promise<void> {
+  const { ms, spread, kernels } = await timed(device, fn);
+  if (!kernels.includes("on matrix units")) {
+    throw new Error(`${what} ran on plain kernels: ${kernels}`);
   }
-  const report = async (what: string, fn: () => void, rate?: (ms: number) => string) => {
-    const { ms, spread, kernels } = await timed(device, fn);
-    rows.push({ toggles: name, what, ms, spread });
-    const notes = [...(rate ? [rate(ms)] : []), `max/min ${spread.toFixed(2)}`, kernels];
-    console.log(`| ${what} | ${ms.toFixed(3)} ms | ${notes.join(" | ")} |`);
-  };
-  setDefaultDevice(device);
+  rows.push({ what, ms, spread });
+  const notes = [...(rate ? [rate(ms)] : []), `max/min ${spread.toFixed(2)}`, kernels];
+  console.log(`| ${what} | ${ms.toFixed(3)} ms | ${notes.join(" | ")} |`);
+}
 
+/** Times forward and backward of attention over q, k and v [.., n, d] in float16. */
+async function attention(device: Device, what: string, shape: number[], blockSize?: number) {
+  const [q, k, v, u] = [1, 2, 3, 4].map((seed) =>
+    uniform(shape, { seed, low: -1, dtype: "f16", requiresGrad: seed < 4 })
+  );
+  const forward = () => lightningAttention(q, k, v, { slopes: 0.01, blockSize });
+  await report(device, `LA2 forward ${what}`, () => tidy(() => noGrad(() => void forward())));
+  const o = forward();
+  await report(device, `LA2 backward ${what}`, () => {
+    tidy(() => {
+      o.backward({ gradient: u });
+      for (const t of [q, k, v]) {
+        t.grad!.dispose();
+        t.grad = null;
+      }
+    });
+  });
+  [o, q, k, v, u].forEach((t) => t.dispose());
+  device.trim();
+}
+
+/** Matmul, and attention over n and block sizes. */
+async function sizes(device: Device, d: number): Promise<void> {
   const size = small ? 128 : 4096;
   const [a, b] = [1, 2].map((seed) => uniform([size, size], { seed, low: -1, dtype: "f16" }));
   const flops = (ms: number) => `${(2 * size ** 3 / ms / 1e9).toFixed(1)} TFLOP/s`;
-  await report(`matmul ${size}³`, () => tidy(() => void a.matmul(b)), flops);
-  await report(`matmul ${size}³, x yᵀ`, () => tidy(() => void a.matmul(b.transpose())), flops);
-  await report(`matmul ${size}³, xᵀ y`, () => tidy(() => void a.transpose().matmul(b)), flops);
+  const matmul = (how: string, fn: () => void) =>
+    report(device, `matmul ${size}³${how}`, () => tidy(fn), flops);
+  await matmul("", () => void a.matmul(b));
+  await matmul(", x yᵀ", () => void a.matmul(b.transpose()));
+  await matmul(", xᵀ y", () => void a.transpose().matmul(b));
   [a, b].forEach((t) => t.dispose());
-
   for (const n of small ? [64] : [1024, 8192, 32768]) {
-    const shape = small ? [1, 1, n, 64] : [4, 32, n, 128];
-    const draw = (seed: number) =>
-      uniform(shape, { seed, low: -1, dtype: "f16", requiresGrad: seed < 4 });
-    const [q, k, v, u] = [1, 2, 3, 4].map(draw);
-    const forward = (blockSize: number): Tensor =>
-      lightningAttention(q, k, v, { slopes: 0.01, blockSize });
     for (const blockSize of n === 32768 ? [64, 128, 256] : [128]) {
-      await report(`LA2 forward n = ${n}, blocks of ${blockSize}`, () => {
-        tidy(() => noGrad(() => void forward(blockSize)));
-      });
-      const o = forward(blockSize);
-      await report(`LA2 backward n = ${n}, blocks of ${blockSize}`, () => {
-        tidy(() => {
-          o.backward({ gradient: u });
-          for (const t of [q, k, v]) {
-            t.grad!.dispose();
-            t.grad = null;
-          }
-        });
-      });
-      o.dispose();
+      const shape = small ? [1, 1, n, d] : [4, 32, n, d];
+      await attention(device, `n = ${n}, blocks of ${blockSize}`, shape, blockSize);
     }
-    [q, k, v, u].forEach((t) => t.dispose());
-    device.trim();
+  }
+}
+
+/** What --variants measures: where there are many heads, and where there are few. The first is measured twice. */
+const MANY: Record<string, Partial<Variants>> = {
+  "as it is": {},
+  "outputs by 16 subgroups": { outputSubgroups: 16 },
+  "outputs ask ahead": { ahead: true },
+  "outputs by 16 subgroups that ask ahead": { outputSubgroups: 16, ahead: true },
+  "states of whole heads": { wholeHeads: true },
+  "as it is, again": {},
+};
+const FEW: Record<string, Partial<Variants>> = {
+  "as it is": {},
+  "256 walk": { walkers: 256 },
+  "128 walk with whole heads": { walkers: 128, wholeHeads: true },
+};
+
+/** Attention at n = 32768 by every variant, each checked first; one that fails does not keep the others from it. */
+async function everyVariant(device: Device, expected: Results, d: number): Promise<void> {
+  const plain = { ...variants };
+  const n = small ? 300 : 32768;
+  for (const [heads, tried] of [[[4, 32], MANY], [[1, 8], FEW]] as const) {
+    const shape = [...small ? [1, 2] : heads, n, d];
+    for (const [name, variant] of Object.entries(tried)) {
+      Object.assign(variants, plain, variant);
+      console.log(`\n### ${name}, [${shape.join(", ")}]\n`);
+      try {
+        console.log(`${await errors(device, expected, d)}\n`);
+        await attention(device, name, shape);
+      } catch (error) {
+        failed = true;
+        console.log(`FAILED: ${error}`);
+      }
+    }
+  }
+  Object.assign(variants, plain);
+}
+
+const small = Deno.args.includes("--small");
+const rows: Record<string, unknown>[] = [];
+let failed = false;
+const cpu = await init({ backend: "cpu" });
+const ofVariants = Deno.args.includes("--variants");
+for (const [name, toggles] of Object.entries(TOGGLES).slice(0, ofVariants ? 1 : undefined)) {
+  const device = await init({ backend: "webgpu", gpu: dawn(toggles) });
+  if (rows.length === 0) console.log(device.describe());
+  rows.push({ toggles: name });
+  console.log(`\n## ${name}\n`);
+  const side = /matrix units: (\d+)/.exec(device.describe())?.[1];
+  if (side === undefined) throw new Error("the device has no matrix units: see the report above");
+  // The widest heads that they take: 128 on NVIDIA.
+  const d = 8 * Number(side);
+  const expected = await results(cpu, "f32", d);
+  if (ofVariants) {
+    await everyVariant(device, expected, d);
+  } else {
+    console.log(await errors(device, expected, d));
+    await sizes(device, d);
   }
   device.destroy();
 }
 if (Deno.args.includes("--json")) console.log(JSON.stringify(rows));
-Deno.exit(0);
+Deno.exit(failed ? 1 : 0);

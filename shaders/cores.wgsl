@@ -2,28 +2,39 @@
 // SIDE × SIDE float16, spread over a subgroup of LANES threads, and adds to a fragment of float32. Float16
 // travels in eights: 16 bytes, a vec4u, so that side² = 8 · lanes and a lane moves one eight a fragment.
 
+const SIDE: u32 = 16;
+const LANES: u32 = 32;
+
 alias Left = subgroup_matrix_left<f16, SIDE, SIDE>;
 alias Right = subgroup_matrix_right<f16, SIDE, SIDE>;
 alias Sum = subgroup_matrix_result<f32, SIDE, SIDE>;
 
-fn two(low: f16, high: f16) -> u32 { return bitcast<u32>(vec2<f16>(low, high)); }
+// What a thread has of a tile: eights of lines that lie the same number of lines apart.
+struct Four { a: vec4u, b: vec4u, c: vec4u, d: vec4u }
 
-// The first so many of eight values, then zeros.
-fn first_eight(values: vec4u, count: i32) -> vec4u {
-  let low = select(vec4u(), vec4u(0xffffu), vec4i(0, 2, 4, 6) < vec4i(count));
-  return values & select(low, vec4u(0xffffffffu), vec4i(1, 3, 5, 7) < vec4i(count));
+// Where eight elements lie.
+struct Eight { low: vec4u, high: vec4u }
+
+// The eight elements of a line of `items` from `item` on, the first of them at `at`, the others a step apart; those
+// past the line's end lie where its last one does.
+fn eight_of(at: u32, step: u32, item: u32, items: u32) -> Eight {
+  let rest = vec4u(items - 1u - min(item, items - 1u));
+  return Eight(at + step * min(vec4u(0, 1, 2, 3), rest), at + step * min(vec4u(4, 5, 6, 7), rest));
 }
+
+// The values of such an eight, zeros past the line's end.
+fn inside(values: vec4u, item: u32, items: u32) -> vec4u {
+  let rest = vec4i(i32(items) - i32(item));
+  let low = select(vec4u(), vec4u(0xffffu), vec4i(0, 2, 4, 6) < rest);
+  return values & select(low, vec4u(0xffffffffu), vec4i(1, 3, 5, 7) < rest);
+}
+
+fn together(low: vec4<f16>, high: vec4<f16>) -> vec4u { return vec4u(bitcast<vec2u>(low), bitcast<vec2u>(high)); }
 
 // Two groups of four float32 values as an eight.
-fn rounded(low: vec4f, high: vec4f) -> vec4u {
-  return vec4u(
-    bitcast<u32>(vec2<f16>(low.xy)), bitcast<u32>(vec2<f16>(low.zw)),
-    bitcast<u32>(vec2<f16>(high.xy)), bitcast<u32>(vec2<f16>(high.zw)));
-}
+fn rounded(low: vec4f, high: vec4f) -> vec4u { return together(vec4<f16>(low), vec4<f16>(high)); }
 
 // The eight values times a weight, rounded once.
 fn times(values: vec4u, weight: f32) -> vec4u {
-  let low = vec4f(vec2f(bitcast<vec2<f16>>(values.x)), vec2f(bitcast<vec2<f16>>(values.y)));
-  let high = vec4f(vec2f(bitcast<vec2<f16>>(values.z)), vec2f(bitcast<vec2<f16>>(values.w)));
-  return rounded(weight * low, weight * high);
+  return rounded(weight * vec4f(bitcast<vec4<f16>>(values.xy)), weight * vec4f(bitcast<vec4<f16>>(values.zw)));
 }

@@ -1,8 +1,21 @@
-// What the kernels of Lightning Attention on matrix units share; this text comes after theirs. A workgroup of
-// eight subgroups makes ROWS × COLUMNS; a subgroup, half of the rows and a quarter of the columns, as 2 × 2
-// fragments: many small subgroups hide each other's waits better than a few large ones.
+// What the kernels of Lightning Attention on matrix units share; this text comes after theirs. A workgroup
+// makes tiles of ROWS × COLUMNS by subgroups of 2 × 2 or 1 × 2 fragments: many small subgroups hide each other's
+// waits better than a few large ones.
 
-const THREADS: u32 = 8 * LANES;
+// A scalar, or eight neighbours in a row of a dense matrix.
+alias Element_k = f16;
+alias Element_v = f16;
+const HAS_INITIAL: bool = false;
+// Whether d and e are whole numbers of tiles.
+const WHOLE_D: bool = false;
+const WHOLE_E: bool = false;
+const SUBGROUPS: u32 = 8;
+
+@group(0) @binding(0) var<storage, read> k: array<Element_k>;
+@group(0) @binding(1) var<storage, read> v: array<Element_v>;
+@group(0) @binding(2) var<storage, read> positions: array<vec2u>;
+
+const THREADS: u32 = SUBGROUPS * LANES;
 const ROWS: u32 = 4 * SIDE;
 const COLUMNS: u32 = 8 * SIDE;
 // In workgroup memory, in eights: lines of ROWS float16, and lines of COLUMNS float16 or ROWS float32. A line
@@ -12,12 +25,47 @@ const WIDE_PITCH: u32 = SIDE + 1;
 const NARROW_TILE: u32 = ROWS * NARROW_PITCH;
 const WIDE_TILE: u32 = ROWS * WIDE_PITCH;
 // The threads of a workgroup share a tile by eights, first along a line: lines from one of a thread's eights
-// to its next one. Of a narrow tile a thread has two, of a wide one four.
-const NARROW_STEP: u32 = 2 * SIDE;
-const WIDE_STEP: u32 = SIDE;
+// to its next one. Of eight subgroups a thread has four eights of a wide tile, two of a narrow one; of sixteen, half.
+const WIDE_STEP: u32 = SIDE * SUBGROUPS / 8;
+const NARROW_STEP: u32 = 2 * WIDE_STEP;
 // From one fragment to the next: eights of float16, eights of float32.
 const NEXT: u32 = SIDE / 8;
 const NEXT_SUM: u32 = SIDE / 4;
+
+fn eight_k(at: Eight) -> vec4u { return together(vec4<f16>(k[at.low.x], k[at.low.y], k[at.low.z], k[at.low.w]), vec4<f16>(k[at.high.x], k[at.high.y], k[at.high.z], k[at.high.w])); }
+fn eight_v(at: Eight) -> vec4u { return together(vec4<f16>(v[at.low.x], v[at.low.y], v[at.low.z], v[at.low.w]), vec4<f16>(v[at.high.x], v[at.high.y], v[at.high.z], v[at.high.w])); }
+
+// Eight columns of a row, zeros outside. `base` is that of row 0 and of the first column, or of the last there is.
+fn load_k(base: u32, row: u32, column: u32) -> vec4u {
+  let values = eight_k(eight_of(base + row * params.k_strides.w, params.k_column, column, params.d));
+  if (WHOLE_D) { return values; }
+  return inside(values, column, params.d);
+}
+
+fn load_v(base: u32, row: u32, column: u32) -> vec4u {
+  let values = eight_v(eight_of(base + row * params.v_strides.w, params.v_column, column, params.e));
+  if (WHOLE_E) { return values; }
+  return inside(values, column, params.e);
+}
+
+// Four lines from `line` on; those past `end` are that one.
+fn lines_from(line: u32, step: u32, end: u32) -> vec4u {
+  return min(line + step * vec4u(0, 1, 2, 3), vec4u(end));
+}
+
+fn four_of_v(base: u32, rows: vec4u, column: u32) -> Four {
+  return Four(load_v(base, rows.x, column), load_v(base, rows.y, column), load_v(base, rows.z, column), load_v(base, rows.w, column));
+}
+
+// Puts what a thread has of a tile of 4 · WIDE_STEP lines in its places, `step` apart.
+fn put(place: u32, step: u32, values: Four) {
+  tiles[place] = values.a;
+  tiles[place + step] = values.b;
+  if (SUBGROUPS == 8) {
+    tiles[place + 2u * step] = values.c;
+    tiles[place + 3u * step] = values.d;
+  }
+}
 
 // Batch, group, member of the group, and a row: what the strides of a view [b, groups, members, n] go with.
 fn entry_of(head: u32, groups: u32, members: u32, row: u32) -> vec4u {
@@ -29,17 +77,4 @@ fn entry_of(head: u32, groups: u32, members: u32, row: u32) -> vec4u {
 fn between(earlier: vec2u, later: vec2u) -> f32 {
   let high = later.x - earlier.x - select(0u, 1u, later.y < earlier.y);
   return f32(high) / 65536.0 + f32(later.y - earlier.y) / 281474976710656.0;
-}
-
-// What a thread has of a narrow tile, and of a wide one.
-struct Two { a: vec4u, b: vec4u }
-struct Four { a: vec4u, b: vec4u, c: vec4u, d: vec4u }
-
-// Puts four eights of a wide tile in their places.
-fn put_wide(place: u32, values: Four) {
-  const STEP = WIDE_STEP * WIDE_PITCH;
-  tiles[place] = values.a;
-  tiles[place + STEP] = values.b;
-  tiles[place + 2u * STEP] = values.c;
-  tiles[place + 3u * STEP] = values.d;
 }

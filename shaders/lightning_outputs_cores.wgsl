@@ -2,23 +2,16 @@
 // before the chunk and the rows up to them, for d ≤ COLUMNS:
 //   o_r = α β (exp(−P_r) · q_r S + Σ_{t ≤ r} exp(P_t − P_r) · (q_r · k_t) · v_t)
 // P is what lightning_positions.wgsl wrote, S (over β) what lightning_states_cores.wgsl wrote.
-// Goes on in lightning_cores.wgsl and cores.wgsl.
+// Goes on in lightning_cores.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
-const SIDE: u32 = 16;
-const LANES: u32 = 32;
-alias Element_q = f16;
-alias Element_k = f16;
-alias Element_v = f16;
-alias Element_out = f16;
-const OUT_IN_EIGHTS: bool = false;
-const HAS_INITIAL: bool = false;
-// Whether d and e are whole numbers of tiles.
-const WHOLE_D: bool = false;
-const WHOLE_E: bool = false;
+// Whether S is read turned over: the stored one is [e, d].
+const STATE_TURNED: bool = false;
+// Whether the next tile is asked for before this one is used.
+const AHEAD: bool = false;
 
 struct Params {
   q_strides: vec4u,          // of batch, group, member of the group, row
@@ -44,99 +37,85 @@ struct Params {
   scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> q: array<Element_q>;
-@group(0) @binding(1) var<storage, read> k: array<Element_k>;
-@group(0) @binding(2) var<storage, read> v: array<Element_v>;
-@group(0) @binding(3) var<storage, read> positions: array<vec2u>;
+alias Element_q = f16;
+
+@group(0) @binding(3) var<storage, read> q: array<Element_q>;
 @group(0) @binding(4) var<storage, read> states: array<vec4u>;
 @group(0) @binding(5) var<storage, read> scales: array<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<Element_out>;
 @group(0) @binding(7) var<uniform> params: Params;
 
-// A wide tile of q; a wide one of k, of v, of a state or, in float32, of scores; and a narrow one of what the
-// second is multiplied by, decayed scores or q. In the end the first two hold the results in float32.
-var<workgroup> tiles: array<vec4u, 2 * WIDE_TILE + NARROW_TILE>;
+// A wide tile of q; one of k, of v, of a state or, in float32, of scores, wide, or narrow with twice the lines;
+// and a narrow one of what the second is multiplied by, decayed scores or q. In the end the first two hold the
+// results in float32.
+var<workgroup> tiles: array<vec4u, WIDE_TILE + RIGHT_TILE + NARROW_TILE>;
+const RIGHT_TILE: u32 = 2 * NARROW_TILE;
 const OF_Q: u32 = 0;
 const RIGHT: u32 = WIDE_TILE;
-const LEFT: u32 = 2 * WIDE_TILE;
+const LEFT: u32 = WIDE_TILE + RIGHT_TILE;
+// A subgroup has so many rows and a quarter of the columns, in two rows of fragments (TALL) or one.
+const BAND: u32 = 4 * ROWS / SUBGROUPS;
+const TALL: bool = SUBGROUPS == 8;
 // How much decay lies between the first row of the workgroup and each of its rows, and each source.
 var<workgroup> rows_after: array<f32, ROWS>;
 var<workgroup> sources_after: array<f32, ROWS>;
 // α β · exp(−P_r) of its rows.
 var<workgroup> from_state: array<f32, ROWS>;
 
-// Eight elements a step apart, the last of them repeated after the first count + 1.
-fn one_q(at: u32) -> f16 { return q[at]; }
-fn eight_q(at: u32, step: u32, count: u32) -> vec4u { return gathered_q(at, step, count); }
-fn gathered_q(at: u32, step: u32, count: u32) -> vec4u {
-  var values = vec4u();
-  for (var i = 0u; i < 4u; i++) {
-    values[i] = two(one_q(at + min(2u * i, count) * step), one_q(at + min(2u * i + 1u, count) * step));
-  }
-  return values;
-}
-fn one_k(at: u32) -> f16 { return k[at]; }
-fn eight_k(at: u32, step: u32, count: u32) -> vec4u { return gathered_k(at, step, count); }
-fn gathered_k(at: u32, step: u32, count: u32) -> vec4u {
-  var values = vec4u();
-  for (var i = 0u; i < 4u; i++) {
-    values[i] = two(one_k(at + min(2u * i, count) * step), one_k(at + min(2u * i + 1u, count) * step));
-  }
-  return values;
-}
-fn one_v(at: u32) -> f16 { return v[at]; }
-fn eight_v(at: u32, step: u32, count: u32) -> vec4u { return gathered_v(at, step, count); }
-fn gathered_v(at: u32, step: u32, count: u32) -> vec4u {
-  var values = vec4u();
-  for (var i = 0u; i < 4u; i++) {
-    values[i] = two(one_v(at + min(2u * i, count) * step), one_v(at + min(2u * i + 1u, count) * step));
-  }
-  return values;
-}
+fn eight_q(at: Eight) -> vec4u { return together(vec4<f16>(q[at.low.x], q[at.low.y], q[at.low.z], q[at.low.w]), vec4<f16>(q[at.high.x], q[at.high.y], q[at.high.z], q[at.high.w])); }
 
-// Eight columns of a row, zeros outside. `base` is that of row 0 and of the first column, or of the last there is.
 fn load_q(base: u32, row: u32, column: u32) -> vec4u {
-  let count = params.d - 1u - min(column, params.d - 1u);
-  let values = eight_q(base + row * params.q_strides.w, params.q_column, count);
+  let values = eight_q(eight_of(base + row * params.q_strides.w, params.q_column, column, params.d));
   if (WHOLE_D) { return values; }
-  return first_eight(values, i32(params.d) - i32(column));
+  return inside(values, column, params.d);
 }
 
-fn load_k(base: u32, row: u32, column: u32) -> vec4u {
-  let count = params.d - 1u - min(column, params.d - 1u);
-  let values = eight_k(base + row * params.k_strides.w, params.k_column, count);
-  if (WHOLE_D) { return values; }
-  return first_eight(values, i32(params.d) - i32(column));
+fn four_of_q(base: u32, rows: vec4u, column: u32) -> Four {
+  return Four(load_q(base, rows.x, column), load_q(base, rows.y, column), load_q(base, rows.z, column), load_q(base, rows.w, column));
 }
 
-fn load_v(base: u32, row: u32, column: u32) -> vec4u {
-  let count = params.e - 1u - min(column, params.e - 1u);
-  let values = eight_v(base + row * params.v_strides.w, params.v_column, count);
-  if (WHOLE_E) { return values; }
-  return first_eight(values, i32(params.e) - i32(column));
+fn four_of_k(base: u32, rows: vec4u, column: u32) -> Four {
+  return Four(load_k(base, rows.x, column), load_k(base, rows.y, column), load_k(base, rows.z, column), load_k(base, rows.w, column));
 }
 
-// What a thread has of a wide tile, of rows up to `end`; of rows after it, that one.
-fn four_of_q(base: u32, row: u32, end: u32, column: u32) -> Four {
-  return Four(
-    load_q(base, min(row, end), column), load_q(base, min(row + WIDE_STEP, end), column),
-    load_q(base, min(row + 2u * WIDE_STEP, end), column), load_q(base, min(row + 3u * WIDE_STEP, end), column));
+// Where a thread finds what a step multiplies by: first rows of k, for `sources` steps, then tiles of the state.
+struct From {
+  sources: u32,
+  base_k: u32,
+  line: u32,
+  column: u32,
+  end: u32,                  // the last row
+  base_position: u32,
+  thread: u32,
+  states: vec4u,             // the lines that it has of a tile, and from one tile to the next
+  states_step: u32,
+  scale: u32,
+  scale_step: u32,
 }
 
-fn four_of_k(base: u32, row: u32, end: u32, column: u32) -> Four {
-  return Four(
-    load_k(base, min(row, end), column), load_k(base, min(row + WIDE_STEP, end), column),
-    load_k(base, min(row + 2u * WIDE_STEP, end), column), load_k(base, min(row + 3u * WIDE_STEP, end), column));
+struct Asked { tile: Four, position: vec2u, scale: f32 }
+
+fn ask(there: From, step: u32) -> Asked {
+  var asked = Asked();
+  if (step < there.sources) {
+    let source = step * ROWS;
+    asked.tile = four_of_k(there.base_k, lines_from(source + there.line, WIDE_STEP, there.end), there.column);
+    if (there.thread < ROWS) { asked.position = positions[there.base_position + min(source + there.thread, there.end)]; }
+  } else {
+    let tile = step - there.sources;
+    let at = there.states + vec4u(tile * there.states_step);
+    asked.tile = Four(states[at.x], states[at.y], states[at.z], states[at.w]);
+    asked.scale = scales[there.scale + tile * there.scale_step];
+  }
+  return asked;
 }
 
-fn four_of_v(base: u32, row: u32, end: u32, column: u32) -> Four {
-  return Four(
-    load_v(base, min(row, end), column), load_v(base, min(row + WIDE_STEP, end), column),
-    load_v(base, min(row + 2u * WIDE_STEP, end), column), load_v(base, min(row + 3u * WIDE_STEP, end), column));
-}
-
-fn four_of_states(place: u32, step: u32) -> Four {
-  return Four(states[place], states[place + step], states[place + 2u * step], states[place + 3u * step]);
+// A fragment of what the narrow tile is multiplied by: rows from `depth` on, columns from `column` on.
+fn right_at(depth: u32, column: u32, turned: bool) -> Right {
+  if (STATE_TURNED && turned) {
+    return subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + column * NARROW_PITCH + depth / 8u, NARROW_PITCH);
+  }
+  return subgroupMatrixLoad<Right, row_major>(&tiles, RIGHT + depth * WIDE_PITCH + column / 8u, WIDE_PITCH);
 }
 
 // How much decay lies between two positions, of which the second may come first.
@@ -164,21 +143,7 @@ fn decayed(line: u32, eighth: u32, first_row: u32, source: u32) -> vec4u {
     params.scale * bitcast<vec4f>(tiles[score + 1u]) * decay(row, row_after, source + at + 4u, at + 4u));
 }
 
-fn eight_results(values: vec4u) -> Element_out { return Element_out(); }
-fn one_result(values: vec4f, lane: u32) -> Element_out { return Element_out(values[lane]); }
-
-fn store(base: u32, row: u32, column: u32, low: vec4f, high: vec4f) {
-  let at = base + row * params.out_strides.w + column * params.out_column;
-  if (OUT_IN_EIGHTS) {
-    out[at / 8u] = eight_results(rounded(low, high));
-  } else {
-    let count = params.e - column;
-    for (var i = 0u; i < min(4u, count); i++) { out[at + i * params.out_column] = one_result(low, i); }
-    for (var i = 4u; i < min(8u, count); i++) { out[at + i * params.out_column] = one_result(high, i - 4u); }
-  }
-}
-
-@compute @workgroup_size(8 * LANES)
+@compute @workgroup_size(SUBGROUPS * LANES)
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
@@ -200,7 +165,7 @@ fn main(
   let end = rows - 1u;
   let base_position = instance * (params.n + params.chunks) + start;
   let subgroup = thread / LANES;
-  let half = subgroup / 4u * 2u * SIDE;
+  let band = subgroup / 4u * BAND;
   let quarter = subgroup % 4u;
   // What this thread has of narrow and of wide tiles.
   let line = thread / (ROWS / 8u);
@@ -209,16 +174,47 @@ fn main(
   let wide_line = thread / (COLUMNS / 8u);
   let wide_eighth = thread % (COLUMNS / 8u);
   let wide = wide_line * WIDE_PITCH + wide_eighth;
+  const NARROW = NARROW_STEP * NARROW_PITCH;
+  const WIDE = WIDE_STEP * WIDE_PITCH;
   let column_d = 8u * wide_eighth;
   let column_e = first_e + 8u * wide_eighth;
   let inside_d = min(column_d, params.d - 1u);
   let base_q = params.q_offset + dot(at, params.q_strides) + start * params.q_strides.w + inside_d * params.q_column;
-  let base_k = params.k_offset + dot(at, params.k_strides) + start * params.k_strides.w + inside_d * params.k_column;
   let base_v = params.v_offset + dot(at, params.v_strides) + start * params.v_strides.w +
     min(column_e, params.e - 1u) * params.v_column;
-  const NARROW = NARROW_STEP * NARROW_PITCH;
 
-  put_wide(OF_Q + wide, four_of_q(base_q, first_row + wide_line, end, column_d));
+  // First decayed scores times v, then q times the state, both a narrow tile times a wide one.
+  let sources = first_row / ROWS + 1u;
+  let steps = sources + select(0u, (params.d + ROWS - 1u) / ROWS, HAS_INITIAL || chunk > 0u);
+  var there = From();
+  there.base_k = params.k_offset + dot(at, params.k_strides) + start * params.k_strides.w + inside_d * params.k_column;
+  there.base_position = base_position;
+  there.line = wide_line;
+  there.thread = thread;
+  there.end = end;
+  there.column = column_d;
+  there.sources = sources;
+  // The state is stored in tiles of ROWS × COLUMNS: so many one below the other and side by side.
+  let down = (select(params.d, params.e, STATE_TURNED) + ROWS - 1u) / ROWS;
+  let across = (select(params.e, params.d, STATE_TURNED) + COLUMNS - 1u) / COLUMNS;
+  let entry = (instance * params.chunks + chunk) * down;
+  let pitch = across * COLUMNS / 8u;
+  if (STATE_TURNED) {
+    let lines = lines_from(first_e + line, NARROW_STEP, down * ROWS - 1u);
+    there.states = (lines + vec4u(entry * ROWS)) * pitch + vec4u(eighth);
+    there.states_step = ROWS / 8u;
+    there.scale = (entry + min(first_e / ROWS + quarter / 2u, down - 1u)) * across;
+  } else {
+    let lines = lines_from(wide_line, WIDE_STEP, ROWS - 1u);
+    there.states = (lines + vec4u(entry * ROWS)) * pitch + vec4u(first_e / 8u + wide_eighth);
+    there.states_step = ROWS * pitch;
+    there.scale = entry * across + tile_e;
+    there.scale_step = across;
+  }
+
+  var asked = Asked();
+  if (AHEAD) { asked = ask(there, 0u); }
+  put(OF_Q + wide, WIDE, four_of_q(base_q, lines_from(first_row + wide_line, WIDE_STEP, end), column_d));
   let corner = positions[base_position + first_row];
   if (thread < ROWS) {
     let position = positions[base_position + min(first_row + thread, end)];
@@ -228,86 +224,89 @@ fn main(
 
   var a0 = Sum(); var a1 = Sum();
   var b0 = Sum(); var b1 = Sum();
-  // First decayed scores times v, then q times the state, both a narrow tile times a wide one.
-  let sources = first_row / ROWS + 1u;
-  let tiles_d = select(0u, (params.d + ROWS - 1u) / ROWS, HAS_INITIAL || chunk > 0u);
-  let entry = (instance * params.chunks + chunk) * ((params.d + ROWS - 1u) / ROWS);
   // What the sums are multiples of: 1, or the power of two that goes with a tile of the state.
   var unit = 1.0;
-  for (var step = 0u; step < sources + tiles_d; step++) {
-    if (step < sources) {
+  for (var step = 0u; step < steps; step++) {
+    let of_state = step >= sources;
+    if (!AHEAD) { asked = ask(there, step); }
+    if (!of_state) {
       let source = step * ROWS;
-      put_wide(RIGHT + wide, four_of_k(base_k, source + wide_line, end, column_d));
-      if (thread < ROWS) {
-        sources_after[thread] = after(corner, positions[base_position + min(source + thread, end)]);
-      }
+      put(RIGHT + wide, WIDE, asked.tile);
+      if (thread < ROWS) { sources_after[thread] = after(corner, asked.position); }
       workgroupBarrier();
       var c0 = Sum();
       var c1 = Sum();
       for (var d = 0u; d < params.d; d += SIDE) {
-        let left = OF_Q + half * WIDE_PITCH + d / 8u;
-        let above = subgroupMatrixLoad<Left, row_major>(&tiles, left, WIDE_PITCH);
-        let below = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * WIDE_PITCH, WIDE_PITCH);
+        let left = OF_Q + band * WIDE_PITCH + d / 8u;
         let keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * WIDE_PITCH + d / 8u, WIDE_PITCH);
+        let above = subgroupMatrixLoad<Left, row_major>(&tiles, left, WIDE_PITCH);
         c0 = subgroupMatrixMultiplyAccumulate(above, keys, c0);
-        c1 = subgroupMatrixMultiplyAccumulate(below, keys, c1);
+        if (TALL) {
+          let below = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * WIDE_PITCH, WIDE_PITCH);
+          c1 = subgroupMatrixMultiplyAccumulate(below, keys, c1);
+        }
       }
-      let from_v = four_of_v(base_v, source + wide_line, end, column_e);
+      let from_v = four_of_v(base_v, lines_from(source + wide_line, WIDE_STEP, end), column_e);
       workgroupBarrier();
-      let place = RIGHT + half * WIDE_PITCH + quarter * NEXT_SUM;
+      let place = RIGHT + band * WIDE_PITCH + quarter * NEXT_SUM;
       subgroupMatrixStore<row_major>(&tiles, place, c0, WIDE_PITCH);
-      subgroupMatrixStore<row_major>(&tiles, place + SIDE * WIDE_PITCH, c1, WIDE_PITCH);
+      if (TALL) { subgroupMatrixStore<row_major>(&tiles, place + SIDE * WIDE_PITCH, c1, WIDE_PITCH); }
       workgroupBarrier();
-      tiles[narrow] = decayed(line, eighth, first_row, source);
-      tiles[narrow + NARROW] = decayed(line + NARROW_STEP, eighth, first_row, source);
+      for (var i = 0u; i < ROWS; i += NARROW_STEP) {
+        tiles[narrow + i * NARROW_PITCH] = decayed(line + i, eighth, first_row, source);
+      }
       workgroupBarrier();
-      put_wide(RIGHT + wide, from_v);
+      put(RIGHT + wide, WIDE, from_v);
     } else {
-      let tile_d = step - sources;
-      let pitch = tiles_e * COLUMNS / 8u;
-      let place = ((entry + tile_d) * ROWS + wide_line) * pitch + first_e / 8u + wide_eighth;
-      put_wide(RIGHT + wide, four_of_states(place, WIDE_STEP * pitch));
-      let from_q = OF_Q + line * WIDE_PITCH + tile_d * (ROWS / 8u) + eighth;
-      tiles[narrow] = times(tiles[from_q], from_state[line]);
-      tiles[narrow + NARROW] = times(tiles[from_q + NARROW_STEP * WIDE_PITCH], from_state[line + NARROW_STEP]);
-      let next = scales[(entry + tile_d) * tiles_e + tile_e];
-      let factor = unit / next;
-      unit = next;
+      if (STATE_TURNED) {
+        put(RIGHT + line * NARROW_PITCH + eighth, NARROW, asked.tile);
+      } else {
+        put(RIGHT + wide, WIDE, asked.tile);
+      }
+      let from_q = OF_Q + line * WIDE_PITCH + (step - sources) * (ROWS / 8u) + eighth;
+      for (var i = 0u; i < ROWS; i += NARROW_STEP) {
+        tiles[narrow + i * NARROW_PITCH] = times(tiles[from_q + i * WIDE_PITCH], from_state[line + i]);
+      }
+      let factor = unit / asked.scale;
+      unit = asked.scale;
       a0 = subgroupMatrixScalarMultiply(a0, factor); a1 = subgroupMatrixScalarMultiply(a1, factor);
-      b0 = subgroupMatrixScalarMultiply(b0, factor); b1 = subgroupMatrixScalarMultiply(b1, factor);
+      if (TALL) { b0 = subgroupMatrixScalarMultiply(b0, factor); b1 = subgroupMatrixScalarMultiply(b1, factor); }
     }
+    if (AHEAD && step + 1u < steps) { asked = ask(there, step + 1u); }
     workgroupBarrier();
     for (var depth = 0u; depth < ROWS; depth += SIDE) {
-      let left = LEFT + half * NARROW_PITCH + depth / 8u;
-      let right = RIGHT + depth * WIDE_PITCH + quarter * 2u * NEXT;
+      let left = LEFT + band * NARROW_PITCH + depth / 8u;
       let a = subgroupMatrixLoad<Left, row_major>(&tiles, left, NARROW_PITCH);
-      let b = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * NARROW_PITCH, NARROW_PITCH);
-      let r0 = subgroupMatrixLoad<Right, row_major>(&tiles, right, WIDE_PITCH);
+      let r0 = right_at(depth, quarter * 2u * SIDE, of_state);
+      let r1 = right_at(depth, quarter * 2u * SIDE + SIDE, of_state);
       a0 = subgroupMatrixMultiplyAccumulate(a, r0, a0);
-      b0 = subgroupMatrixMultiplyAccumulate(b, r0, b0);
-      let r1 = subgroupMatrixLoad<Right, row_major>(&tiles, right + NEXT, WIDE_PITCH);
       a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
-      b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
+      if (TALL) {
+        let b = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * NARROW_PITCH, NARROW_PITCH);
+        b0 = subgroupMatrixMultiplyAccumulate(b, r0, b0);
+        b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
+      }
     }
     workgroupBarrier();
   }
 
   // Columns of the left half go where q was, those of the right half next to them.
-  a0 = subgroupMatrixScalarMultiply(a0, unit); a1 = subgroupMatrixScalarMultiply(a1, unit);
-  b0 = subgroupMatrixScalarMultiply(b0, unit); b1 = subgroupMatrixScalarMultiply(b1, unit);
-  let above = quarter / 2u * WIDE_TILE + half * WIDE_PITCH + quarter % 2u * 2u * NEXT_SUM;
-  let below = above + SIDE * WIDE_PITCH;
-  subgroupMatrixStore<row_major>(&tiles, above, a0, WIDE_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, above + NEXT_SUM, a1, WIDE_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, below, b0, WIDE_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, b1, WIDE_PITCH);
+  let above = quarter / 2u * WIDE_TILE + band * WIDE_PITCH + quarter % 2u * 2u * NEXT_SUM;
+  subgroupMatrixStore<row_major>(&tiles, above, subgroupMatrixScalarMultiply(a0, unit), WIDE_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, above + NEXT_SUM, subgroupMatrixScalarMultiply(a1, unit), WIDE_PITCH);
+  if (TALL) {
+    let below = above + SIDE * WIDE_PITCH;
+    subgroupMatrixStore<row_major>(&tiles, below, subgroupMatrixScalarMultiply(b0, unit), WIDE_PITCH);
+    subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, subgroupMatrixScalarMultiply(b1, unit), WIDE_PITCH);
+  }
   workgroupBarrier();
   let base_out = params.out_offset + dot(at, params.out_strides) + start * params.out_strides.w;
   let results = wide_eighth / (ROWS / 8u) * WIDE_TILE + wide_eighth % (ROWS / 8u) * 2u;
   for (var i = wide_line; i < ROWS; i += WIDE_STEP) {
     let place = results + i * WIDE_PITCH;
     if (first_row + i < rows && column_e < params.e) {
-      store(base_out, first_row + i, column_e, bitcast<vec4f>(tiles[place]), bitcast<vec4f>(tiles[place + 1u]));
+      let to = base_out + (first_row + i) * params.out_strides.w + column_e * params.out_column;
+      store(to, params.out_column, params.e - column_e, bitcast<vec4f>(tiles[place]), bitcast<vec4f>(tiles[place + 1u]));
     }
   }
 }

@@ -1,6 +1,7 @@
 // out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n], over any strides.
 // A workgroup computes a 64 × 64 tile; a thread, 4 × 4 of it, in four named vectors, because an array
 // indexed by a loop variable would leave the registers.
+// Goes on from matmul_params.wgsl.
 
 alias StoredX = f32;
 alias StoredY = f32;
@@ -13,29 +14,9 @@ const DEPTH: u32 = 16;
 // One vector more than needed: rows then start in different banks.
 const PITCH: u32 = 17;
 
-struct Params {
-  batch_shape: vec4u,
-  batch_x: vec4u,
-  batch_y: vec4u,
-  batch_out: vec4u,
-  m: u32,
-  n: u32,
-  k: u32,
-  x_offset: u32,
-  x_m: u32,
-  x_k: u32,
-  y_offset: u32,
-  y_k: u32,
-  y_n: u32,
-  out_offset: u32,
-  out_m: u32,
-  out_n: u32,
-}
-
 @group(0) @binding(0) var<storage, read> x: array<StoredX>;
 @group(0) @binding(1) var<storage, read> y: array<StoredY>;
 @group(0) @binding(2) var<storage, read_write> out: array<StoredOut>;
-@group(0) @binding(3) var<uniform> params: Params;
 
 // Tiles by depth, then by groups of four rows of x or columns of y.
 var<workgroup> tile_x: array<vec4f, DEPTH * PITCH>;
@@ -64,11 +45,7 @@ fn store(base: u32, row: u32, column: u32, values: vec4f) {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let first_column = group.x * TILE;
   let first_row = group.y * TILE;
-  var batch = vec4u(0u, 0u, 0u, group.z);
-  for (var axis = 3u; axis > 0u; axis--) {
-    batch[axis - 1u] = batch[axis] / params.batch_shape[axis];
-    batch[axis] = batch[axis] % params.batch_shape[axis];
-  }
+  let batch = batch_of(group.z);
   let base_x = params.x_offset + dot(batch, params.batch_x);
   let base_y = params.y_offset + dot(batch, params.batch_y);
 

@@ -1,19 +1,15 @@
 // out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n] in float16, on matrix units. A workgroup of eight
 // subgroups computes a tile of TILE × TILE; a subgroup, a quarter of its rows and half of its columns, as
 // 2 × 4 fragments. While it multiplies one slice of DEPTH terms, the next is on its way to registers.
-// Goes on in cores.wgsl.
+// Goes on in matmul_params.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
-const SIDE: u32 = 16;
-const LANES: u32 = 32;
 // A scalar, or eight neighbours along whichever axis of the matrix is dense.
 alias Element_x = f16;
 alias Element_y = f16;
-alias Element_out = f16;
-const OUT_IN_EIGHTS: bool = false;
 const X_ALONG_K: bool = true;
 const Y_ALONG_K: bool = false;
 // Whether m and n are whole numbers of tiles, and k of slices.
@@ -33,98 +29,59 @@ const X_STEP: u32 = THREADS / X_LINE;
 const Y_STEP: u32 = THREADS / Y_LINE;
 const SUM_PITCH: u32 = SIDE + 1;
 
-struct Params {
-  batch_shape: vec4u,
-  batch_x: vec4u,
-  batch_y: vec4u,
-  batch_out: vec4u,
-  m: u32,
-  n: u32,
-  k: u32,
-  x_offset: u32,
-  x_m: u32,
-  x_k: u32,
-  y_offset: u32,
-  y_k: u32,
-  y_n: u32,
-  out_offset: u32,
-  out_m: u32,
-  out_n: u32,
-}
-
 @group(0) @binding(0) var<storage, read> x: array<Element_x>;
 @group(0) @binding(1) var<storage, read> y: array<Element_y>;
 @group(0) @binding(2) var<storage, read_write> out: array<Element_out>;
-@group(0) @binding(3) var<uniform> params: Params;
 
 // A slice of x, then one of y; in the end, fragments of the result in float32.
 var<workgroup> tiles: array<vec4u, 2 * TILE_EIGHTS>;
 const OF_Y: u32 = TILE_EIGHTS;
 
-// Eight elements a step apart, the last of them repeated after the first count + 1.
-fn one_x(at: u32) -> f16 { return x[at]; }
-fn eight_x(at: u32, step: u32, count: u32) -> vec4u { return gathered_x(at, step, count); }
-fn gathered_x(at: u32, step: u32, count: u32) -> vec4u {
-  var values = vec4u();
-  for (var i = 0u; i < 4u; i++) {
-    values[i] = two(one_x(at + min(2u * i, count) * step), one_x(at + min(2u * i + 1u, count) * step));
-  }
-  return values;
+fn eight_x(at: Eight) -> vec4u { return together(vec4<f16>(x[at.low.x], x[at.low.y], x[at.low.z], x[at.low.w]), vec4<f16>(x[at.high.x], x[at.high.y], x[at.high.z], x[at.high.w])); }
+fn eight_y(at: Eight) -> vec4u { return together(vec4<f16>(y[at.low.x], y[at.low.y], y[at.low.z], y[at.low.w]), vec4<f16>(y[at.high.x], y[at.high.y], y[at.high.z], y[at.high.w])); }
+
+// A slice, or what is left of it at the matrix's end: where it begins, how many lines and items of a line it has,
+// and from one to the next of them.
+struct Slice { base: u32, lines: u32, items: u32, line_step: u32, item_step: u32 }
+
+// The slice of x from `first` of m and from k on, and of y from `first` of n.
+fn slice_of_x(base: u32, first: u32, k: u32) -> Slice {
+  let start = base + first * params.x_m + k * params.x_k;
+  if (X_ALONG_K) { return Slice(start, params.m - first, params.k - k, params.x_m, params.x_k); }
+  return Slice(start, params.k - k, params.m - first, params.x_k, params.x_m);
 }
-fn one_y(at: u32) -> f16 { return y[at]; }
-fn eight_y(at: u32, step: u32, count: u32) -> vec4u { return gathered_y(at, step, count); }
-fn gathered_y(at: u32, step: u32, count: u32) -> vec4u {
-  var values = vec4u();
-  for (var i = 0u; i < 4u; i++) {
-    values[i] = two(one_y(at + min(2u * i, count) * step), one_y(at + min(2u * i + 1u, count) * step));
-  }
-  return values;
+fn slice_of_y(base: u32, first: u32, k: u32) -> Slice {
+  let start = base + first * params.y_n + k * params.y_k;
+  if (Y_ALONG_K) { return Slice(start, params.n - first, params.k - k, params.y_n, params.y_k); }
+  return Slice(start, params.k - k, params.n - first, params.y_k, params.y_n);
 }
+
+// Where an eight of a line lies; those outside, where there is some inside.
+fn place_in(slice: Slice, line: u32, item: u32) -> Eight {
+  if (WHOLE) { return eight_of(slice.base + line * slice.line_step + item * slice.item_step, slice.item_step, 0u, 8u); }
+  let at = slice.base + min(line, slice.lines - 1u) * slice.line_step + min(item, slice.items - 1u) * slice.item_step;
+  return eight_of(at, slice.item_step, item, slice.items);
+}
+
+// Its values, zeros outside.
+fn within(values: vec4u, slice: Slice, line: u32, item: u32) -> vec4u {
+  if (WHOLE) { return values; }
+  return inside(values, item, select(0u, slice.items, line < slice.lines));
+}
+
+fn load_x(slice: Slice, line: u32, item: u32) -> vec4u { return within(eight_x(place_in(slice, line, item)), slice, line, item); }
+fn load_y(slice: Slice, line: u32, item: u32) -> vec4u { return within(eight_y(place_in(slice, line, item)), slice, line, item); }
 
 // What a thread has of a slice.
-struct Four { a: vec4u, b: vec4u, c: vec4u, d: vec4u }
-
-// An eight of a line; zeros outside, and what is read instead lies inside.
-fn load_x(base: u32, line: u32, item: u32, lines: u32, items: u32) -> vec4u {
-  let step = select(params.x_m, params.x_k, X_ALONG_K);
-  let stride = select(params.x_k, params.x_m, X_ALONG_K);
-  if (WHOLE) { return eight_x(base + line * stride + item * step, step, 7u); }
-  let start = min(item, items - 1u);
-  let values = eight_x(base + min(line, lines - 1u) * stride + start * step, step, items - 1u - start);
-  return first_eight(values, select(0, i32(items) - i32(item), line < lines));
-}
-
-// What thread `thread` has of the slice from `first` of m and from k on.
-fn slice_x(base: u32, first: u32, k: u32, thread: u32) -> Four {
-  let from_there = base + first * params.x_m + k * params.x_k;
-  let lines = select(params.k - k, params.m - first, X_ALONG_K);
-  let items = select(params.m - first, params.k - k, X_ALONG_K);
+fn four_of_x(slice: Slice, thread: u32) -> Four {
   let line = thread / X_LINE;
   let item = thread % X_LINE * 8u;
-  return Four(
-    load_x(from_there, line, item, lines, items), load_x(from_there, line + X_STEP, item, lines, items),
-    load_x(from_there, line + 2u * X_STEP, item, lines, items), load_x(from_there, line + 3u * X_STEP, item, lines, items));
+  return Four(load_x(slice, line, item), load_x(slice, line + X_STEP, item), load_x(slice, line + 2u * X_STEP, item), load_x(slice, line + 3u * X_STEP, item));
 }
-
-fn load_y(base: u32, line: u32, item: u32, lines: u32, items: u32) -> vec4u {
-  let step = select(params.y_n, params.y_k, Y_ALONG_K);
-  let stride = select(params.y_k, params.y_n, Y_ALONG_K);
-  if (WHOLE) { return eight_y(base + line * stride + item * step, step, 7u); }
-  let start = min(item, items - 1u);
-  let values = eight_y(base + min(line, lines - 1u) * stride + start * step, step, items - 1u - start);
-  return first_eight(values, select(0, i32(items) - i32(item), line < lines));
-}
-
-// What thread `thread` has of the slice from `first` of n and from k on.
-fn slice_y(base: u32, first: u32, k: u32, thread: u32) -> Four {
-  let from_there = base + first * params.y_n + k * params.y_k;
-  let lines = select(params.k - k, params.n - first, Y_ALONG_K);
-  let items = select(params.n - first, params.k - k, Y_ALONG_K);
+fn four_of_y(slice: Slice, thread: u32) -> Four {
   let line = thread / Y_LINE;
   let item = thread % Y_LINE * 8u;
-  return Four(
-    load_y(from_there, line, item, lines, items), load_y(from_there, line + Y_STEP, item, lines, items),
-    load_y(from_there, line + 2u * Y_STEP, item, lines, items), load_y(from_there, line + 3u * Y_STEP, item, lines, items));
+  return Four(load_y(slice, line, item), load_y(slice, line + Y_STEP, item), load_y(slice, line + 2u * Y_STEP, item), load_y(slice, line + 3u * Y_STEP, item));
 }
 
 fn put(place: u32, step: u32, values: Four) {
@@ -144,9 +101,6 @@ fn right(column: u32, k: u32) -> Right {
   return subgroupMatrixLoad<Right, row_major>(&tiles, OF_Y + k * Y_PITCH + column / 8u, Y_PITCH);
 }
 
-fn eight_results(values: vec4u) -> Element_out { return Element_out(); }
-fn one_result(values: vec4f, lane: u32) -> Element_out { return Element_out(values[lane]); }
-
 // Rounds and stores the fragments of a subgroup's row of fragments: a lane, one eight of each.
 fn store_row(base: u32, row: u32, column: u32, strip: u32, lane: u32) {
   workgroupBarrier();
@@ -159,12 +113,7 @@ fn store_row(base: u32, row: u32, column: u32, strip: u32, lane: u32) {
     let at_column = column + within;
     if (at_row < params.m && at_column < params.n) {
       let at = base + at_row * params.out_m + at_column * params.out_n;
-      if (OUT_IN_EIGHTS) {
-        out[at / 8u] = eight_results(rounded(low, high));
-      } else {
-        for (var i = 0u; i < min(4u, params.n - at_column); i++) { out[at + i * params.out_n] = one_result(low, i); }
-        for (var i = 4u; i < min(8u, params.n - at_column); i++) { out[at + i * params.out_n] = one_result(high, i - 4u); }
-      }
+      store(at, params.out_n, params.n - at_column, low, high);
     }
   }
   workgroupBarrier();
@@ -174,11 +123,7 @@ fn store_row(base: u32, row: u32, column: u32, strip: u32, lane: u32) {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let first_column = group.x * TILE;
   let first_row = group.y * TILE;
-  var batch = vec4u(0u, 0u, 0u, group.z);
-  for (var axis = 3u; axis > 0u; axis--) {
-    batch[axis - 1u] = batch[axis] / params.batch_shape[axis];
-    batch[axis] = batch[axis] % params.batch_shape[axis];
-  }
+  let batch = batch_of(group.z);
   let base_x = params.x_offset + dot(batch, params.batch_x);
   let base_y = params.y_offset + dot(batch, params.batch_y);
   let subgroup = thread / LANES;
@@ -187,8 +132,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let place_x = thread / X_LINE * X_PITCH + thread % X_LINE;
   let place_y = OF_Y + thread / Y_LINE * Y_PITCH + thread % Y_LINE;
 
-  var next_x = slice_x(base_x, first_row, 0u, thread);
-  var next_y = slice_y(base_y, first_column, 0u, thread);
+  var next_x = four_of_x(slice_of_x(base_x, first_row, 0u), thread);
+  var next_y = four_of_y(slice_of_y(base_y, first_column, 0u), thread);
   var a0 = Sum(); var a1 = Sum(); var a2 = Sum(); var a3 = Sum();
   var b0 = Sum(); var b1 = Sum(); var b2 = Sum(); var b3 = Sum();
   for (var k = 0u; k < params.k; k += DEPTH) {
@@ -197,8 +142,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     workgroupBarrier();
     // After the last slice the first one again, for nothing.
     let next = select(0u, k + DEPTH, k + DEPTH < params.k);
-    next_x = slice_x(base_x, first_row, next, thread);
-    next_y = slice_y(base_y, first_column, next, thread);
+    next_x = four_of_x(slice_of_x(base_x, first_row, next), thread);
+    next_y = four_of_y(slice_of_y(base_y, first_column, next), thread);
     for (var depth = 0u; depth < DEPTH; depth += SIDE) {
       let a = left(row, depth);
       let b = left(row + SIDE, depth);

@@ -1,6 +1,6 @@
 // out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n], for products large enough to fill a GPU. A workgroup
 // computes 64 × 128 of them.
-// Goes on from blocks.wgsl and tiles.wgsl.
+// Goes on from blocks.wgsl, tiles.wgsl and matmul_params.wgsl.
 
 // A scalar, or four neighbours along whichever axis of the matrix is dense.
 alias Element_x = f32;
@@ -11,29 +11,9 @@ const Y_ALONG_K: bool = false;
 // Whether m, n and k are whole tiles, so that no load goes beyond.
 const WHOLE: bool = false;
 
-struct Params {
-  batch_shape: vec4u,
-  batch_x: vec4u,
-  batch_y: vec4u,
-  batch_out: vec4u,
-  m: u32,
-  n: u32,
-  k: u32,
-  x_offset: u32,
-  x_m: u32,
-  x_k: u32,
-  y_offset: u32,
-  y_k: u32,
-  y_n: u32,
-  out_offset: u32,
-  out_m: u32,
-  out_n: u32,
-}
-
 @group(0) @binding(0) var<storage, read> x: array<Element_x>;
 @group(0) @binding(1) var<storage, read> y: array<Element_y>;
 @group(0) @binding(2) var<storage, read_write> out: array<ResultElement>;
-@group(0) @binding(3) var<uniform> params: Params;
 
 fn four_x(at: u32, step: u32) -> vec4f { return vec4f(f32(x[at]), f32(x[at + step]), f32(x[at + 2u * step]), f32(x[at + 3u * step])); }
 fn four_y(at: u32, step: u32) -> vec4f { return vec4f(f32(y[at]), f32(y[at + step]), f32(y[at + 2u * step]), f32(y[at + 3u * step])); }
@@ -97,11 +77,7 @@ fn ask(base_x: u32, base_y: u32, first_row: u32, first_column: u32, k: u32, thre
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let first_column = group.x * 128u;
   let first_row = group.y * ROWS;
-  var batch = vec4u(0u, 0u, 0u, group.z);
-  for (var axis = 3u; axis > 0u; axis--) {
-    batch[axis - 1u] = batch[axis] / params.batch_shape[axis];
-    batch[axis] = batch[axis] % params.batch_shape[axis];
-  }
+  let batch = batch_of(group.z);
   let base_x = params.x_offset + dot(batch, params.batch_x);
   let base_y = params.y_offset + dot(batch, params.batch_y);
   let across = thread / 16u;

@@ -22,6 +22,7 @@ import {
   relativeError,
   testOnBackends,
   testOnCpu,
+  toleranceOf,
 } from "./harness.ts";
 import {
   attend,
@@ -122,7 +123,8 @@ testOnBackends("outputs and states equal the naive quadratic form in float64", a
       const terms = expected.map((result) => result.terms);
       const within = tolerance(problem, 1e-5);
       await assertNear(output, flatten(expected, "o"), within, "output", flatten(terms, "o"));
-      await assertNear(state, flatten(expected, "state"), 1e-5, "state", flatten(terms, "state"));
+      const exact = toleranceOf(inputs.q, 1e-5);
+      await assertNear(state, flatten(expected, "state"), exact, "state", flatten(terms, "state"));
     }),
     { numRuns: 40 },
   );
@@ -143,7 +145,7 @@ testOnBackends("all gradients equal those of the naive form, states' included", 
       );
       for (const name of ["q", "k", "v", ...(withState ? ["initial"] : [])] as const) {
         const key = name as "q" | "k" | "v" | "initial";
-        const within = key === "initial" ? 1e-4 : tolerance(problem, 1e-4);
+        const within = key === "initial" ? toleranceOf(inputs.q, 1e-4) : tolerance(problem, 1e-4);
         const terms = flattenGradients(expected.map((result) => result.terms), key);
         const values = flattenGradients(expected, key);
         await assertNear(inputs[key].grad!, values, within, `d${key}`, terms);

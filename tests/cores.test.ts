@@ -2,8 +2,19 @@
  * Kernels on matrix units, against float64. They run where the WebGPU device has such units; set LEVIN_TEST_GPU=dawn for
  * one that may, with a driver that has them: NVIDIA, or lavapipe of Mesa 26.
  */
-import { assert, assertEquals } from "@std/assert";
-import { type Device, lightningAttentionWithState, randn, tensor, uniform } from "../mod.ts";
+import { assert, assertEquals, assertNotEquals } from "@std/assert";
+import {
+  type Device,
+  lightningAttentionWithState,
+  noGrad,
+  type OutputAndState,
+  randn,
+  type Tensor,
+  tensor,
+  uniform,
+} from "../mod.ts";
+import { TransNormerLLM } from "../src/models/mod.ts";
+import { type Variants, variants } from "../src/ops/lightning_cores.ts";
 import { assertNear, matricesOf, sumsOf, test, testOnWebgpu, webgpu } from "./harness.ts";
 import { attend, attendGradients } from "./oracle.ts";
 
@@ -20,9 +31,9 @@ function testOnMatrixUnits(name: string, fn: (device: Device) => void | Promise<
     );}
 }
 
-/** The names of the kernels that `fn` runs. */
+/** The names of the kernels that `fn` runs, in their order. */
 async function kernelsOf(device: Device, fn: () => void): Promise<string[]> {
-  return (await device.profile(fn)).operations.map(({ name }) => name);
+  return (await device.profile(fn)).spans.map(({ name }) => name);
 }
 
 function multiply(x: number[][], y: number[][]): number[] {
@@ -60,6 +71,8 @@ interface Case {
   slope: number;
   scale: number;
   reverse: boolean;
+  /** Rows of a block. Default: 8 · side. */
+  blockSize?: number;
   /** Factors on q, k, v and the gradient of the outputs. */
   sizes?: [number, number, number, number];
 }
@@ -72,6 +85,19 @@ const cases: Record<string, Case> = {
   "ragged tiles, shared keys, backwards": {
     ...{ heads: 2, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0.05, scale: 0.3 },
     reverse: true,
+  },
+  "two tiles of d, shared keys": {
+    ...{
+      heads: 2,
+      keyHeads: 1,
+      n: 25 * side + 3,
+      d: 6 * side,
+      e: 5 * side,
+      slope: 0.01,
+      scale: 0.3,
+    },
+    reverse: false,
+    blockSize: 4 * side,
   },
   "strong decay": {
     ...{ heads: 1, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0.917, scale: 1 },
@@ -89,58 +115,153 @@ const cases: Record<string, Case> = {
   },
 };
 
-for (const [what, given] of Object.entries(cases)) {
+/** Checks the operator, its state and all gradients against float64; returns the kernels that ran. */
+async function check(device: Device, given: Case): Promise<string[]> {
   const { heads, keyHeads, n, d, e, slope, scale, reverse, sizes = [1, 1, 1, 1] } = given;
-  testOnMatrixUnits(`lightningAttention on matrix units: ${what}`, async (device) => {
-    const draw = (seed: number, shape: number[], size: number) => {
-      // Of one sign where sizes are told, so that states grow as fast as they can.
-      const low = given.sizes === undefined ? -size : size / 2;
-      const dtype = "f16";
-      return uniform(shape, { seed, low, high: size, dtype, requiresGrad: true });
-    };
-    const q = draw(1, [1, heads, n, d], sizes[0]);
-    const k = draw(2, [1, keyHeads, n, d], sizes[1]);
-    const v = draw(3, [1, keyHeads, n, e], sizes[2]);
-    const u = randn([1, heads, n, e], { seed: 4, dtype: "f16" }).mul(sizes[3]);
-    const size = sizes[1] * sizes[2];
-    const start = uniform([1, heads, d, e], { seed: 5, low: -size, high: size });
-    const initialState = tensor(await start.data(), { shape: start.shape, requiresGrad: true });
-    const us = randn([1, heads, d, e], { seed: 6 });
-    const { output, state } = lightningAttentionWithState(q, k, v, {
-      ...{ slopes: slope, scale, reverse, initialState, blockSize: 8 * side },
-    });
+  const draw = (seed: number, shape: number[], size: number) => {
+    // Of one sign where sizes are told, so that states grow as fast as they can.
+    const low = given.sizes === undefined ? -size : size / 2;
+    const dtype = "f16";
+    return uniform(shape, { seed, low, high: size, dtype, requiresGrad: true });
+  };
+  // Beyond one tile of the state all is smaller, so that tiles need powers of two of their own.
+  const drawUneven = async (seed: number, shape: number[], size: number) => {
+    const evenly = await draw(seed, shape, size).data();
+    const uneven = evenly.map((x, at) => at % d < 4 * side ? x : x / 64);
+    return tensor(uneven, { shape, dtype: "f16", requiresGrad: true });
+  };
+  const q = await drawUneven(1, [1, heads, n, d], sizes[0]);
+  const k = await drawUneven(2, [1, keyHeads, n, d], sizes[1]);
+  const v = draw(3, [1, keyHeads, n, e], sizes[2]);
+  const u = randn([1, heads, n, e], { seed: 4, dtype: "f16" }).mul(sizes[3]);
+  const size = sizes[1] * sizes[2];
+  const start = uniform([1, heads, d, e], { seed: 5, low: -size, high: size });
+  const initialState = tensor(await start.data(), { shape: start.shape, requiresGrad: true });
+  const us = randn([1, heads, d, e], { seed: 6 });
+  const options = { slopes: slope, scale, reverse, initialState };
+  const { blockSize = 8 * side } = given;
+  const results: OutputAndState[] = [];
+  const kernels = await kernelsOf(device, () => {
+    const result = lightningAttentionWithState(q, k, v, { ...options, blockSize });
+    const { output, state } = result;
     output.to("f32").mul(u.to("f32")).sum().add(state.mul(us).sum()).backward();
+    results.push(result);
+  });
+  const [{ output, state }] = results;
 
-    const [qs, ks, vs, gos, initials, gss] = await Promise.all(
-      [q, k, v, u, initialState, us].map(matricesOf),
-    );
-    const turn = (rows: number[][]) => reverse ? rows.toReversed() : rows;
-    const key = (h: number) => Math.floor(h * keyHeads / heads);
-    const results = qs.map((_, h) => {
-      const head = {
-        ...{ q: turn(qs[h]), k: turn(ks[key(h)]), v: turn(vs[key(h)]), scale },
-        ...{ g: Array<number>(n).fill(-slope), initial: initials[h] },
-      };
-      return { ...attend(head), gradients: attendGradients(head, turn(gos[h]), gss[h]) };
-    });
-    const members = heads / keyHeads;
-    const flat = (of: (r: typeof results[number]) => number[][]) => results.flatMap(of).flat();
-    await assertNear(output, flat(({ o }) => turn(o)), 1e-3, "output");
-    await assertNear(state, flat((r) => r.state), 1e-3, "state");
-    await assertNear(q.grad!, flat(({ gradients }) => turn(gradients.q)), 1e-3, "dq");
-    const shared = (of: (r: typeof results[number]) => number[][]) =>
-      sumsOf(results.map((r) => turn(of(r))), members);
-    await assertNear(k.grad!, shared((r) => r.gradients.k), 1e-3, "dk");
-    await assertNear(v.grad!, shared((r) => r.gradients.v), 1e-3, "dv");
-    await assertNear(initialState.grad!, flat((r) => r.gradients.initial), 1e-3, "dS");
-    for (const t of [q, k, v, initialState]) t.grad?.dispose();
+  const [qs, ks, vs, gos, initials, gss] = await Promise.all(
+    [q, k, v, u, initialState, us].map(matricesOf),
+  );
+  const turn = (rows: number[][]) => reverse ? rows.toReversed() : rows;
+  const key = (h: number) => Math.floor(h * keyHeads / heads);
+  const expected = qs.map((_, h) => {
+    const head = {
+      ...{ q: turn(qs[h]), k: turn(ks[key(h)]), v: turn(vs[key(h)]), scale },
+      ...{ g: Array<number>(n).fill(-slope), initial: initials[h] },
+    };
+    return { ...attend(head), gradients: attendGradients(head, turn(gos[h]), gss[h]) };
+  });
+  const members = heads / keyHeads;
+  const flat = (of: (r: typeof expected[number]) => number[][]) => expected.flatMap(of).flat();
+  await assertNear(output, flat(({ o }) => turn(o)), 1e-3, "output");
+  await assertNear(state, flat((r) => r.state), 1e-3, "state");
+  await assertNear(q.grad!, flat(({ gradients }) => turn(gradients.q)), 1e-3, "dq");
+  const shared = (of: (r: typeof expected[number]) => number[][]) =>
+    sumsOf(expected.map((r) => turn(of(r))), members);
+  await assertNear(k.grad!, shared((r) => r.gradients.k), 1e-3, "dk");
+  await assertNear(v.grad!, shared((r) => r.gradients.v), 1e-3, "dv");
+  await assertNear(initialState.grad!, flat((r) => r.gradients.initial), 1e-3, "dS");
+  for (const t of [q, k, v, initialState]) t.grad?.dispose();
 
-    const kernels = await kernelsOf(device, () => {
-      lightningAttentionWithState(q, k, v, { slopes: slope });
-    });
-    assert(kernels.includes("lightningAttention: outputs on matrix units"), kernels.join());
+  return kernels.filter((name) => name.startsWith("lightningAttention"));
+}
+
+/** The kernels of a call and its backward: of the call and of dq, and of dk and dv, which share their states. */
+const oneWalk = ["positions", "states on matrix units"];
+const threeWalks = [
+  ...[...oneWalk, "outputs on matrix units"].map((kernel) => `lightningAttention: ${kernel}`),
+  ...[...oneWalk, "outputs on matrix units"].map((kernel) => `lightningAttention: ${kernel}`),
+  ...[...oneWalk, "outputs on matrix units", "outputs on matrix units"].map((kernel) =>
+    `lightningAttentionPair: ${kernel}`
+  ),
+];
+
+for (const [what, given] of Object.entries(cases)) {
+  testOnMatrixUnits(`lightningAttention on matrix units: ${what}`, async (device) => {
+    assertEquals(await check(device, given), threeWalks);
   });
 }
+
+const tried: Record<string, Partial<Variants>> = {
+  "sixteen subgroups": { outputSubgroups: 16 },
+  "tiles asked for ahead": { ahead: true },
+  "sixteen subgroups, tiles asked for ahead": { outputSubgroups: 16, ahead: true },
+  "whole heads": { wholeHeads: true },
+  "segments": { walkers: 12 },
+  "segments of whole heads": { walkers: 12, wholeHeads: true },
+};
+
+for (const [what, variant] of Object.entries(tried)) {
+  testOnMatrixUnits(`lightningAttention on matrix units, variant: ${what}`, async (device) => {
+    const before = { ...variants };
+    Object.assign(variants, variant);
+    try {
+      const kernels = await check(device, cases["two tiles of d, shared keys"]);
+      const scans = kernels.filter((name) => name.endsWith("scan"));
+      assertEquals(scans.length, variant.walkers === undefined ? 0 : 3, kernels.join());
+    } finally {
+      Object.assign(variants, before);
+    }
+  });
+}
+
+testOnMatrixUnits(
+  "TransNormerLLM in float16 has float32's logits on matrix units",
+  async (device) => {
+    const heads = 2;
+    // The first layer's keys, twice as wide as the heads, are too wide for matrix units, or not.
+    for (const [head, plainLayers] of [[6 * side, 1], [3 * side, 0]]) {
+      const size = heads * head;
+      using model = new TransNormerLLM(
+        { vocabulary: 13, size, layers: 3, heads, inner: 2 * size },
+        { seed: 1 },
+      );
+      // Loud enough for attention to matter.
+      const louder = Object.entries(model.parameters()).map(([name, p]) =>
+        [name, noGrad(() => p.mul(name.includes("theta") ? 1 : 5))] as const
+      );
+      model.load(Object.fromEntries(louder));
+      const values = Array.from({ length: 150 }, (_, i) => (i * i + 3) % 13);
+      const ids = (from: number, to?: number) =>
+        tensor([values.slice(from, to)], { dtype: "i32", device });
+      const exact = await noGrad(() => model.forward(ids(0))).data();
+      model.compute = "f16";
+      const found: Tensor[] = [];
+      const kernels = await kernelsOf(device, () => {
+        found.push(noGrad(() => model.forward(ids(0))));
+      });
+      await assertNear(found[0], exact, 5e-3, "logits");
+      const count = (kernel: string) =>
+        kernels.filter((name) => name === `lightningAttention: ${kernel}`).length;
+      assertEquals(count("outputs"), plainLayers);
+      assertEquals(count("outputs on matrix units"), 3 - plainLayers);
+      using context = model.start();
+      const parts = [[0, 70], [70, 71], [71, 150]].map(([from, to]) =>
+        model.extend(context, ids(from, to))
+      );
+      await assertNear(parts[0].concat(parts.slice(1), 1), exact, 5e-3, "logits in parts");
+    }
+  },
+);
+
+testOnMatrixUnits("blocks are of 128 rows on matrix units, unless told", async () => {
+  const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 1, 300, 8], { seed, dtype: "f16" }));
+  const bits = (blockSize?: number) =>
+    lightningAttentionWithState(q, k, v, { slopes: 0.01, blockSize }).state.data();
+  const [told, untold, other] = await Promise.all([bits(128), bits(), bits(64)]);
+  assertEquals(untold, told);
+  assertNotEquals(untold, other);
+});
 
 testOnMatrixUnits(
   "lightningAttention on matrix units: rows that are not whole eights",

@@ -190,6 +190,14 @@ export async function assertNear(
   assert(error <= bound, `${what}: relative RMS error ${error} exceeds ${bound}`);
 }
 
+/**
+ * What float32 results are judged by, such as states: of float32 operands, or of float16 ones that no matrix unit
+ * takes, by `exact`; on matrix units what is multiplied is rounded to float16.
+ */
+export function toleranceOf({ dtype, device }: Tensor, exact: number): number {
+  return dtype === "f16" && /matrix units: \d/.test(device.describe()) ? 1e-3 : exact;
+}
+
 /** The root of the sum of squares. */
 function sizeOf(values: ArrayLike<number>): number {
   let sum = 0;

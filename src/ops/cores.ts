@@ -6,11 +6,17 @@
  */
 import type { View } from "../backend/contract.ts";
 import cores from "../../shaders/cores.wgsl" with { type: "text" };
+import results from "../../shaders/cores_results.wgsl" with { type: "text" };
 import { isInGroups } from "./tiles.ts";
 
 /** The whole of a shader that goes on in cores.wgsl: its directives have to come first. */
-export function withCores(shader: string): string {
-  return `${shader}\n${cores}`;
+export function withCores(...texts: string[]): string {
+  return [...texts, cores].join("\n");
+}
+
+/** The whole of a shader that goes on in cores_results.wgsl too. */
+export function withCoresAndResults(...texts: string[]): string {
+  return withCores(...texts, results);
 }
 
 /** Constants by which such shaders read float16 operands, by name. */
@@ -22,8 +28,7 @@ export function eights(
   for (const [name, view] of Object.entries(views)) {
     if (!isInGroups(view, axis, 8)) continue;
     constants[`Element_${name}`] = "vec4u";
-    constants[`eight_${name}`] = `${name}[at / 8u]`;
-    constants[`one_${name}`] = "f16()";
+    constants[`eight_${name}`] = `${name}[at.low.x / 8u]`;
   }
   return constants;
 }

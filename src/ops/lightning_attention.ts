@@ -43,8 +43,8 @@ export interface LightningAttentionOptions extends DecayOptions {
    */
   initialState?: Tensor;
   /**
-   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, in
-   * WebAssembly 48, in plain TypeScript 32.
+   * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, on
+   * matrix units 128, in WebAssembly 48, in plain TypeScript 32.
    */
   blockSize?: number;
   /** Run from the last token to the first: o_t sees tokens s ≥ t. Default false. */
@@ -108,6 +108,8 @@ export function lightningAttention(
 
 /** Rows of a block where nothing else is asked for: what is fastest on each backend. */
 const BLOCK_SIZES = { cpu: 32, wasm: 48, webgpu: 64 };
+/** The same on matrix units. */
+const UNITS_BLOCK_SIZE = 128;
 
 /**
  * {@linkcode lightningAttention} together with the state after the last token: pass it as the
@@ -164,7 +166,8 @@ function attendAs(
     checkState("lightningAttention", "initialState", initialState, sequences, q, v);
   }
   const g = logDecayOf("lightningAttention", options, q);
-  const core = { alpha: scale, beta: 1, reverse, decayAfter: false, blockSize, wide: false };
+  const sizes = { blockSize, unitsBlockSize: options.blockSize ?? UNITS_BLOCK_SIZE };
+  const core = { alpha: scale, beta: 1, reverse, decayAfter: false, ...sizes, wide: false };
   const attend = (q: Tensor, k: Tensor, v: Tensor, g: Tensor, back: Tensor, initial?: Tensor) =>
     bidirectional
       ? bothWays(q, k, v, g, back, core)

@@ -63,6 +63,8 @@ export interface LightningOptions {
   readonly decayAfter: boolean;
   /** Rows of a block. */
   readonly blockSize: number;
+  /** Rows of a block on matrix units. Default: the same. */
+  readonly unitsBlockSize?: number;
   /** Give float32 outputs whatever the dtype of q. */
   readonly wide: boolean;
 }
@@ -206,25 +208,10 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
     const turned = inTimeOrder([r, v, k, g], [turnedOut, last], options);
     const second = { q: turned.inputs[0], out: turned.outputs[0] };
     const first = initial === undefined ? inputs : [...inputs, initial];
-    const other = initial === undefined
-      ? turned.inputs
-      : [...turned.inputs, transposedView(initial)];
-    const units = [[first, outputs], [other, turned.outputs]].every(([inputs, outputs]) =>
-      suitsMatrixUnits(inputs, outputs, options, context)
+    const bothSuit = [[first, outputs], [turned.inputs, turned.outputs]].every(
+      ([inputs, outputs]) => suitsMatrixUnits(inputs, outputs, options, context),
     );
-    if (units) {
-      // Two walks: on matrix units a state is left in the one orientation in which it is read.
-      const shape = last.shape.with(-1, last.shape.at(-2)!).with(-2, last.shape.at(-1)!);
-      const unused = {
-        ...context.scratch(sizeOf(shape)),
-        shape,
-        strides: contiguousStrides(shape),
-      };
-      return [
-        ...planForMatrixUnits(first, outputs, options, context),
-        ...planForMatrixUnits(other, [turned.outputs[0], unused], options, context),
-      ];
-    }
+    if (bothSuit) return planForMatrixUnits(first, outputs, options, context, second);
     return plan(first, outputs, options, context, second);
   },
   cuts: (inputs) => [0, 1, 2].map((axis) => Array<number>(inputs.length + 3).fill(axis)),

@@ -6,29 +6,60 @@
  *     o_r = f16(αβ exp(P_r) q_r) f16(S) + Σ_{t ≤ r} f16(αβ exp(P_r − P_t) (q_r · k_t)) v_t
  *
  * Each f16(S) has a power of two for every tile, so that it neither overflows nor fades. All exponents are
- * differences ≤ 0. One walk along every sequence leaves f16(S) before each chunk; then all outputs at once.
+ * differences ≤ 0. One walk along every sequence leaves f16(S) before each chunk; then all outputs at once. A pair
+ * of calls, LA(q, k, v) and LA(r, v, k), reads what one walk has left, the second turned over.
  *
  * @module
  */
 import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
+import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
-import { sizeOf } from "../shape.ts";
-import { eightResults, eights, withCores } from "./cores.ts";
+import { contiguousStrides, sizeOf } from "../shape.ts";
+import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
 import type { LightningOptions } from "./lightning_core.ts";
 import { LONGEST_CHUNK, positionsDispatch } from "./lightning_positions.ts";
+import { scanDispatch } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
-const statesShader = withCores(`${statesText}\n${coresText}`);
-const outputsShader = withCores(`${outputsText}\n${coresText}`);
+const statesShader = withCores(statesText, coresText, decays);
+const outputsShader = withCoresAndResults(outputsText, coresText);
+
+/** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
+export interface Variants {
+  /** Subgroups of a workgroup that makes outputs: sixteen have half of the registers each. */
+  outputSubgroups: 8 | 16;
+  /** Whether outputs ask for their next tile before they use the one they have. */
+  ahead: boolean;
+  /** Whether sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once. */
+  wholeHeads: boolean;
+  /**
+   * Workgroups that walk side by side, if there are so many chunks: sequences are cut into segments, walked twice,
+   * once for what each adds, with a scan between. 0: sequences stay whole.
+   */
+  walkers: number;
+}
+
+/** The variant in use. */
+export const variants: Variants = {
+  outputSubgroups: 8,
+  ahead: false,
+  wholeHeads: false,
+  walkers: 0,
+};
 
 /** How a call is cut up on matrix units. */
-function layoutOf({ shape }: View, e: number, blockSize: number, side: number) {
+function layoutOf(
+  { shape }: View,
+  e: number,
+  { blockSize, unitsBlockSize = blockSize }: LightningOptions,
+  side: number,
+) {
   const [b, groups, members, n, d] = shape;
   const [rows, columns] = [4 * side, 8 * side];
-  const chunk = Math.ceil(Math.min(blockSize, LONGEST_CHUNK, n) / rows) * rows;
+  const chunk = Math.ceil(Math.min(unitsBlockSize, LONGEST_CHUNK, n) / rows) * rows;
   const chunks = Math.ceil(n / chunk);
   const [tilesD, tilesE] = [Math.ceil(d / rows), Math.ceil(e / columns)];
   const heads = b * groups * members;
@@ -40,61 +71,132 @@ function layoutOf({ shape }: View, e: number, blockSize: number, side: number) {
 export function suitsMatrixUnits(
   [, k, v]: View[],
   [out]: View[],
-  { beta, blockSize }: LightningOptions,
+  options: LightningOptions,
   { matrixUnits, bindingBytes }: GpuContext,
 ): boolean {
   if (matrixUnits === undefined || out.dtype !== "f16" || sizeOf(out.shape) === 0) return false;
-  const { columns, stateElements } = layoutOf(k, v.shape[4], blockSize, matrixUnits.side);
-  return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && beta !== 0;
+  const { columns, stateElements } = layoutOf(k, v.shape[4], options, matrixUnits.side);
+  return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
 }
 
-/** The dispatches of a call that suits them. */
+/** The dispatches of a call that suits them. `second` are the queries of a pair, which suit too, and their outputs. */
 export function planForMatrixUnits(
   [q, k, v, g, initial]: View[],
   [out, last]: View[],
-  { alpha, beta, decayAfter, blockSize }: LightningOptions,
+  options: LightningOptions,
+  context: GpuContext,
+  second?: { readonly q: View; readonly out: View },
+): Dispatch[] {
+  const { side, lanes } = context.matrixUnits!;
+  const [, groups, members, n] = k.shape;
+  const layout = layoutOf(k, v.shape[4], options, side);
+  const { rows, columns, chunk, chunks, heads } = layout;
+  const positions = context.scratch(2 * heads * (n + chunks));
+  const states = context.scratch(layout.stateElements, "f16");
+  const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
+  const constants = { SIDE: side, LANES: lanes, HAS_INITIAL: initial !== undefined };
+  const readers = [{ q, k, v, out, turned: false }];
+  if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
+  return [
+    positionsDispatch(g, positions, chunk, options.decayAfter, context),
+    ...walks({ k, v, positions, initial }, [states, scales, last], layout, options, context),
+    ...readers.map(({ q, k, v, out, turned }) => {
+      const [d, e] = [k.shape[4], v.shape[4]];
+      const workgroups = heads * chunks * (chunk / rows) * Math.ceil(e / columns);
+      return {
+        label: "outputs on matrix units",
+        shader: outputsShader,
+        constants: {
+          ...constants,
+          SUBGROUPS: variants.outputSubgroups,
+          AHEAD: variants.ahead,
+          STATE_TURNED: turned,
+          ...eights({ q, k, v }),
+          ...eightResults(out),
+          WHOLE_D: d % columns === 0,
+          WHOLE_E: e % columns === 0,
+        },
+        bindings: [k, v, positions, q, states, scales, out],
+        params: [
+          ...placesOf(q, k, v, out),
+          ...[groups, members, n, d, e, chunk, chunks, workgroups],
+          floatBits(options.alpha * options.beta),
+        ],
+        workgroups: grid(workgroups, context),
+      };
+    }),
+  ];
+}
+
+/** Writes the states before all chunks, their scales, and the last state: in one walk, or by segments in two. */
+function walks(
+  { k, v, positions, initial }: { k: View; v: View; positions: View; initial?: View },
+  [states, scales, last]: View[],
+  { rows, columns, chunk, chunks, heads, ...tiles }: ReturnType<typeof layoutOf>,
+  { beta }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
   const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
-  const layout = layoutOf(k, e, blockSize, side);
-  const { rows, columns, chunk, chunks, tilesD, tilesE, heads } = layout;
-  const positions = context.scratch(2 * heads * (n + chunks));
-  const states = context.scratch(layout.stateElements, "f16");
-  const scales = context.scratch(heads * chunks * tilesD * tilesE);
-  const walks = heads * tilesD * tilesE;
-  const reads = heads * chunks * (chunk / rows) * tilesE;
-  const sizes = [groups, members, n, d, e, chunk, chunks];
-  const constants = {
-    SIDE: side,
-    LANES: lanes,
-    HAS_INITIAL: initial !== undefined,
-    WHOLE_E: e % columns === 0,
-    ...eights({ k, v }),
+  const whole = variants.wholeHeads && d > rows;
+  const tilesOfAHead = (whole ? 1 : tiles.tilesD) * tiles.tilesE;
+  const abreast = Math.ceil(variants.walkers / (heads * tilesOfAHead));
+  const segment = Math.ceil(chunks / Math.min(Math.max(abreast, 1), chunks));
+  const segments = Math.ceil(chunks / segment);
+  const workgroups = heads * segments * tilesOfAHead;
+  const totals = context.scratch(2 * heads * segments);
+  const walk = (
+    label: string,
+    initial: View | undefined,
+    last: View,
+    { writes, initialStep = 0, lastStep = 0 }: {
+      writes: readonly ("states" | "last" | "totals")[];
+      /** From the state of one segment to that of the next. */
+      initialStep?: number;
+      lastStep?: number;
+    },
+  ): Dispatch => ({
+    label,
+    shader: statesShader,
+    constants: {
+      SIDE: side,
+      LANES: lanes,
+      HAS_INITIAL: initial !== undefined,
+      ...(whole && { TILE_D: columns, SUBGROUPS: 16 }),
+      ...eights({ k, v }),
+      WHOLE_D: d % (whole ? columns : rows) === 0,
+      WHOLE_E: e % columns === 0,
+      WRITES_STATES: writes.includes("states"),
+      WRITES_LAST: writes.includes("last"),
+      WRITES_TOTALS: writes.includes("totals"),
+    },
+    bindings: [k, v, positions, initial ?? positions, states, scales, last, totals],
+    params: [
+      ...placesOf(k, v, initial ?? last, last),
+      ...[groups, members, n, d, e, chunk, chunks, workgroups, floatBits(beta)],
+      ...[segment, segments, initialStep, lastStep],
+    ],
+    workgroups: grid(workgroups, context),
+  });
+  const label = "states on matrix units";
+  if (segments === 1) return [walk(label, initial, last, { writes: ["states", "last"] })];
+  // A state for every segment, those of a head one after the other.
+  const step = d * e;
+  const ofSegments: View = {
+    ...context.scratch(heads * segments * step),
+    shape: last.shape,
+    strides: contiguousStrides(last.shape).map((stride, axis) =>
+      axis < 3 ? segments * stride : stride
+    ),
   };
+  const cut = { chunks: 0, segment: 0, segments, walked: false };
   return [
-    positionsDispatch(g, positions, chunk, decayAfter, context),
-    {
-      label: "states on matrix units",
-      shader: statesShader,
-      constants: { ...constants, WHOLE_D: d % rows === 0 },
-      bindings: [k, v, positions, initial ?? positions, states, scales, last],
-      params: [...placesOf(k, v, initial ?? last, last), ...sizes, walks, floatBits(beta)],
-      workgroups: grid(walks, context),
-    },
-    {
-      label: "outputs on matrix units",
-      shader: outputsShader,
-      constants: {
-        ...constants,
-        WHOLE_D: d % columns === 0,
-        ...eights({ q }),
-        ...eightResults(out),
-      },
-      bindings: [q, k, v, positions, states, scales, out],
-      params: [...placesOf(q, k, v, out), ...sizes, reads, floatBits(alpha * beta)],
-      workgroups: grid(reads, context),
-    },
+    walk("segments on matrix units", undefined, ofSegments, {
+      writes: ["last", "totals"],
+      lastStep: step,
+    }),
+    scanDispatch([ofSegments, totals, initial], last, cut, context),
+    walk(label, ofSegments, last, { writes: ["states"], initialStep: step }),
   ];
 }

@@ -8,11 +8,11 @@ import { bytesOf } from "../dtype.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
-import scanText from "../../shaders/lightning_scan.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import type { LightningOptions } from "./lightning_core.ts";
 import { LONGEST_CHUNK, positionsDispatch } from "./lightning_positions.ts";
+import { scanDispatch } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import {
   elements,
@@ -22,13 +22,11 @@ import {
   tilesAlong,
   tilesOf,
   tiling,
-  withBlocks,
   withScores,
   withTiles,
 } from "./tiles.ts";
 
 const statesShader = withTiles(keys, decays, statesText);
-const scanShader = withBlocks(`${decays}\n${scanText}`);
 const outputsShader = withScores(decays, outputsText);
 
 /** Scratch memory that a call may take, as a share of its operands, and at least so many bytes. */
@@ -114,7 +112,6 @@ export function plan(
     const before = pass === 0 ? initial : segmented ? carried[(pass - 1) % 2] : undefined;
     const after = isLast ? last : carried[pass % 2];
     const walks = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
-    const elementsOfState = heads * d * e / (fours ? 4 : 1);
     dispatches.push(
       positionsDispatch(gs, positions, chunk, decayAfter, context),
       {
@@ -143,27 +140,8 @@ export function plan(
       },
     );
     if (segmented || isLast) {
-      dispatches.push({
-        label: "scan",
-        shader: scanShader,
-        constants: {
-          HAS_INITIAL: before !== undefined,
-          WALKED: !segmented,
-          ...(fours && {
-            Element: "vec4f",
-            IN_FOURS: true,
-            initial_at: "vec4f(initial[at], initial[at + step], initial[at + 2u * step], " +
-              "initial[at + 3u * step])",
-            four_of: "values",
-          }),
-        },
-        bindings: [states, totals, before ?? totals, after],
-        params: [
-          ...placesOf(before ?? after, after),
-          ...[groups, members, d, e, chunks, segment, segments, elementsOfState],
-        ],
-        workgroups: grid(Math.ceil(elementsOfState / 256), context),
-      });
+      const cut = { chunks, segment, segments, walked: !segmented };
+      dispatches.push(scanDispatch([states, totals, before], after, cut, context));
     }
     const readers = [{ q: qs, k: ks, v: vs, out: outs, turned: false }];
     if (second !== undefined) {

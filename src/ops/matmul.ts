@@ -24,15 +24,17 @@ import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { broadcastShapes, collapse, format, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import shader from "../../shaders/matmul.wgsl" with { type: "text" };
+import narrowText from "../../shaders/matmul.wgsl" with { type: "text" };
 import coresText from "../../shaders/matmul_cores.wgsl" with { type: "text" };
+import paramsText from "../../shaders/matmul_params.wgsl" with { type: "text" };
 import wideText from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
-import { eightResults, eights, withCores } from "./cores.ts";
+import { eightResults, eights, withCoresAndResults } from "./cores.ts";
 import { elements, results, withTiles } from "./tiles.ts";
 
-const wideShader = withTiles(wideText);
-const coresShader = withCores(coresText);
+const shader = `${paramsText}\n${narrowText}`;
+const wideShader = withTiles(paramsText, wideText);
+const coresShader = withCoresAndResults(coresText, paramsText);
 
 const batched: Op = defineOp({
   name: "matmul",

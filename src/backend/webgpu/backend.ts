@@ -160,7 +160,8 @@ export class WebgpuBackend implements Backend {
       this.#matrixUnits === undefined
         ? "matrix units: none"
         : `matrix units: ${this.#matrixUnits.side} × ${this.#matrixUnits.side} float16, ` +
-          `${this.#matrixUnits.lanes} threads`,
+          `${this.#matrixUnits.lanes} threads; for float16 products, and lightning attention whose keys ` +
+          `have d ≤ ${8 * this.#matrixUnits.side}; float32 and wider keys run on plain kernels`,
       `kernels in use, × variants: ${kernels.join(", ") || "none yet"}`,
       ...(this.debug ? ["debug mode: every dispatch is checked in full"] : []),
     ];
