@@ -80,8 +80,7 @@ function count(config: TransNormerConfig, batch: number, n: number): Map<string,
   tidy(() => {
     const ids = Tensor.allocate(device, { shape: [batch, n], dtype: "i32" });
     loss.crossEntropy(model.forward(ids), ids).backward({ releaseGraph: true });
-    optim.clipGradNorm(parameters, 1);
-    adamw.step();
+    adamw.step(optim.clipFactor(parameters, 1));
     adamw.zeroGrad();
   });
   return counter.rows;
