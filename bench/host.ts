@@ -109,8 +109,7 @@ const ids = tensor(Array.from({ length: 32 }, (_, i) => i * 7 % 256), {
 const trainingStep = () =>
   tidy(() => {
     loss.crossEntropy(model.forward(ids), ids).backward({ releaseGraph: true });
-    optim.clipGradNorm(parameters, 1);
-    adamw.step();
+    adamw.step(optim.clipFactor(parameters, 1));
     adamw.zeroGrad();
   });
 trainingStep();

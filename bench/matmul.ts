@@ -1,6 +1,6 @@
 /** Products of square matrices. */
 import { type Device, randn, scope, tidy } from "../mod.ts";
-import { deviceMs, repeated } from "./measure.ts";
+import { deviceMs } from "./measure.ts";
 
 /** How fast one product was. */
 export interface MatmulRow {
@@ -18,7 +18,7 @@ export async function reportMatmul(device: Device): Promise<MatmulRow[]> {
     for (const dtype of ["f32", "f16"] as const) {
       using _ = scope();
       const [a, b] = [1, 2].map((seed) => randn([size, size], { seed, dtype, device }));
-      const ms = await repeated(() => deviceMs(device, () => tidy(() => void a.matmul(b))));
+      const ms = await deviceMs(device, () => tidy(() => void a.matmul(b)));
       const gflops = 2 * size ** 3 / ms / 1e6;
       rows.push({ size, dtype, ms, gflops });
       console.log(`| ${size}³ | ${dtype} | ${ms.toFixed(3)} | ${gflops.toFixed(1)} |`);

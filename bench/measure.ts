@@ -1,21 +1,26 @@
 /** How benchmarks measure time and memory. */
 import type { Device } from "../mod.ts";
-import { median } from "./timing.ts";
+import { median, timesOf } from "./timing.ts";
 
 /**
- * The ms in which the device works on what `fn` asks of it: on WebGPU by timestamp queries, the sum of all
- * kernels; elsewhere by the clock, until the device is done.
+ * The median ms that the device works on what one call of `fn` asks of it: on WebGPU by timestamp queries over
+ * many calls in a row, or few where one takes long; elsewhere by the clock, until the device is done.
  */
 export async function deviceMs(device: Device, fn: () => void): Promise<number> {
-  if (device.backend === "webgpu") return (await device.profile(fn)).ms;
-  const began = performance.now();
-  fn();
-  await device.synchronize();
-  return performance.now() - began;
+  if (device.backend === "webgpu") {
+    const { ms } = await device.profile(fn);
+    return (await timesOf(device, fn, ms > 500 ? 2 : 12)).ms;
+  }
+  return repeated(async () => {
+    const began = performance.now();
+    fn();
+    await device.synchronize();
+    return performance.now() - began;
+  });
 }
 
 /** The median of up to `count` calls, fewer where one takes long; the first call is not counted. */
-export async function repeated(call: () => Promise<number>, count = 7): Promise<number> {
+async function repeated(call: () => Promise<number>, count = 7): Promise<number> {
   const first = await call();
   const samples: number[] = [];
   const began = performance.now();

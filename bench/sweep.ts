@@ -18,7 +18,7 @@ import {
 import { parseFlags, runCommand, UsageError, type Values } from "../examples/demo/flags.ts";
 import { openDevice } from "./devices.ts";
 import { plotSvg } from "./plot.ts";
-import { deviceMs, peakBytes, repeated } from "./measure.ts";
+import { deviceMs, peakBytes } from "./measure.ts";
 
 type Attention = (q: Tensor, k: Tensor, v: Tensor) => Tensor;
 
@@ -88,13 +88,11 @@ export async function measure(
     () => tidy(() => attend(q, k, v).backward({ gradient })),
   ) - 4 * bytes;
   drop();
-  const forwardMs = await repeated(() => deviceMs(device, forward));
-  const backwardMs = await repeated(async () => {
-    using o = attend(q, k, v);
-    await device.synchronize();
-    const ms = await deviceMs(device, () => o.backward({ gradient }));
+  const forwardMs = await deviceMs(device, forward);
+  using o = attend(q, k, v);
+  const backwardMs = await deviceMs(device, () => {
+    o.backward({ gradient });
     drop();
-    return ms;
   });
   return { kernel, n, forwardMs, backwardMs, forwardBytes, bothBytes };
 }

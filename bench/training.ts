@@ -37,8 +37,7 @@ export async function reportTraining(device: Device): Promise<TrainingRow[]> {
     const ms = await wallMs(device, () =>
       tidy(() => {
         loss.crossEntropy(model.forward(x), x).backward();
-        optim.clipGradNorm(parameters, 1);
-        adamw.step();
+        adamw.step(optim.clipFactor(parameters, 1));
         adamw.zeroGrad();
       }), 3);
     const tokensPerSecond = 1000 * tokens / ms;

@@ -61,11 +61,14 @@ export function fillUniform(key: Key, out: Float32Array, first = 0): void {
   }
 }
 
-/** Fills `out` from the standard normal distribution, by the method of Box and Muller in float64. */
-export function fillNormal(key: Key, out: Float32Array): void {
+/**
+ * Fills `out` from the standard normal distribution, by the method of Box and Muller in float64, from block
+ * `first` on.
+ */
+export function fillNormal(key: Key, out: Float32Array, first = 0): void {
   const words = new Uint32Array(2);
   for (let i = 0; i < out.length; i += 2) {
-    threefry(key, i / 2, 0, words);
+    threefry(key, first + i / 2, 0, words);
     const radius = Math.sqrt(-2 * Math.log((words[0] + 0.5) * 2 ** -32));
     const angle = 2 * Math.PI * (words[1] * 2 ** -32);
     out[i] = radius * Math.cos(angle);

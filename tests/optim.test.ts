@@ -17,6 +17,7 @@ import {
   tidy,
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
+import { asLeaf } from "../src/ops/create.ts";
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
 import { assertNear, FLOATS, openGpu, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
 
@@ -53,6 +54,153 @@ testOnBackends("AdamW follows its formula, decaying matrices and not vectors", a
   }
   await assertNear(parameters.matrix, adamw(start, GRADIENTS, 0.01, 0.3), 1e-6);
   await assertNear(parameters.vector, adamw(start, GRADIENTS, 0.01, 0), 1e-6);
+});
+
+/** Parameters by the names p0, p1, … */
+function byNumber(parameters: readonly Tensor[]): Record<string, Tensor> {
+  return Object.fromEntries(parameters.map((p, i) => [`p${i}`, p]));
+}
+
+/** Parameters of AdamW with gradients that start from `seed`, stepped as often as given; what they are in the end. */
+async function stepMany(
+  shapes: readonly number[][],
+  seed: number,
+  steps: readonly (readonly boolean[])[],
+): Promise<void> {
+  const parameters = shapes.map((shape, i) => randn(shape, { seed: seed + i, requiresGrad: true }));
+  const starts = await Promise.all(parameters.map((p) => p.data()));
+  using optimizer = new optim.AdamW(byNumber(parameters), { learningRate: 0.01, weightDecay: 0.3 });
+  const zeros = () => starts.map((start) => new Float64Array(start.length));
+  const [m, v] = [zeros(), zeros()];
+  const expected = starts.map((start) => Float64Array.from(start));
+  // The sums of the sizes of what m and p are sums of: where they cancel, rounding does not.
+  const mTerms = zeros();
+  const terms = starts.map((start) => Float64Array.from(start, Math.abs));
+  for (const [t, given] of steps.entries()) {
+    const gradients = shapes.map((shape, i) => randn(shape, { seed: seed + 100 * (t + 1) + i }));
+    for (const [i, p] of parameters.entries()) {
+      if (!given[i]) continue;
+      p.mul(gradients[i]).sum().backward();
+      const g = await gradients[i].data();
+      const decay = shapes[i].length >= 2 ? 0.3 : 0;
+      for (let j = 0; j < g.length; j++) {
+        m[i][j] = 0.9 * m[i][j] + 0.1 * g[j];
+        mTerms[i][j] = 0.9 * mTerms[i][j] + 0.1 * Math.abs(g[j]);
+        v[i][j] = 0.95 * v[i][j] + 0.05 * g[j] ** 2;
+        const root = Math.sqrt(v[i][j] / (1 - 0.95 ** (t + 1))) + 1e-8;
+        const step = m[i][j] / (1 - 0.9 ** (t + 1)) / root;
+        expected[i][j] -= 0.01 * (step + decay * expected[i][j]);
+        terms[i][j] += 0.01 * mTerms[i][j] / (1 - 0.9 ** (t + 1)) / root;
+      }
+    }
+    optimizer.step();
+    optimizer.zeroGrad();
+  }
+  const state = optimizer.state();
+  for (const [i, p] of parameters.entries()) {
+    assertEquals(state[`p${i}.m`].shape, shapes[i]);
+    for (
+      const [what, found, numbers, sizes] of [
+        ["parameter", p, expected[i], terms[i]],
+        ["m", state[`p${i}.m`], m[i], mTerms[i]],
+        ["v", state[`p${i}.v`], v[i], v[i]],
+      ] as const
+    ) {
+      const off = (await found.data()).findIndex((value, j) =>
+        !(Math.abs(value - numbers[j]) <= 1e-6 * sizes[j])
+      );
+      assertEquals(off, -1, `${what} ${i} at ${off}`);
+    }
+  }
+}
+
+testOnBackends("AdamW steps any number of parameters, of which some have no gradient", async () => {
+  const shape = fc.oneof(
+    fc.constant<number[]>([]),
+    fc.tuple(fc.constantFrom(1, 3, 256, 40_001)),
+    fc.tuple(fc.integer({ min: 1, max: 60 }), fc.integer({ min: 1, max: 50 })),
+  );
+  const steps = fc.array(fc.array(fc.boolean(), { minLength: 8, maxLength: 8 }), {
+    minLength: 1,
+    maxLength: 3,
+  });
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(shape, { minLength: 1, maxLength: 8 }),
+      fc.nat(1000),
+      steps,
+      async (shapes, seed, steps) => {
+        using _ = scope();
+        await stepMany(shapes, seed, [Array(8).fill(true), ...steps]);
+      },
+    ),
+    {
+      numRuns: 10,
+      // Found: an average whose terms cancel.
+      examples: [[[[], [], [1]], 0, [Array.from({ length: 8 }, (_, i) => i === 2)]]],
+    },
+  );
+});
+
+testOnWebgpu("AdamW takes parameters that are larger than a binding", async () => {
+  await onSmallBindings(2 ** 16, async () => {
+    await stepMany([[5], [40_000], [100, 30], [100, 40], [8], [20_001]], 1, [
+      [true, true, true, true, true, true],
+      [true, true, false, true, false, true],
+    ]);
+  });
+});
+
+testOnBackends("three parameters are stepped by one kernel", async (device) => {
+  const shapes = Array.from({ length: 10 }, (_, i) => [i + 1, 3]);
+  const parameters = shapes.map((shape, i) => randn(shape, { seed: i, requiresGrad: true }));
+  using optimizer = new optim.AdamW(byNumber(parameters));
+  for (const p of parameters) p.sum().backward();
+  const { spans } = await device.profile(() => optimizer.step());
+  assertEquals(spans.filter(({ name }) => name === "adamw").length, 4);
+});
+
+testOnBackends(
+  "AdamW steps parameters that share memory with each other or with gradients",
+  async () => {
+    const both = tensor([1, -1, 0.5, 2, 7, 8, 9, 10]);
+    const leaves = [[0, 4], [4, 8]].map(([from, to]) => asLeaf(both.slice([from, to])));
+    // The gradient of Σ a ⊙ b with respect to a is b itself.
+    const [a, b] = [[1, -1, 0.5, 2], [1, 2, 3, 4]].map((x) => tensor(x, { requiresGrad: true }));
+    a.backward({ gradient: b.detach() });
+    b.backward({ gradient: a.detach() });
+    using optimizer = new optim.AdamW({ a, b, c: leaves[0], d: leaves[1] }, { learningRate: 0.01 });
+    [leaves[0].grad, leaves[1].grad] = [tensor(GRADIENTS[0]), tensor(GRADIENTS[0])];
+    optimizer.step();
+    await assertNear(a, adamw([1, -1, 0.5, 2], [[1, 2, 3, 4]], 0.01, 0), 1e-6);
+    await assertNear(b, adamw([1, 2, 3, 4], [[1, -1, 0.5, 2]], 0.01, 0), 1e-6);
+    await assertNear(leaves[0], adamw([1, -1, 0.5, 2], [GRADIENTS[0]], 0.01, 0), 1e-6);
+    await assertNear(leaves[1], adamw([7, 8, 9, 10], [GRADIENTS[0]], 0.01, 0), 1e-6);
+  },
+);
+
+testOnBackends("a step by the clipping factor is a step after clipping", async () => {
+  const run = async (clip: (p: Record<string, Tensor>, optimizer: optim.AdamW) => Tensor) => {
+    const shapes = [[30, 4], [5], [17, 3], [], [900]];
+    const list = shapes.map((shape, seed) => randn(shape, { seed, requiresGrad: true }));
+    const parameters = byNumber(list);
+    using optimizer = new optim.AdamW(parameters, { learningRate: 0.1 });
+    for (const [i, p] of list.entries()) p.square().mul(i + 1).sum().backward();
+    const norm = await clip(parameters, optimizer).item();
+    return [norm, ...(await Promise.all(list.map((p) => p.data()))).flatMap((x) => [...x])];
+  };
+  const expected = await run((parameters, optimizer) => {
+    const norm = optim.clipGradNorm(parameters, 0.5);
+    optimizer.step();
+    return norm;
+  });
+  const found = await run((parameters, optimizer) => {
+    const { factor, norm } = optim.clipFactor(parameters, 0.5);
+    optimizer.step({ factor });
+    return norm;
+  });
+  assert(expected[0] > 10);
+  await assertNear(tensor(found), expected, 1e-6);
 });
 
 testOnBackends("an option of AdamW that is undefined has its default", async () => {
@@ -130,6 +278,23 @@ testOnBackends(
   },
 );
 
+/** Runs `fn` on a device that binds no more than `bindingBytes` at once. */
+async function onSmallBindings(bindingBytes: number, fn: () => Promise<void>): Promise<void> {
+  const gpu = await openGpu();
+  const backend = new WebgpuBackend(gpu, { owned: true, bindingBytes });
+  backend.debug = true;
+  const device = new Device(backend, "a test made it");
+  const before = tensor(0).device;
+  setDefaultDevice(device);
+  try {
+    using _ = scope();
+    await fn();
+  } finally {
+    setDefaultDevice(before);
+    device.destroy();
+  }
+}
+
 /** Checks the norm and the clipped gradients of leaves whose gradients are given tensors. */
 async function checkClipping(gradients: Tensor[], maxNorm: number): Promise<void> {
   const values = await Promise.all(gradients.map(async (g) => Array.from(await g.data())));
@@ -146,7 +311,7 @@ async function checkClipping(gradients: Tensor[], maxNorm: number): Promise<void
     return { p, turned };
   });
   const norm = Math.sqrt(values.flat().reduce((sum, g) => sum + g * g, 0));
-  const parameters = Object.fromEntries(leaves.map(({ p }, i) => [`p${i}`, p]));
+  const parameters = byNumber(leaves.map(({ p }) => p));
   await assertNear(optim.clipGradNorm(parameters, maxNorm), [norm], 1e-5, "norm");
   const factor = Math.min(1, maxNorm / (norm + 1e-6));
   for (const [i, { p, turned }] of leaves.entries()) {
@@ -199,19 +364,10 @@ testOnBackends("clipping any number of gradients follows its formula", async () 
 });
 
 testOnWebgpu("clipping takes gradients that are larger than a binding", async () => {
-  const gpu = await openGpu();
-  const backend = new WebgpuBackend(gpu, { owned: true, bindingBytes: 2 ** 16 });
-  const device = new Device(backend, "a test made it");
-  const before = tensor(0).device;
-  setDefaultDevice(device);
-  try {
-    using _ = scope();
+  await onSmallBindings(2 ** 16, async () => {
     const sizes = [100, 40_000, 300, 5, 7];
     await checkClipping(sizes.map((size, seed) => randn([size], { seed })), 1);
-  } finally {
-    setDefaultDevice(before);
-    device.destroy();
-  }
+  });
 });
 
 testOnBackends("gradients that share their memory are each scaled once", async () => {

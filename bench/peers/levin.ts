@@ -78,8 +78,7 @@ export function levinLibrary(device: Device, threads: number): Library {
           tidy(() => {
             const value = loss.crossEntropy(model.forward(ids), targets);
             value.backward();
-            optim.clipGradNorm(model.parameters(), clip);
-            adamw.step();
+            adamw.step(optim.clipFactor(model.parameters(), clip));
             adamw.zeroGrad();
             return value.detach();
           });

@@ -119,15 +119,9 @@ export class Trainer implements Disposable {
       });
       const parameters = this.model.parameters();
       this.optimizer.learningRate = this.#rate(step);
-      let norm: Tensor;
-      if (this.scaler === undefined) {
-        norm = optim.clipGradNorm(parameters, clip);
-        this.optimizer.step();
-      } else {
-        const unscaled = this.scaler.unscale(parameters, { maxNorm: clip });
-        norm = unscaled.norm;
-        this.optimizer.step({ factor: unscaled.factor });
-      }
+      const { factor, norm } = this.scaler?.unscale(parameters, { maxNorm: clip }) ??
+        optim.clipFactor(parameters, clip);
+      this.optimizer.step({ factor });
       this.optimizer.zeroGrad();
       return [parts.reduce((a, b) => a.add(b)), norm];
     });

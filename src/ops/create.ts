@@ -22,7 +22,7 @@ import { tidy } from "../scope.ts";
 import { checkShape, format, type Shape, sizeOf } from "../shape.ts";
 import { checkDifferentiable, type NestedArray, Tensor } from "../tensor.ts";
 import shader from "../../shaders/uniform.wgsl" with { type: "text" };
-import { cast } from "./pointwise.ts";
+import { cast, copyInto } from "./pointwise.ts";
 import { filled, grid } from "./pointwise_program.ts";
 
 /** What every way of making a tensor may be told. */
@@ -129,9 +129,14 @@ export function arange(
 export function randn(shape: Shape, options: RandomOptions = {}): Tensor {
   checkShape(shape, "randn");
   const { seed = freshSeed(), dtype = "f32" } = options;
-  const numbers = new Float32Array(sizeOf(shape));
-  fillNormal(keyOf(seed), numbers);
-  const array = dtype === "f32" ? numbers : new (float16Arrays())(numbers);
+  const size = sizeOf(shape);
+  const array = new (dtype === "f32" ? Float32Array : float16Arrays())(size);
+  const drawn = new Float32Array(Math.min(size, PIECE));
+  for (let start = 0; start < size; start += PIECE) {
+    const some = drawn.subarray(0, size - start);
+    fillNormal(keyOf(seed), some, start / 2);
+    array.set(some, start);
+  }
   return upload({ ...options, dtype }, [...shape], array);
 }
 
@@ -145,17 +150,34 @@ export function uniform(
     options;
   const numbers = tidy(() => {
     const size = sizeOf(shape);
-    const flat = Tensor.allocate(device, { shape: [size], dtype: "f32" });
+    const flat = Tensor.allocate(device, { shape: [size], dtype });
     // Pieces that fit a binding and a dispatch; an even start, because numbers come in pairs.
-    const piece = Math.min(2 ** 24, 2 * Math.floor(device.engine.bindingBytes / 8));
+    const piece = Math.min(PIECE, 2 * Math.floor(device.engine.bindingBytes / 8));
     for (let start = 0; start < size; start += piece) {
       const part = flat.slice([start, start + piece]);
-      runInPlace(uniformProgram, [], [part], { key: keyOf(seed), block: start / 2 });
+      drawInto(part, { key: keyOf(seed), block: start / 2 }, low, high);
+      part.dispose();
     }
-    const scaled = low === 0 && high === 1 ? flat : flat.mul(high - low).add(low);
-    return cast(scaled, dtype).reshape(shape);
+    return flat.reshape(shape);
   });
   return finish(numbers, options);
+}
+
+/** Numbers drawn at once: what they need beside the result is small, however many there are. */
+const PIECE = 2 ** 20;
+
+/**
+ * Draws float32 numbers, scales them and rounds them into `part`. Each is a step of its own: fused by a
+ * driver, a product and a sum have other last bits.
+ */
+function drawInto(part: Tensor, where: { key: Key; block: number }, low: number, high: number) {
+  const whole = low === 0 && high === 1;
+  if (whole && part.dtype === "f32") return runInPlace(uniformProgram, [], [part], where);
+  tidy(() => {
+    const drawn = Tensor.allocate(part.device, { shape: part.shape, dtype: "f32" });
+    runInPlace(uniformProgram, [], [drawn], where);
+    copyInto(cast(whole ? drawn : drawn.mul(high - low).add(low), part.dtype), part);
+  });
 }
 
 const uniformProgram = {

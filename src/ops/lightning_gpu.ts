@@ -29,9 +29,12 @@ import {
 const statesShader = withTiles(keys, decays, statesText);
 const outputsShader = withScores(decays, outputsText);
 
-/** Scratch memory that a call may take, as a share of its operands, and at least so many bytes. */
-const SCRATCH_SHARE = 1 / 8;
-const LEAST_SCRATCH = 150 * 2 ** 20;
+/**
+ * Memory that a call may take beyond q, k, v and the outputs, states included, as a share of them (15 % less what
+ * allocation rounds up), and at least so many bytes.
+ */
+const SCRATCH_SHARE = 0.14;
+export const LEAST_SCRATCH = 48 * 2 ** 20;
 /** Workgroups that walk over states side by side: two for each processor of a large GPU. */
 const WALKERS = 256;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
@@ -48,6 +51,12 @@ export function leastScratch(k: View, v: View, { blockSize }: LightningOptions):
   return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, k.shape[4] * v.shape[4]);
 }
 
+/** Queries that read the same states, and their outputs. */
+interface Second {
+  readonly q: View;
+  readonly out: View;
+}
+
 /** How the GPU goes about a sequence. */
 function passesOf(
   inputs: readonly View[],
@@ -60,30 +69,74 @@ function passesOf(
   const e = v.shape[4];
   const heads = sizeOf(k.shape.slice(0, 3));
   const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
-  const operands = [q, k, v, out].reduce((sum, t) => sum + sizeOf(t.shape) * bytesOf(t.dtype), 0);
-  const budget = Math.min(Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH), bindingBytes);
+  const operands = [q, k, v, out].reduce((sum, t) => sum + bytesIn(t), 0);
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
+  const walkers = heads * Math.ceil(d / 64) * tilesAlong(e);
+  // The last state; where heads are few, two that passes hand on, and one more for each segment.
+  const few = walkers < WALKERS;
+  const states = 4 * heads * d * e * (few ? 3 : 1);
+  const share = Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH) - states;
+  const budget = Math.min(few ? share / (1 + 1 / LEAST_SEGMENT) : share, bindingBytes);
   const affordable = Math.floor(budget / scratchOfAChunk(heads, chunk, d * e)) - 1;
   // Passes as even as they can be.
   const atOnce = Math.ceil(chunks / Math.ceil(chunks / Math.max(1, affordable)));
-  const walkers = heads * Math.ceil(d / 64) * tilesAlong(e);
   const wanted = Math.ceil(atOnce / Math.ceil(WALKERS / Math.max(1, walkers)));
   const segment = Math.min(atOnce, Math.max(LEAST_SEGMENT, wanted));
   return { chunk, segment, segments: Math.ceil(atOnce / segment) };
 }
 
 /**
- * The GPU, a stretch of every head in each pass, so that the states in between need little memory: the states
- * before all chunks, then all outputs at once. Where there are too few heads to occupy a GPU, segments of the
- * stretch are walked side by side, and a scan finds the states before them. `second` are the queries of a
- * {@linkcode lightningPair} and their outputs.
+ * The GPU, some sequences of the batch after the others in the same scratch memory, where even one chunk of all
+ * their heads would take too much. `second` are the queries of a {@linkcode lightningPair} and their outputs.
  */
 export function plan(
+  inputs: View[],
+  outputs: View[],
+  options: LightningOptions,
+  context: GpuContext,
+  second?: Second,
+): Dispatch[] {
+  const [q, k, v] = inputs;
+  const [b] = k.shape;
+  const heads = sizeOf(k.shape.slice(0, 3));
+  const operands = [q, k, v, outputs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
+  const room = Math.max(operands * SCRATCH_SHARE - bytesIn(outputs[1]), LEAST_SCRATCH);
+  const parts = Math.min(
+    Math.ceil(leastScratch(k, v, options) / room),
+    Math.max(1, Math.floor(heads / WALKERS)),
+    b,
+  );
+  if (parts < 2) return planHeads(inputs, outputs, options, context, second);
+  const taken = Math.ceil(b / parts);
+  const scratch: View[] = [];
+  return Array.from({ length: Math.ceil(b / taken) }, (_, part) => {
+    const some = (view: View) => slice(view, 0, part * taken, Math.min(taken, b - part * taken));
+    let used = 0;
+    const sharing: GpuContext = {
+      ...context,
+      // Every part asks for the same things in the same order, and seldom for more than the first.
+      scratch: (count, dtype = "f32") => {
+        const [at, before] = [used, scratch[used++]];
+        if (before?.dtype === dtype && before.shape[0] >= count) return before;
+        return scratch[at] = context.scratch(count, dtype);
+      },
+    };
+    const other = second && { q: some(second.q), out: some(second.out) };
+    return planHeads(inputs.map(some), outputs.map(some), options, sharing, other);
+  }).flat();
+}
+
+/**
+ * The GPU, a stretch of every head in each pass, so that the states in between need little memory: the states
+ * before all chunks, then all outputs at once. Where there are too few heads to occupy a GPU, segments of the
+ * stretch are walked side by side, and a scan finds the states before them.
+ */
+function planHeads(
   [q, k, v, g, initial]: View[],
   [out, last]: View[],
   { alpha, beta, decayAfter, blockSize }: LightningOptions,
   context: GpuContext,
-  second?: { readonly q: View; readonly out: View },
+  second?: Second,
 ): Dispatch[] {
   const [b, groups, members, n, d] = k.shape;
   const heads = b * groups * members;
@@ -108,7 +161,7 @@ export function plan(
     const rows = Math.min(length, n - start);
     const chunks = Math.ceil(rows / chunk);
     const segments = Math.ceil(chunks / segment);
-    const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, start, rows));
+    const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
     const before = pass === 0 ? initial : segmented ? carried[(pass - 1) % 2] : undefined;
     const after = isLast ? last : carried[pass % 2];
     const walks = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
@@ -145,7 +198,7 @@ export function plan(
     }
     const readers = [{ q: qs, k: ks, v: vs, out: outs, turned: false }];
     if (second !== undefined) {
-      const [q, out] = [second.q, second.out].map((view) => slice(view, start, rows));
+      const [q, out] = [second.q, second.out].map((view) => slice(view, 3, start, rows));
       readers.push({ q, k: vs, v: ks, out, turned: true });
     }
     for (const { q, k, v, out, turned } of readers) {
@@ -177,11 +230,15 @@ export function plan(
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
 }
 
-/** Some rows of a view. */
-function slice(view: View, start: number, rows: number): View {
+/** `count` entries of a view's axis, from `start` on. */
+function slice(view: View, axis: number, start: number, count: number): View {
   return {
     ...view,
-    shape: view.shape.with(3, rows),
-    offset: view.offset + start * view.strides[3],
+    shape: view.shape.with(axis, count),
+    offset: view.offset + start * view.strides[axis],
   };
+}
+
+function bytesIn({ shape, dtype }: View): number {
+  return sizeOf(shape) * bytesOf(dtype);
 }

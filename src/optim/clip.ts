@@ -4,7 +4,8 @@
  *     norm = √Σ g²        g ← min(1, maxNorm / (norm + 1e-6)) · g
  *
  * Each gradient leaves partial sums of squares in its row of one tensor, six gradients a dispatch; their sum is
- * the norm's square. Then new gradients are written, three a dispatch.
+ * the norm's square. Then new gradients are written, three a dispatch, unless an optimizer multiplies by the
+ * factor as it reads them.
  *
  * @module
  */
@@ -32,6 +33,37 @@ export function gradNorm(parameters: Readonly<Record<string, Tensor>>): Tensor {
 }
 
 /**
+ * What {@linkcode clipGradNorm} multiplies gradients by, left to `AdamW.step({ factor })`, which saves writing
+ * and reading all of them once more. Nothing is read back.
+ *
+ * @example
+ * ```ts
+ * import { optim, tensor } from "@levin/levin";
+ *
+ * const w = tensor([3, 4], { requiresGrad: true });
+ * using adamw = new optim.AdamW({ w });
+ * w.square().sum().backward();
+ * const { factor, norm } = optim.clipFactor({ w }, 1);
+ * adamw.step({ factor });
+ * console.log(await norm.item(), await factor.item()); // 10 0.1
+ * ```
+ * @returns The factor and the norm before, float32 scalars. The factor is 0, which skips a step, if the norm is
+ * infinite.
+ * @throws {LevinError} if no parameter has a gradient.
+ */
+export function clipFactor(
+  parameters: Readonly<Record<string, Tensor>>,
+  maxNorm: number,
+): { factor: Tensor; norm: Tensor } {
+  return tidy(() =>
+    noGrad(() => {
+      const norm = gradNorm(parameters);
+      return { norm, factor: norm.add(1e-6).reciprocal().mul(maxNorm).minimum(1) };
+    })
+  );
+}
+
+/**
  * Scales the gradients of all parameters so that their global norm, √Σ g² over all of them, is at most
  * `maxNorm`. Nothing is read back: the scale stays on the device.
  *
@@ -44,8 +76,7 @@ export function clipGradNorm(
 ): Tensor {
   return tidy(() =>
     noGrad(() => {
-      const norm = gradNorm(parameters);
-      const factor = norm.add(1e-6).reciprocal().mul(maxNorm).minimum(1);
+      const { factor, norm } = clipFactor(parameters, maxNorm);
       const withGrad = withGradient(parameters);
       const scaled = scale(dense(withGrad), factor);
       withGrad.forEach((p, i) => p.grad = scaled[i].to(p.dtype));

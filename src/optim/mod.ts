@@ -4,6 +4,6 @@
  * @module
  */
 export { AdamW, type AdamWOptions } from "./adamw.ts";
-export { clipGradNorm, gradNorm } from "./clip.ts";
+export { clipFactor, clipGradNorm, gradNorm } from "./clip.ts";
 export { LossScaler, type LossScalerOptions } from "./loss_scaler.ts";
 export { warmupCosine, type WarmupCosineOptions } from "./schedule.ts";

@@ -48,7 +48,8 @@ export interface PipelineOptions {
   readonly bindingBytes: number;
   /**
    * Bind params as storage. Mesa's software driver compiles a shader anew for every value of a uniform
-   * that bounds a loop, half a second each time; it leaves storage alone.
+   * that bounds a loop, half a second each time; it leaves storage alone. Kernels that already bind as many
+   * storage buffers as there may be keep their uniform.
    */
   readonly paramsInStorage: boolean;
 }
@@ -70,7 +71,7 @@ export class Pipelines {
   /** Compiles for `device`. */
   constructor(
     readonly device: GPUDevice,
-    limits: Limits,
+    readonly limits: Limits,
     readonly errors: ErrorLog,
     readonly options: PipelineOptions,
   ) {
@@ -125,7 +126,9 @@ export class Pipelines {
     if (known !== undefined) return known;
 
     const specialised = specialise(shader, constants);
-    const code = this.options.paramsInStorage
+    const room = this.limits.maxStorageBuffersPerShaderStage;
+    const storage = reflect(specialised).bindings.filter((type) => type !== "uniform").length;
+    const code = this.options.paramsInStorage && storage < room
       ? specialised.replace("var<uniform>", "var<storage, read>")
       : specialised;
     const reflection = reflect(code);
