@@ -3,9 +3,10 @@ import { assert, assertEquals } from "@std/assert";
 import { Counter } from "../bench/counter.ts";
 import { Budget } from "../examples/paper/budget.ts";
 import { measured, type Plan, SHAPES } from "../examples/paper/efficiency.ts";
-import { Device, LimitError } from "../mod.ts";
+import { Device } from "../mod.ts";
 import { inFolder, run, spawn } from "./command.ts";
-import { cpu, test, webgpu } from "./harness.ts";
+import { crowded } from "./crowded.ts";
+import { test, webgpu } from "./harness.ts";
 
 async function paper(args: string, folder: string, name: string, backend = "cpu") {
   const { code, out, err } = await run("paper", `${args} --backend ${backend} --out ${folder}`);
@@ -106,33 +107,21 @@ test("paper efficiency: what has no time or does not fit is told of, and the res
     assert(short.out.includes("not run: TNL-LA2 at 64: the time was up"), short.out);
 
     // A device on which long sequences do not fit, as they may not on a GPU.
-    const engine = new Proxy(cpu.engine, {
-      get(target, key) {
-        if (key === "allocate") {
-          return (bytes: number, content?: Uint8Array) => {
-            if (bytes >= 1e5) throw new LimitError(`no room for ${bytes} bytes`);
-            return target.allocate(bytes, content);
-          };
-        }
-        const value = Reflect.get(target, key);
-        return typeof value === "function" ? value.bind(target) : value;
-      },
-    });
-    const device = new Device(engine, "for this test");
-    const before = engine.memory().liveBytes;
+    const device = crowded(1e5);
+    const before = device.memory().liveBytes;
     const plan: Plan = {
       sizes: { vocabulary: 32, size: 64, layers: 1, heads: 2, inner: 16 },
       models: ["TNL-LA2", "LLaMA-FA2"],
       lengths: [16, 1000, 48],
       ...{ tokens: 1, precision: "f32", recompute: true, chunk: 8 },
     };
-    const rows = await Array.fromAsync(measured(device, plan, new Budget(60)));
+    const rows = await Array.fromAsync(measured(device, plan, new Budget(600)));
     assertEquals(
       rows.map(({ model, n, speed }) => [model, n, speed !== undefined]),
       plan.models.flatMap((model) => [[model, 16, true], [model, 1000, false], [model, 48, true]]),
     );
     for (const { reason, speed } of rows) assert(speed || /no room for \d+ bytes/.test(reason!));
-    assertEquals(engine.memory().liveBytes, before, "what failed left memory behind");
+    assertEquals(device.memory().liveBytes, before, "what failed left memory behind");
   }));
 
 test("paper efficiency that is killed leaves the rows that it had", () =>
