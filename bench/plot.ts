@@ -1,10 +1,14 @@
 /** Plots of measurements as SVG documents. */
 import * as echarts from "echarts";
 
-/** A curve: what is drawn at which places, on logarithmic axes, so all numbers are above 0. */
+/** A curve: what is drawn at which places; on logarithmic axes all numbers are above 0. */
 export interface Series {
   readonly name: string;
   readonly points: readonly (readonly [x: number, y: number])[];
+  /** Default false. */
+  readonly dashed?: boolean;
+  /** The series whose colour it shares. Default: it has its own. */
+  readonly like?: string;
 }
 
 /** One diagram. */
@@ -13,20 +17,26 @@ export interface Panel {
   /** What the axes count. */
   readonly x: string;
   readonly y: string;
+  /** Both axes from 0 and even, instead of logarithmic. Default false. */
+  readonly linear?: boolean;
   readonly series: readonly Series[];
 }
 
-const WIDTH = 400;
 const HEIGHT = 400;
 const SHAPES = ["circle", "rect", "triangle", "diamond"];
+/** So many points are seen one by one. */
+const FEW = 30;
 
-/** Diagrams side by side, log-log, with one legend: a series of one name has one colour in all of them. */
+/** Diagrams side by side with one legend: a series of one name has one colour in all of them. */
 export function plotSvg(title: string, panels: readonly Panel[]): string {
-  const names = [...new Set(panels.flatMap(({ series }) => series.map(({ name }) => name)))];
+  const all = panels.flatMap(({ series }) => series);
+  const names = [...new Set(all.map(({ name }) => name))];
+  const kinds = [...new Set(all.map(({ name, like }) => like ?? name))];
+  const width = panels.length === 1 ? 760 : 400;
   const chart = echarts.init(null, null, {
     renderer: "svg",
     ssr: true,
-    width: WIDTH * panels.length,
+    width: width * panels.length,
     height: HEIGHT,
   });
   chart.setOption({
@@ -36,33 +46,41 @@ export function plotSvg(title: string, panels: readonly Panel[]): string {
       { text: title, left: "center", top: 6, textStyle: { fontSize: 15 } },
       ...panels.map(({ title }, i) => ({
         text: title,
-        left: WIDTH * i + WIDTH / 2,
+        left: width * i + width / 2,
         top: 34,
         textAlign: "center",
         textStyle: { fontSize: 13, fontWeight: "normal" },
       })),
     ],
     legend: { bottom: 4, data: names },
-    grid: panels.map((_, i) => ({ left: WIDTH * i + 66, width: WIDTH - 90, top: 66, bottom: 78 })),
-    xAxis: panels.map(({ x, series }, gridIndex) => {
+    grid: panels.map((_, i) => ({ left: width * i + 66, width: width - 90, top: 66, bottom: 78 })),
+    xAxis: panels.map(({ x, series, linear }, gridIndex) => {
       const places = series.flatMap(({ points }) => points.map(([at]) => at));
       return {
-        ...{ gridIndex, type: "log", logBase: 2, name: x, nameLocation: "middle", nameGap: 26 },
-        ...{ min: Math.min(...places), max: Math.max(...places) },
+        ...{ gridIndex, name: x, nameLocation: "middle", nameGap: 26 },
+        ...(linear ? { type: "value" } : { type: "log", logBase: 2 }),
+        ...(places.length > 0 &&
+          { min: linear ? 0 : Math.min(...places), max: Math.max(...places) }),
         axisLabel: { formatter: short, fontSize: 10, hideOverlap: true },
       };
     }),
-    yAxis: panels.map(({ y }, gridIndex) => ({
-      ...{ gridIndex, type: "log", name: y, nameLocation: "middle", nameGap: 46 },
+    yAxis: panels.map(({ y, linear }, gridIndex) => ({
+      ...{ gridIndex, name: y, nameLocation: "middle", nameGap: 46 },
+      type: linear ? "value" : "log",
       axisLabel: { formatter: short, fontSize: 10 },
       minorSplitLine: { show: false },
     })),
     series: panels.flatMap(({ series }, i) =>
-      series.map(({ name, points }) => ({
-        ...{ name, type: "line", data: points, xAxisIndex: i, yAxisIndex: i },
-        ...{ symbol: SHAPES[names.indexOf(name) % SHAPES.length], symbolSize: 6 },
-        color: chartColor(names.indexOf(name)),
-      }))
+      series.map(({ name, points, dashed, like }) => {
+        const kind = kinds.indexOf(like ?? name);
+        return {
+          ...{ name, type: "line", data: points, xAxisIndex: i, yAxisIndex: i },
+          ...{ symbol: SHAPES[kind % SHAPES.length], symbolSize: 6 },
+          showSymbol: points.length <= FEW,
+          lineStyle: { type: dashed ? "dashed" : "solid" },
+          color: chartColor(kind),
+        };
+      })
     ),
   });
   const svg = chart.renderToSVGString();

@@ -2,73 +2,9 @@
 // and write. `deno run -A bench/step.ts`: the demo's model, and TransNormerLLM at 385M by the paper's sizes. Then,
 // where WebGPU is (LEVIN_BACKEND=webgpu for a software driver), how busy steps keep it.
 import { Device, init, loss, optim, setDefaultDevice, Tensor, tidy, zeros } from "../mod.ts";
-import type { Backend, DeviceBuffer, GpuContext, Program, View } from "../mod.ts";
 import { type TransNormerConfig, TransNormerLLM } from "../src/models/mod.ts";
-import { bytesOf } from "../src/dtype.ts";
-import { contiguousStrides } from "../src/shape.ts";
+import { Counter, type Row } from "./counter.ts";
 import { wallMs } from "./measure.ts";
-
-interface Row {
-  dispatches: number;
-  bytes: number;
-}
-
-/** Plans everything as for an H200, and does nothing. */
-class Counter implements Backend {
-  readonly kind = "webgpu";
-  readonly name = "a counter";
-  readonly software = false;
-  readonly details = [];
-  readonly bindingBytes = 2147483388;
-  readonly rows = new Map<string, Row>();
-
-  allocate(bytes: number): DeviceBuffer {
-    return { bytes };
-  }
-
-  run<Options>(
-    program: Program<Options>,
-    inputs: View[],
-    outputs: View[],
-    options: Options,
-  ): void {
-    let bytes = [...inputs, ...outputs].reduce((sum, view) => sum + touched(view), 0);
-    const context: GpuContext = {
-      workgroupBytes: 49152,
-      workgroupThreads: 1024,
-      workgroupsPerAxis: 65535,
-      bindingBytes: 2 ** 31 - 4,
-      software: false,
-      scratch: (count, dtype = "f32") => {
-        // Written once and read once.
-        bytes += 2 * count * bytesOf(dtype);
-        const shape = [count];
-        const strides = contiguousStrides(shape);
-        return { buffer: { bytes: count * bytesOf(dtype) }, dtype, shape, strides, offset: 0 };
-      },
-    };
-    const dispatches = [program.gpu!(inputs, outputs, options, context)].flat().length;
-    const row = this.rows.get(program.name) ?? { dispatches: 0, bytes: 0 };
-    row.dispatches += dispatches;
-    row.bytes += bytes;
-    this.rows.set(program.name, row);
-  }
-
-  release(): void {}
-  read = () => Promise.reject(new Error("a counter has nothing to read"));
-  synchronize = () => Promise.resolve();
-  startProfile(): void {}
-  stopProfile = () => Promise.resolve([]);
-  memory = () => ({ liveBytes: 0, pooledBytes: 0 });
-  activity = () => ({ dispatches: 0, submits: 0, uploads: 0, bindGroups: 0 });
-  trim(): void {}
-  destroy(): void {}
-}
-
-/** Bytes of the elements that a view shows, each counted once. */
-function touched({ shape, strides, dtype }: View): number {
-  return shape.reduce((n, size, i) => strides[i] === 0 ? n : n * size, bytesOf(dtype));
-}
 
 /** One step of `config` on `batch` sequences of `n` tokens. */
 function count(config: TransNormerConfig, batch: number, n: number): Map<string, Row> {

@@ -6,6 +6,7 @@ import {
   grad,
   gradcheck,
   LevinError,
+  LimitError,
   nn,
   randn,
   rotary,
@@ -13,6 +14,7 @@ import {
   type Tensor,
   tensor,
 } from "../mod.ts";
+import { crowded } from "./crowded.ts";
 import { assertNear, FLOATS, testOnBackends, testOnCpu } from "./harness.ts";
 
 /** Each pair (j, j + r/2) of a row of x turned by its angle, or back by it. */
@@ -159,3 +161,10 @@ for (const [name, Norm] of [["RMSNorm", nn.RMSNorm], ["LayerNorm", nn.LayerNorm]
     await gradcheck((x) => norm.forward(x), [randn([2, 5], { seed: 1 })]);
   });
 }
+
+testOnCpu("rotations that cannot grow are still there as they were", async () => {
+  using angles = new nn.Rotary(4, { device: crowded(2048) });
+  const before = await angles.at(0, 64).data();
+  assertThrows(() => angles.at(0, 1000), LimitError, "no room");
+  assertEquals(await angles.at(0, 64).data(), before);
+});

@@ -1,6 +1,8 @@
 /**
- * A budget of seconds: what would not fit into the rest of it is not begun.
+ * A budget of seconds: what would not fit into the rest of it is not begun. And what fails, say for want of
+ * memory, is told of and not fatal: the rows before and after it are worth having.
  */
+import { LevinError } from "../../mod.ts";
 
 /** How long a measurement will take. */
 export interface Work {
@@ -11,6 +13,12 @@ export interface Work {
   /** How many there are. Default 1. */
   readonly sequences?: number;
 }
+
+/** A result, or why there is none. */
+export type Outcome<T> = { readonly result: T; readonly reason?: undefined } | {
+  readonly result?: undefined;
+  readonly reason: string;
+};
 
 /** Runs measurements of several kinds at growing lengths while there is time. */
 export class Budget {
@@ -30,24 +38,32 @@ export class Budget {
   /**
    * Runs `fn` if, judged by its kind at shorter lengths, it will end in time.
    *
-   * @param leastOf The seconds that a result would have taken at least; default: those it took.
-   * @returns undefined if it was not run.
+   * @param secondsOf The seconds that a result foretells; default: those it took.
+   * @returns What `fn` returned, or why there is nothing.
    */
   async run<T>(
     work: Work,
     fn: () => Promise<T>,
-    leastOf?: (result: T) => number,
-  ): Promise<T | undefined> {
-    if (this.left <= 0 || this.expected(work) > this.left) return undefined;
+    secondsOf?: (result: T) => number,
+  ): Promise<Outcome<T>> {
+    const expected = this.expected(work);
+    if (this.left <= 0) return { reason: "the time was up" };
+    if (expected > this.left) {
+      return { reason: `would take ${expected.toFixed(0)} s of the ${this.left.toFixed(0)} left` };
+    }
     const began = performance.now();
-    const result = await fn();
-    const seconds = leastOf?.(result) ?? (performance.now() - began) / 1000;
+    let result: T;
+    try {
+      result = await fn();
+    } catch (error) {
+      if (!(error instanceof LevinError)) throw error;
+      return { reason: error.message };
+    }
+    const seconds = secondsOf?.(result) ?? (performance.now() - began) / 1000;
     const { kind, n, sequences = 1 } = work;
-    this.#history.set(kind, [
-      ...this.#history.get(kind) ?? [],
-      { n, seconds: seconds / sequences },
-    ]);
-    return result;
+    const history = this.#history.get(kind) ?? [];
+    this.#history.set(kind, [...history, { n, seconds: seconds / sequences }]);
+    return { result };
   }
 
   /**

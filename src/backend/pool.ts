@@ -56,8 +56,10 @@ export class Pool<B> {
   give(buffer: B, bytes: number): void {
     const size = sizeClass(bytes);
     this.#live -= size;
-    // Live and waiting buffers together never hold much more than was once in use at one time.
-    if (this.#live + this.#pooled + size > Math.max(this.#peak * 1.25, 2 ** 26)) {
+    // Live and waiting buffers together never hold much more than was once in use at one time. As sizes change
+    // from forward to backward and to the optimizer, a training step needs up to 1.4 times that, and with less
+    // makes gigabytes of buffers anew in every step.
+    if (this.#live + this.#pooled + size > Math.max(this.#peak * 1.5, 2 ** 26)) {
       this.destroy(buffer);
       return;
     }

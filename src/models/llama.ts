@@ -8,7 +8,7 @@
  */
 import { ShapeError } from "../errors.ts";
 import { Embedding, type LayerOptions, Linear, optionsOfParts } from "../nn/linear.ts";
-import { SoftmaxMemory } from "../nn/memory.ts";
+import type { SoftmaxMemory } from "../nn/memory.ts";
 import { Module } from "../nn/module.ts";
 import { RMSNorm } from "../nn/norm.ts";
 import { Rotary, type RotaryScaling } from "../nn/rotary.ts";
@@ -16,8 +16,9 @@ import { flashAttention } from "../ops/flash_attention.ts";
 import { rotary } from "../ops/rotary.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkSizes, type Context, LanguageModel, throughLayers } from "./language_model.ts";
+import { checkSizes } from "./language_model.ts";
 import { PublishedConfig } from "./published.ts";
+import { RotaryModel, type RotaryParts } from "./rotary_model.ts";
 
 /** The sizes of a {@linkcode Llama}. */
 export interface LlamaConfig {
@@ -220,7 +221,7 @@ export class LlamaBody extends Module {
  * console.log(model.forward(tensor([[72, 105]], { dtype: "i32" })).shape); // [1, 2, 256]
  * ```
  */
-export class Llama extends LanguageModel {
+export class Llama extends RotaryModel {
   /** The sizes. */
   readonly config: LlamaConfig;
   /** Embedding, layers and norm. */
@@ -253,22 +254,10 @@ export class Llama extends LanguageModel {
     this.rotary = new Rotary(headSize, { base, scaling, device: options.device });
   }
 
-  /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */
-  hidden(ids: Tensor, context?: Context): Tensor {
-    return tidy(() => {
-      const rotations = this.rotary.at(context?.positions ?? 0, ids.shape[1]);
-      const { embed_tokens, layers, norm } = this.model;
-      const embedded = embed_tokens.forward(ids);
-      const x = throughLayers(
-        layers,
-        embedded.to(this.compute ?? embedded.dtype),
-        (layer, x, i, rotations) =>
-          layer.forward(x, rotations, context?.layers[i] as SoftmaxMemory | undefined),
-        this.recompute,
-        rotations,
-      );
-      return norm.forward(x);
-    });
+  /** Under the names that checkpoints have. */
+  protected get parts(): RotaryParts {
+    const { embed_tokens: embedding, layers, norm } = this.model;
+    return { embedding, layers, norm };
   }
 
   /** What the head sees [.., size] → logits [.., vocabulary]. */
@@ -281,10 +270,5 @@ export class Llama extends LanguageModel {
   override isDerived(name: string): boolean {
     return name.endsWith("rotary_emb.inv_freq") ||
       (this.lm_head === undefined && name === "lm_head.weight");
-  }
-
-  /** All keys and values. */
-  protected memory(capacity: number): SoftmaxMemory {
-    return new SoftmaxMemory(capacity);
   }
 }

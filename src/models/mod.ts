@@ -17,6 +17,7 @@ export {
   tokenLikelihoods,
   type TokenProbability,
 } from "./likelihood.ts";
+export { type RotaryLayer, RotaryModel, type RotaryParts } from "./rotary_model.ts";
 export { sample, type SampleOptions } from "./sample.ts";
 export { Context, type ContextOptions, LanguageModel, type ModelConfig } from "./language_model.ts";
 export {

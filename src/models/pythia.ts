@@ -9,7 +9,7 @@
  */
 import { ShapeError } from "../errors.ts";
 import { Embedding, type LayerOptions, Linear, optionsOfParts } from "../nn/linear.ts";
-import { SoftmaxMemory } from "../nn/memory.ts";
+import type { SoftmaxMemory } from "../nn/memory.ts";
 import { Module } from "../nn/module.ts";
 import { LayerNorm } from "../nn/norm.ts";
 import { Rotary } from "../nn/rotary.ts";
@@ -18,8 +18,9 @@ import { rotary } from "../ops/rotary.ts";
 import { split } from "../ops/views.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
-import { checkSizes, type Context, LanguageModel, throughLayers } from "./language_model.ts";
+import { checkSizes } from "./language_model.ts";
 import { PublishedConfig } from "./published.ts";
+import { RotaryModel, type RotaryParts } from "./rotary_model.ts";
 
 /** The sizes of a {@linkcode Pythia}. */
 export interface PythiaConfig {
@@ -192,7 +193,7 @@ export class PythiaBody extends Module {
  * console.log(model.forward(tensor([[72, 105]], { dtype: "i32" })).shape); // [1, 2, 256]
  * ```
  */
-export class Pythia extends LanguageModel {
+export class Pythia extends RotaryModel {
   /** The sizes. */
   readonly config: PythiaConfig;
   /** Embedding, layers and norm. */
@@ -225,22 +226,10 @@ export class Pythia extends LanguageModel {
     this.rotary = new Rotary(turned, { base: rotaryBase, device: options.device });
   }
 
-  /** ids [b, n], which come after what `context` remembers → what the head sees [b, n, size]. */
-  hidden(ids: Tensor, context?: Context): Tensor {
-    return tidy(() => {
-      const rotations = this.rotary.at(context?.positions ?? 0, ids.shape[1]);
-      const { embed_in, layers, final_layer_norm } = this.gpt_neox;
-      const embedded = embed_in.forward(ids);
-      const x = throughLayers(
-        layers,
-        embedded.to(this.compute ?? embedded.dtype),
-        (layer, x, i, rotations) =>
-          layer.forward(x, rotations, context?.layers[i] as SoftmaxMemory | undefined),
-        this.recompute,
-        rotations,
-      );
-      return final_layer_norm.forward(x);
-    });
+  /** Under the names that checkpoints have. */
+  protected get parts(): RotaryParts {
+    const { embed_in: embedding, layers, final_layer_norm: norm } = this.gpt_neox;
+    return { embedding, layers, norm };
   }
 
   /** What the head sees [.., size] → logits [.., vocabulary]. */
@@ -251,10 +240,5 @@ export class Pythia extends LanguageModel {
   /** Old checkpoints hold causal masks and the rotary frequencies too. */
   override isDerived(name: string): boolean {
     return /\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)$/.test(name);
-  }
-
-  /** All keys and values. */
-  protected memory(capacity: number): SoftmaxMemory {
-    return new SoftmaxMemory(capacity);
   }
 }

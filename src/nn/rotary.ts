@@ -92,9 +92,9 @@ export class Rotary extends Module {
         values[2 * half * t + half + j] = Math.sin(t * this.frequencies[j]);
       }
     }
+    const larger = owned(tensor(values, { shape: [positions, 2 * half], device: this.#device }));
     this.table?.dispose();
-    this.table = owned(tensor(values, { shape: [positions, 2 * half], device: this.#device }));
-    return this.table;
+    return this.table = larger;
   }
 }
 
