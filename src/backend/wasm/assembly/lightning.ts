@@ -91,12 +91,16 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   } else memory.fill(state, 0, columnsBytes(e, d));
 
   let decayed = 0;
-  let whole: f64 = 0;
+  // A decay that is hardly one is kept as its difference from one: eˢ rounded to float32 would be off by the same bits
+  // in every block, and drift.
+  let decay: f32 = 1, slight = false;
   for (let start = 0; start < n; start += most) {
     const m = min(most, n - start);
     // A step of 0 is one slope for all tokens.
     if (gStep != 0 || decayed != m) {
-      whole = decays(params, g, gStep, m, wide, positions, fromStart, toEnd, between);
+      const sum = decays(params, g, gStep, m, wide, positions, fromStart, toEnd, between);
+      slight = sum > -0.5;
+      decay = <f32> (slight ? NativeMath.expm1(sum) : NativeMath.exp(sum));
       decayed = m;
     }
     // P = (q kᵀ) ⊙ decays
@@ -143,7 +147,7 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       stateRows << 5,
     );
     for (let j = 0; j < stateColumns; j += COLUMNS) {
-      addToState(state + ((j * d) << 2), added + ((j * stateRows) << 2), d, whole);
+      addToState(state + ((j * d) << 2), added + ((j * stateRows) << 2), d, decay, slight);
     }
     empty = false;
     q += most * qRow;
@@ -264,18 +268,20 @@ function scaleDepth(y: usize, weights: usize, depth: i32, columns: i32, factor: 
   }
 }
 
-/**
- * S ← eˢ S + A over a panel. A decay that is hardly one is S + ((eˢ − 1) S + A): eˢ rounded to float32 would be off by
- * the same bits in every block, and drift.
- */
-function addToState(state: usize, added: usize, rows: i32, sum: f64): void {
-  const slight = sum > -0.5;
-  const decay = f32x4.splat(<f32> (slight ? NativeMath.expm1(sum) : NativeMath.exp(sum)));
-  for (let i = 0; i < 2 * rows; i++) {
-    const before = v128.load(state);
-    const change = madd(decay, before, v128.load(added));
-    v128.store(state, slight ? f32x4.add(before, change) : change);
-    state += 16;
-    added += 16;
+/** S ← λ S + A over a panel; if λ is given as its `difference` from one, S + ((λ − 1) S + A). */
+function addToState(state: usize, added: usize, rows: i32, decay: f32, difference: bool): void {
+  const factor = f32x4.splat(decay);
+  const end = state + (rows << 5);
+  if (difference) {
+    for (; state < end; state += 32, added += 32) {
+      const first = v128.load(state), second = v128.load(state, 16);
+      v128.store(state, f32x4.add(first, madd(factor, first, v128.load(added))));
+      v128.store(state, f32x4.add(second, madd(factor, second, v128.load(added, 16))), 16);
+    }
+    return;
+  }
+  for (; state < end; state += 32, added += 32) {
+    v128.store(state, madd(factor, v128.load(state), v128.load(added)));
+    v128.store(state, madd(factor, v128.load(state, 16), v128.load(added, 16)), 16);
   }
 }
