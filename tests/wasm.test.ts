@@ -125,6 +125,22 @@ test("columns of one head are shared by threads, to the bits of one thread and o
   );
 });
 
+test("memory is shared wherever it can be, and results are the same where it cannot", async () => {
+  const { process, crossOriginIsolated } = globalThis as {
+    process?: unknown;
+    crossOriginIsolated?: boolean;
+  };
+  const expected = process !== undefined || crossOriginIsolated === true
+    ? "2 threads, "
+    : "1 thread, ";
+  const alone = await onDevice({ threads: 1 }, results);
+  await onDevice({ threads: 2 }, async () => {
+    const { device } = zeros([1]);
+    assert(device.describe().includes(expected), device.describe());
+    assertEquals(await results(), alone);
+  });
+});
+
 test("workers take part: they work in memory of their own", async () => {
   const memory = new WebAssembly.Memory({ initial: 64, maximum: 64, shared: true });
   const threads = new Threads(moduleOf(supportedVariant()!), memory, 2);

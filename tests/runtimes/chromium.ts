@@ -1,5 +1,6 @@
-// `deno task test:chromium [--filter TEXT] [--figures] FILE...`: tests in a headless Chromium, on its WebGPU
-// through SwiftShader, a renderer in software; and what bench/runtimes.ts tells of it.
+// `deno task test:chromium [--filter TEXT] [--figures] [--isolated] FILE...`: tests in a headless Chromium, on its
+// WebGPU through SwiftShader, a renderer in software; and what bench/runtimes.ts tells of it. With --isolated the
+// page is cross-origin isolated, so that threads may share memory.
 import { parseArgs } from "@std/cli/parse-args";
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
@@ -35,9 +36,9 @@ async function bundle(files: readonly string[]): Promise<string> {
   return outputFiles[0].text;
 }
 
-const { _: files, filter, figures } = parseArgs(Deno.args, {
+const { _: files, filter, figures, isolated } = parseArgs(Deno.args, {
   string: ["filter"],
-  boolean: ["figures"],
+  boolean: ["figures", "isolated"],
   default: { filter: "" },
 });
 if (files.length === 0) throw new Error("name the files of tests, say tests/tensor.test.ts");
@@ -48,7 +49,15 @@ await using server = Deno.serve(
   (request) => {
     const isScript = new URL(request.url).pathname === "/tests.js";
     const type = isScript ? "text/javascript" : "text/html";
-    return new Response(isScript ? script : html, { headers: { "content-type": type } });
+    const isolation: Record<string, string> = isolated
+      ? {
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-embedder-policy": "require-corp",
+      }
+      : {};
+    return new Response(isScript ? script : html, {
+      headers: { "content-type": type, ...isolation },
+    });
   },
 );
 const browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
