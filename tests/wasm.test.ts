@@ -1,11 +1,13 @@
 /** The WebAssembly backend: its variants, threads, memory, and what runs in it. */
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
+import fc from "fast-check";
 import {
   Device,
   DeviceError,
   init,
   lightningAttention,
   lightningAttentionStep,
+  lightningAttentionWithState,
   LimitError,
   loss,
   nn,
@@ -81,6 +83,62 @@ test("any number of threads gives the same bits", async () => {
     });
     for (const run of runs) assertEquals(run, alone, `${threads} threads`);
   }
+});
+
+/** Outputs, last state and gradients of a few heads with every option that reads columns. */
+async function fewHeads(heads: number, d: number, e: number, n: number): Promise<Float32Array[]> {
+  // The first heads are the same however many there are.
+  const draw = async (shape: number[], seed: number) => {
+    const data = await randn([8, ...shape], { seed }).slice([0, heads]).data();
+    return tensor(data, { shape: [1, heads, ...shape], requiresGrad: true });
+  };
+  const shapes = [[n, d], [n, d], [n, e], [d, e], [n, e], [d, e]];
+  const [q, k, v, initialState, dO, dS] = await Promise.all(shapes.map(draw));
+  const inputs = [q, k, v, initialState];
+  const { output, state } = lightningAttentionWithState(q, k, v, { slopes: 0.01, initialState });
+  output.mul(dO).sum().add(state.mul(dS).sum()).backward();
+  const all = [output, state, ...inputs.map((t) => t.grad!)];
+  // Of the first head alone.
+  return await Promise.all(
+    all.map((t) => t.slice(null, [0, 1]).contiguous().data()),
+  ) as Float32Array[];
+}
+
+test("columns of one head are shared by threads, to the bits of one thread and of many heads", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 256, max: 400 }),
+      fc.integer({ min: 1, max: 150 }),
+      fc.integer({ min: 1, max: 150 }),
+      fc.integer({ min: 1, max: 3 }),
+      async (n, d, e, heads) => {
+        // Eight heads are a task each, whole; few are cut.
+        const whole = await onDevice({ threads: 1 }, () => fewHeads(8, d, e, n));
+        assert(whole.every((array) => array.some((x) => x !== 0)));
+        for (const threads of [1, 2, 3]) {
+          const found = await onDevice({ threads }, () => fewHeads(heads, d, e, n));
+          assertEquals(found, whole, `${threads} threads`);
+        }
+      },
+    ),
+    { numRuns: 6, examples: [[300, 64, 64, 1], [257, 130, 127, 1]] },
+  );
+});
+
+test("memory is shared wherever it can be, and results are the same where it cannot", async () => {
+  const { process, crossOriginIsolated } = globalThis as {
+    process?: unknown;
+    crossOriginIsolated?: boolean;
+  };
+  const expected = process !== undefined || crossOriginIsolated === true
+    ? "2 threads, "
+    : "1 thread, ";
+  const alone = await onDevice({ threads: 1 }, results);
+  await onDevice({ threads: 2 }, async () => {
+    const { device } = zeros([1]);
+    assert(device.describe().includes(expected), device.describe());
+    assertEquals(await results(), alone);
+  });
 });
 
 test("workers take part: they work in memory of their own", async () => {

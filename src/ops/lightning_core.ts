@@ -274,8 +274,16 @@ function inTimeOrder<V extends View | CpuView | WasmView>(
 
 /** The most rows of a block in WebAssembly: its decays and scores are matrices of rows by rows. */
 const MOST_ROWS = 256;
+/** So many tasks are wanted of sequences of so many tokens, of so many columns each. */
+const FEW = 4;
+const LONG = 256;
+const LEAST_COLUMNS = 32;
 
-/** WebAssembly: one task a head, its blocks one after the other. */
+/**
+ * WebAssembly: one task a head, its blocks one after the other. Where heads are fewer than `FEW`, each is several tasks,
+ * a part of the columns of v each, which compute the scores again and nothing else: by the shape alone, and no
+ * element is computed otherwise than in one task.
+ */
 function planJob(
   [q, k, v, g, initial]: WasmView[],
   [out, last]: WasmView[],
@@ -287,15 +295,25 @@ function planJob(
   const [rows, deep, wide] = [block, d, e].map((size) => size + 8);
   const words = 6 * rows + 3 * rows * rows + 2 * rows * deep + rows * wide + 2 * deep * wide;
   const gSteps = [...stepsOf(g).slice(0, 3), g.strides[3]].map((step) => 4 * step);
+  const heads = b * groups * members;
+  const wanted = n < LONG ? 1 : Math.min(Math.ceil(FEW / heads), Math.floor(e / LEAST_COLUMNS));
+  // Whole panels of eight columns.
+  const width = Math.ceil(e / Math.max(1, wanted) / 8) * 8;
   return {
     kernel: "lightningAttention",
     params: [
       ...[groups, members, n, d, e, block],
-      ...[floatBits(alpha), floatBits(beta), decayAfter ? 1 : 0, initial === undefined ? 0 : 1],
+      ...[
+        floatBits(alpha),
+        floatBits(beta),
+        decayAfter ? 1 : 0,
+        initial === undefined ? 0 : 1,
+        width,
+      ],
       ...[q, k, v, out, last, initial ?? last].flatMap(placeInMemory),
       ...[addressOf(g), ...gSteps],
     ],
-    tasks: b * groups * members,
+    tasks: heads * Math.ceil(e / width),
     scratchBytes: 192 + 4 * words,
   };
 }

@@ -111,7 +111,39 @@ export function packPanel(
         target += step;
       }
     }
+    for (; line + 2 <= count; line += 2) {
+      let a = from + line * lineStep, b = a + lineStep;
+      let target = to + (line << 2);
+      let p = 0;
+      for (; p + 4 <= depth; p += 4) {
+        const ra = v128.load(a), rb = v128.load(b);
+        const low = v128.shuffle<f32>(ra, rb, 0, 4, 1, 5);
+        const high = v128.shuffle<f32>(ra, rb, 2, 6, 3, 7);
+        v128.store_lane<u64>(target, low, 0);
+        v128.store_lane<u64>(target + step, low, 1);
+        v128.store_lane<u64>(target + 2 * step, high, 0);
+        v128.store_lane<u64>(target + 3 * step, high, 1);
+        a += 16;
+        b += 16;
+        target += 4 * step;
+      }
+      for (; p < depth; p++) {
+        store<f32>(target, load<f32>(a));
+        store<f32>(target, load<f32>(b), 4);
+        a += 4;
+        b += 4;
+        target += step;
+      }
+    }
   } else if (lineStep == 4) {
+    for (; line + 4 <= count; line += 4) {
+      let source = from + (line << 2), target = to + (line << 2);
+      for (let p = 0; p < depth; p++) {
+        v128.store(target, v128.load(source));
+        source += depthStep;
+        target += step;
+      }
+    }
     for (; line + 2 <= count; line += 2) {
       let source = from + (line << 2), target = to + (line << 2);
       for (let p = 0; p < depth; p++) {

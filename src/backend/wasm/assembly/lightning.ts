@@ -1,5 +1,6 @@
-// Lightning Attention-2, one task a head: see lightning_core.ts for the formulas. A block of m rows is four products
-// of packed panels; what two of them share is packed once, and the state stays packed from block to block.
+// Lightning Attention-2, one task a head or some columns of its values: see lightning_core.ts for the formulas. A block
+// of m rows is four products of packed panels; what two of them share is packed once, and the state stays packed from
+// block to block. Columns of v, of the outputs and of the state never meet, so a part of them is the same work.
 import {
   BLOCK_BYTES,
   COLUMNS,
@@ -14,7 +15,7 @@ import {
 import { exp, madd } from "./simd";
 
 // Params: sizes; then for each of q, k, v, out, last and initial its address and the steps, in bytes, of batch, group,
-// member, row and column; then for g its address and the steps of batch, group, member and row.
+// member, row and column; then for g its address and the steps of batch, group, member and row. WIDTH: columns of a part.
 const GROUPS: usize = 0;
 const MEMBERS: usize = 4;
 const N: usize = 8;
@@ -25,7 +26,8 @@ const ALPHA: usize = 24;
 const BETA: usize = 28;
 const DECAY_AFTER: usize = 32;
 const HAS_INITIAL: usize = 36;
-const VIEWS: usize = 40;
+const WIDTH: usize = 40;
+const VIEWS: usize = 44;
 const VIEW_BYTES: usize = 24;
 
 /** A token's strongest decay: its exponential is 0 in float32. */
@@ -44,8 +46,11 @@ function up(size: i32, multiple: i32): i32 {
   return ((size + multiple - 1) / multiple) * multiple;
 }
 
-export function lightningAttention(params: usize, head: i32, scratch: usize): void {
-  const n = load<i32>(params, N), d = load<i32>(params, D), e = load<i32>(params, E);
+export function lightningAttention(params: usize, task: i32, scratch: usize): void {
+  const n = load<i32>(params, N), d = load<i32>(params, D), width = load<i32>(params, WIDTH);
+  const parts = (load<i32>(params, E) + width - 1) / width;
+  const head = task / parts, first = (task % parts) * width;
+  const e = min(width, load<i32>(params, E) - first);
   const most = load<i32>(params, BLOCK);
   const alpha = load<f32>(params, ALPHA), beta = load<f32>(params, BETA);
   const qView = params + VIEWS, kView = qView + VIEW_BYTES, vView = kView + VIEW_BYTES;
@@ -59,6 +64,8 @@ export function lightningAttention(params: usize, head: i32, scratch: usize): vo
   const vRow = load<usize>(vView, 16), vColumn = load<usize>(vView, 20);
   const outRow = load<usize>(outView, 16), outColumn = load<usize>(outView, 20);
   const gStep = load<usize>(gView, 16);
+  v += first * vColumn;
+  out += first * outColumn;
 
   // Room for everything that lives from one product to the next.
   const wide = up(most, COLUMNS);
@@ -80,16 +87,20 @@ export function lightningAttention(params: usize, head: i32, scratch: usize): vo
   if (!empty) {
     const initial = headOf(params, initialView, head);
     const row = load<usize>(initialView, 16), column = load<usize>(initialView, 20);
-    packColumns(state, initial, row, column, d, e);
+    packColumns(state, initial + first * column, row, column, d, e);
   } else memory.fill(state, 0, columnsBytes(e, d));
 
   let decayed = 0;
-  let whole: f64 = 0;
+  // A decay that is hardly one is kept as its difference from one: eˢ rounded to float32 would be off by the same bits
+  // in every block, and drift.
+  let decay: f32 = 1, slight = false;
   for (let start = 0; start < n; start += most) {
     const m = min(most, n - start);
     // A step of 0 is one slope for all tokens.
     if (gStep != 0 || decayed != m) {
-      whole = decays(params, g, gStep, m, wide, positions, fromStart, toEnd, between);
+      const sum = decays(params, g, gStep, m, wide, positions, fromStart, toEnd, between);
+      slight = sum > -0.5;
+      decay = <f32> (slight ? NativeMath.expm1(sum) : NativeMath.exp(sum));
       decayed = m;
     }
     // P = (q kᵀ) ⊙ decays
@@ -136,7 +147,7 @@ export function lightningAttention(params: usize, head: i32, scratch: usize): vo
       stateRows << 5,
     );
     for (let j = 0; j < stateColumns; j += COLUMNS) {
-      addToState(state + ((j * d) << 2), added + ((j * stateRows) << 2), d, whole);
+      addToState(state + ((j * d) << 2), added + ((j * stateRows) << 2), d, decay, slight);
     }
     empty = false;
     q += most * qRow;
@@ -150,7 +161,7 @@ export function lightningAttention(params: usize, head: i32, scratch: usize): vo
   const row = load<usize>(lastView, 16), column = load<usize>(lastView, 20);
   for (let j = 0; j < e; j++) {
     let from = state + (((j / COLUMNS) * COLUMNS * d + j % COLUMNS) << 2);
-    let to = last + j * column;
+    let to = last + (first + j) * column;
     for (let i = 0; i < d; i++) {
       store<f32>(to, load<f32>(from));
       from += COLUMNS << 2;
@@ -219,18 +230,29 @@ function packScores(to: usize, scores: usize, between: usize, m: i32, wide: i32)
   }
 }
 
-/** Multiplies row r of x, packed by rows, by factor · weights[r]. */
+/** Multiplies row r of x, packed by rows, by factor · weights[r]: six weights, so two depths are three vectors. */
 function scaleLines(x: usize, weights: usize, rows: i32, depth: i32, factor: f32): void {
   for (let i = 0; i < rows; i += ROWS) {
-    for (let r = 0; r < min(ROWS, rows - i); r++) {
-      const weight = factor * load<f32>(weights + ((i + r) << 2));
-      let at = x + (r << 2);
-      for (let p = 0; p < depth; p++) {
-        store<f32>(at, weight * load<f32>(at));
-        at += ROWS << 2;
+    const at = weights + (i << 2);
+    // What is made of weights beyond the last row is never stored.
+    const w0123 = f32x4.mul(f32x4.splat(factor), v128.load(at));
+    const w4567 = f32x4.mul(f32x4.splat(factor), v128.load(at, 16));
+    const w4501 = v128.shuffle<f32>(w4567, w0123, 0, 1, 4, 5);
+    const w2345 = v128.shuffle<f32>(w0123, w4567, 2, 3, 4, 5);
+    let p = 0;
+    for (; p + 2 <= depth; p += 2) {
+      v128.store(x, f32x4.mul(w0123, v128.load(x)));
+      v128.store(x, f32x4.mul(w4501, v128.load(x, 16)), 16);
+      v128.store(x, f32x4.mul(w2345, v128.load(x, 32)), 32);
+      x += 48;
+    }
+    if (p < depth) {
+      for (let r = 0; r < ROWS; r++) {
+        const weight = factor * load<f32>(at + (r << 2));
+        store<f32>(x, weight * load<f32>(x));
+        x += 4;
       }
     }
-    x += (ROWS * depth) << 2;
   }
 }
 
@@ -246,18 +268,20 @@ function scaleDepth(y: usize, weights: usize, depth: i32, columns: i32, factor: 
   }
 }
 
-/**
- * S ← eˢ S + A over a panel. A decay that is hardly one is S + ((eˢ − 1) S + A): eˢ rounded to float32 would be off by
- * the same bits in every block, and drift.
- */
-function addToState(state: usize, added: usize, rows: i32, sum: f64): void {
-  const slight = sum > -0.5;
-  const decay = f32x4.splat(<f32> (slight ? NativeMath.expm1(sum) : NativeMath.exp(sum)));
-  for (let i = 0; i < 2 * rows; i++) {
-    const before = v128.load(state);
-    const change = madd(decay, before, v128.load(added));
-    v128.store(state, slight ? f32x4.add(before, change) : change);
-    state += 16;
-    added += 16;
+/** S ← λ S + A over a panel; if λ is given as its `difference` from one, S + ((λ − 1) S + A). */
+function addToState(state: usize, added: usize, rows: i32, decay: f32, difference: bool): void {
+  const factor = f32x4.splat(decay);
+  const end = state + (rows << 5);
+  if (difference) {
+    for (; state < end; state += 32, added += 32) {
+      const first = v128.load(state), second = v128.load(state, 16);
+      v128.store(state, f32x4.add(first, madd(factor, first, v128.load(added))));
+      v128.store(state, f32x4.add(second, madd(factor, second, v128.load(added, 16))), 16);
+    }
+    return;
+  }
+  for (; state < end; state += 32, added += 32) {
+    v128.store(state, madd(factor, v128.load(state), v128.load(added)));
+    v128.store(state, madd(factor, v128.load(state, 16), v128.load(added, 16)), 16);
   }
 }
