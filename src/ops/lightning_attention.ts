@@ -44,7 +44,7 @@ export interface LightningAttentionOptions extends DecayOptions {
   initialState?: Tensor;
   /**
    * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, on
-   * matrix units 128, in WebAssembly 48, in plain TypeScript 32.
+   * matrix units 128, in WebAssembly 36, in plain TypeScript 32.
    */
   blockSize?: number;
   /** Run from the last token to the first: o_t sees tokens s ≥ t. Default false. */
