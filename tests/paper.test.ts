@@ -107,7 +107,7 @@ test("paper efficiency: what has no time or does not fit is told of, and the res
     assert(short.out.includes("not run: TNL-LA2 at 64: the time was up"), short.out);
 
     // A device on which long sequences do not fit, as they may not on a GPU.
-    const device = crowded(1e5);
+    const device = crowded(2.5e5);
     const before = device.memory().liveBytes;
     const plan: Plan = {
       sizes: { vocabulary: 32, size: 64, layers: 1, heads: 2, inner: 16 },
