@@ -11,6 +11,15 @@ export interface Row {
   bytes: number;
 }
 
+/** What kernels are planned for. */
+export const H200 = {
+  workgroupBytes: 49152,
+  workgroupThreads: 1024,
+  workgroupsPerAxis: 65535,
+  bindingBytes: 2 ** 31 - 4,
+  software: false,
+};
+
 /** The largest buffer of an H200, through Vulkan. */
 const LARGEST_BUFFER = 4292870144;
 
@@ -64,11 +73,7 @@ export class Counter implements Backend {
     let bytes = [...inputs, ...outputs].reduce((sum, view) => sum + touched(view), 0);
     const scratch: Held[] = [];
     const context: GpuContext = {
-      workgroupBytes: 49152,
-      workgroupThreads: 1024,
-      workgroupsPerAxis: 65535,
-      bindingBytes: 2 ** 31 - 4,
-      software: false,
+      ...H200,
       scratch: (count, dtype = "f32") => {
         // Written once and read once.
         bytes += 2 * count * bytesOf(dtype);

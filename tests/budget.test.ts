@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { lightningAttentionWithState, type Tensor, uniform } from "../mod.ts";
 import type { GpuContext, View } from "../mod.ts";
+import { H200 } from "../bench/counter.ts";
 import { bytesOf, type DType } from "../src/dtype.ts";
 import { LEAST_SCRATCH, plan } from "../src/ops/lightning_gpu.ts";
 import { contiguousStrides, sizeOf } from "../src/shape.ts";
@@ -42,11 +43,7 @@ function scratchOf([b, heads, n, d, e]: readonly number[], dtype: DType) {
   const last = view([b, heads, 1, d, e], "f32");
   let scratch = last.buffer.bytes;
   const context: GpuContext = {
-    workgroupBytes: 49152,
-    workgroupThreads: 1024,
-    workgroupsPerAxis: 65535,
-    bindingBytes: 2 ** 31 - 4,
-    software: false,
+    ...H200,
     scratch: (count, dtype = "f32") => {
       scratch += count * bytesOf(dtype);
       return view([count], dtype);

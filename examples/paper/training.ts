@@ -82,12 +82,9 @@ export class Training implements Disposable {
       const loss = this.model.loss(ids, next, { chunk: this.chunk });
       (this.#scaler?.scale(loss) ?? loss).backward({ releaseGraph: true });
       const parameters = this.model.parameters();
-      if (this.#scaler === undefined) {
-        optim.clipGradNorm(parameters, 1);
-        this.#optimizer.step();
-      } else {
-        this.#optimizer.step(this.#scaler.unscale(parameters, { maxNorm: 1 }));
-      }
+      this.#optimizer.step(
+        this.#scaler?.unscale(parameters, { maxNorm: 1 }) ?? optim.clipFactor(parameters, 1),
+      );
       this.#optimizer.zeroGrad();
     });
   }
