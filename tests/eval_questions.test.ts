@@ -242,7 +242,53 @@ test("documents are lists or lines, of one subject or several; what is wrong is 
     assertThrows(() => asked("piqa", unlabelled), FormatError, message);
     assertThrows(() => asked("piqa", { goal: 3 }), FormatError, 'a text in "goal", found 3');
     assertThrows(() => asked("piqa", {}), FormatError, "found nothing");
-    const before = await hashOf(folder);
-    await write("b.json", '[{"x":5}]');
-    assert(before !== await hashOf(folder));
+  }));
+
+test("a hash sees all that documents are made of: texts, names of subjects, labels", () =>
+  inFolder(async (folder) => {
+    const write = (name: string, text: string) => Deno.writeTextFile(`${folder}/${name}`, text);
+    const hashes = new Set<string>();
+    const changed = async () => {
+      const hash = await hashOf(folder);
+      assertEquals(await hashOf(folder), hash);
+      assert(!hashes.has(hash), "the hash did not change");
+      hashes.add(hash);
+    };
+    await write("anatomy.jsonl", '{"x":1}');
+    await changed();
+    await write("anatomy.jsonl", '{"x":2}');
+    await changed();
+    await Deno.rename(`${folder}/anatomy.jsonl`, `${folder}/law.jsonl`);
+    await changed();
+    await write("law-labels.lst", "0");
+    await changed();
+    await write("law-labels.lst", "1");
+    await changed();
+  }));
+
+test("labels that are not one a document, and splits that are mixed, are refused", () =>
+  inFolder(async (folder) => {
+    const write = (name: string, text: string) => Deno.writeTextFile(`${folder}/${name}`, text);
+    const document = '{"goal":"g","sol1":"a","sol2":"b"}\n';
+    await write("valid.jsonl", document.repeat(2));
+    for (const labels of ["1", "1\n0\n1\n", ""]) {
+      await write("valid-labels.lst", labels);
+      const message = `valid-labels.lst: expected 2 labels, found ${
+        labels.match(/\d/g)?.length ?? 0
+      }`;
+      await assertRejects(() => readSplits(`${folder}/valid.jsonl`), FormatError, message);
+    }
+    // A file of another name has none, and is not its own.
+    await write("valid", document);
+    const [{ documents }] = await readSplits(`${folder}/valid`);
+    assertEquals(documents.map(({ fields }) => Object.keys(fields)), [["goal", "sol1", "sol2"]]);
+    // Questions of the test that stand among examples would be scored with them.
+    await Deno.mkdir(`${folder}/mmlu`);
+    await write("mmlu/anatomy_dev.jsonl", '{"x":1}');
+    await write("mmlu/anatomy_test.jsonl", '{"x":2}');
+    await assertRejects(
+      () => readSplits(`${folder}/mmlu`),
+      FormatError,
+      "expected one file of each subject, found anatomy_dev.jsonl and anatomy_test.jsonl",
+    );
   }));
