@@ -274,6 +274,36 @@ test("`deno task eval` scores the demo's own checkpoint, byte by byte", () =>
     assert(/openbookqa +acc +1\.0000 +0\.0000 +2\n/.test(new TextDecoder().decode(stdout)));
   }));
 
+test("`deno task eval` names the question that it cannot ask, and keeps those before it", () =>
+  inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/tokenizer.json`, JSON.stringify(bytePair([["t", "h"]])));
+    await writeCheckpoint(folder, llama({ vocab_size: 258, max_position_embeddings: 8 }));
+    const piqa = ["ab", "far too long for it"].map((sol1) => ({
+      goal: "g",
+      sol1,
+      sol2: "b",
+      label: 0,
+    }));
+    const mmlu = { question: "q", subject: "law", choices: [..."abcd"], answer: 0 };
+    const write = (name: string, rows: object[]) =>
+      Deno.writeTextFile(`${folder}/${name}.json`, JSON.stringify(rows));
+    await write("piqa", piqa);
+    await write("mmlu", [mmlu]);
+    const results = `${folder}/results.jsonl`;
+    const failing = async (args: string) => {
+      const all = ["--model", folder, "--results", results, ...args.split(" ")];
+      const { code, stderr } = await evaluate(all).output();
+      assertEquals(code, 1);
+      return new TextDecoder().decode(stderr);
+    };
+    const long = await failing(`--tasks piqa=${folder}/piqa.json`);
+    assert(long.includes("error: piqa, question 1: logLikelihoods: expected"), long);
+    assertEquals((await Deno.readTextFile(results)).trimEnd().split("\n").length, 2);
+    const tasks = `mmlu=${folder}/mmlu.json`;
+    const few = await failing(`--tasks ${tasks} --shots 2 --examples ${tasks}`);
+    assert(few.includes("error: mmlu_law: expected 2 examples"), few);
+  }));
+
 test("mistakes on the command line are one line", async () => {
   const cases: [string[], string][] = [
     [[], "expected --model and --tasks"],
@@ -281,6 +311,9 @@ test("mistakes on the command line are one line", async () => {
     [["--model", "x", "--tasks", "sums=x"], 'found "sums=x"'],
     [["--model", "x", "--tasks", "piqa=x", "--shots", "1"], "--examples piqa=PATH"],
     [["--model", "x", "--tasks", "piqa=/nowhere"], "/nowhere"],
+    [["--model", "x", "--tasks", "piqa=x,piqa=y"], "piqa once, found it twice"],
+    [["--model", "x", "--tasks", ","], "names of boolq"],
+    [["--model", "x", "--tasks", "piqa=x", "--examples", "piqa=y"], "--examples expects --shots"],
     [["--model", "x", "--tasks", "piqa=x", "--limit", "0"], "1 or more"],
   ];
   await Promise.all(cases.map(async ([args, message]) => {
