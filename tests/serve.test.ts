@@ -271,6 +271,7 @@ test("`deno task serve` listens here only, and answers what it was asked before 
     const reader = reply.body!.pipeThrough(new TextDecoderStream()).getReader();
     let text = (await reader.read()).value!;
     child.kill("SIGINT");
+    const told = performance.now();
     for (;;) {
       const { done, value } = await reader.read();
       if (done) break;
@@ -279,5 +280,7 @@ test("`deno task serve` listens here only, and answers what it was asked before 
     assertEquals(eventsOf(text).at(-1), "[DONE]");
     const { code } = await child.status;
     await lines.return?.();
+    // Those who left in the middle are waited for no longer than it takes.
+    assert(performance.now() - told < 30_000, "it took half a minute to end");
     assertEquals([code, (await stderr).includes("ending:")], [0, true]);
   }));

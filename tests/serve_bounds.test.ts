@@ -1,5 +1,5 @@
 /** `deno task serve`: what it refuses, how much it takes on at once, and that no client harms another. */
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { RequestError } from "../examples/serve/errors.ts";
 import { type Place, Queue } from "../examples/serve/queue.ts";
@@ -106,36 +106,89 @@ testServed("so many requests and no more; who leaves makes room", async ({ handl
   assertEquals((await handler(post({ ...asked, stream: false, max_tokens: 1 }))).status, 200);
 });
 
+testServed("who leaves while waiting makes room at once", async ({ handlerOf }) => {
+  const handler = handlerOf({ atWork: 1, waiting: 1 });
+  const asked = { model: "small", prompt: "fish", max_tokens: 100, seed: 1 };
+  const working = await handler(post({ ...asked, stream: true }));
+  const client = new AbortController();
+  const left = handler(post(asked, { signal: client.signal }));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assertEquals((await errorOf(await handler(post(asked)))).status, 429);
+  client.abort();
+  assertEquals((await errorOf(await left)).status, 499);
+  // Its place is free, though nobody has read a word of the stream.
+  const next = handler(post({ ...asked, max_tokens: 1 }));
+  await working.body!.cancel();
+  assertEquals((await choicesOf(await next)).length, 1);
+});
+
+testServed(
+  "a client that leaves while its next piece is made is no error",
+  async ({ handlerOf }) => {
+    const handler = handlerOf({ atWork: 1, waiting: 0 });
+    const asked = { model: "small", prompt: "fish", max_tokens: 60, stream: true, seed: 1 };
+    for (let pieces = 0; pieces < 6; pieces++) {
+      const reader = (await handler(post(asked))).body!.getReader();
+      for (let i = 0; i < pieces; i++) await reader.read();
+      const next = reader.read();
+      await reader.cancel();
+      await next;
+    }
+    const [choice] = await choicesOf(await handler(post({ ...asked, stream: false })));
+    assert(choice.text !== "");
+  },
+);
+
+testServed("a client that does not read its stream loses its turn", async ({ handlerOf }) => {
+  const handler = handlerOf({ atWork: 1, waiting: 1, readTimeout: 100 });
+  const asked = { model: "small", prompt: "fish", max_tokens: 60, stream: true, seed: 1 };
+  const whole = await (await handler(post(asked))).text();
+  assertEquals(eventsOf(whole).at(-1), "[DONE]");
+  for (const pieces of [0, 2]) {
+    const stalled = await handler(post(asked));
+    const reader = stalled.body!.getReader();
+    for (let i = 0; i < pieces; i++) await reader.read();
+    const next = await handler(post({ ...asked, stream: false, max_tokens: 2 }));
+    assertEquals((await choicesOf(next)).length, 1);
+    // What it still reads is an end, and not that of a whole text.
+    await assertRejects(async () => {
+      while (!(await reader.read()).done);
+    });
+  }
+});
+
 test("a queue never has more at work than it should, and serves in order", () =>
   fc.assert(fc.asyncProperty(
     fc.integer({ min: 1, max: 3 }),
     fc.integer({ min: 0, max: 3 }),
-    fc.array(fc.nat(9), { maxLength: 40 }),
+    fc.array(fc.nat(11), { maxLength: 40 }),
     async (atWork, waiting, steps) => {
       const queue = new Queue({ atWork, waiting });
-      const places: { place: Place; number: number }[] = [];
+      const places: { place: Place; number: number; client: AbortController }[] = [];
       const started: number[] = [];
+      const isWorking = ({ number }: { number: number }) => started.includes(number);
       for (const [number, step] of steps.entries()) {
-        if (step < 5) {
+        if (step < 6) {
           if (places.length === atWork + waiting) {
             assertThrows(() => queue.join(), RequestError, "waiting already");
             continue;
           }
           const place = queue.join();
-          place.turn().then(() => started.push(number));
-          places.push({ place, number });
+          const client = new AbortController();
+          place.turn(client.signal).then(() => started.push(number), () => {});
+          places.push({ place, number, client });
         } else {
-          // One that is at work leaves, twice as all may.
-          const working = places.filter(({ number }) => started.includes(number));
-          const one = working[step % Math.max(working.length, 1)];
+          // One that is at work, or one that waits, leaves, twice as all may.
+          const some = places.filter((one) => isWorking(one) === (step < 9));
+          const one = some[step % Math.max(some.length, 1)];
           if (one === undefined) continue;
           places.splice(places.indexOf(one), 1);
+          one.client.abort();
           one.place[Symbol.dispose]();
           one.place[Symbol.dispose]();
         }
         await new Promise<void>((resolve) => queueMicrotask(() => queueMicrotask(resolve)));
-        const working = places.filter(({ number }) => started.includes(number));
-        assertEquals(working.length, Math.min(atWork, places.length));
+        assertEquals(places.filter(isWorking).length, Math.min(atWork, places.length));
         assertEquals(queue.taken, places.length);
         assertEquals(started, started.toSorted((a, b) => a - b));
       }

@@ -21,6 +21,8 @@ export interface ServeOptions {
   readonly waiting: number;
   /** Milliseconds that a request's body may take to arrive. Default 30 000. */
   readonly bodyTimeout?: number;
+  /** Milliseconds that a client may leave a piece of its stream unread before it loses its turn. Default 60 000. */
+  readonly readTimeout?: number;
   /** Told what no client is to blame for. */
   readonly onError?: (error: unknown) => void;
 }
@@ -87,7 +89,7 @@ async function completions(
     const body = await readJson(request, limits.bytes, bodyTimeout);
     const served = { name, vocabulary: model.vocabulary, tokenizer, limits };
     const asked = parseRequest(body, served);
-    await place.turn();
+    await place.turn(request.signal);
     const gone = new AbortController();
     const signal = AbortSignal.any([request.signal, gone.signal]);
     const pieces = complete(model, tokenizer, asked, signal);
@@ -148,21 +150,40 @@ function stream(
   gone: AbortController,
   options: ServeOptions,
 ): Response {
+  const { readTimeout = 60_000 } = options;
   const encoder = new TextEncoder();
   const event = (data: object) => encoder.encode(`data: ${JSON.stringify(data)}\n\n`);
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let hasEnded = false;
   const end = () => {
+    hasEnded = true;
+    clearTimeout(timer);
     place[Symbol.dispose]();
     return pieces.return(undefined);
   };
+  const waitForReader = (controller: ReadableStreamDefaultController) => {
+    timer = setTimeout(() => {
+      controller.error(new RequestError(408, `the stream was not read for ${readTimeout} ms`));
+      end();
+    }, readTimeout);
+  };
   const body = new ReadableStream<Uint8Array>({
+    start: waitForReader,
     async pull(controller) {
+      clearTimeout(timer);
       try {
         const { done, value } = await pieces.next();
-        if (!done) return controller.enqueue(event(reply.part(value)));
+        // The client may be gone by now.
+        if (hasEnded) return;
+        if (!done) {
+          controller.enqueue(event(reply.part(value)));
+          return waitForReader(controller);
+        }
         const usage = reply.usageEvent();
         if (usage !== undefined) controller.enqueue(event(usage));
         controller.enqueue(encoder.encode("data: [DONE]\n\n"));
       } catch (error) {
+        if (hasEnded) return;
         controller.enqueue(event(refusalOf(error, options).body()));
       }
       await end();
