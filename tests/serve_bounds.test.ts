@@ -71,6 +71,11 @@ testServed("bodies are bounded in size and time, and are JSON", async ({ handler
     await sent({ body: new ReadableStream({ pull: () => new Promise(() => {}) }) }),
     408,
   );
+  // A client that is gone in the middle is no fault of the server.
+  const broken = new ReadableStream<Uint8Array>({
+    pull: (controller) => controller.error(new TypeError("connection reset")),
+  });
+  assertEquals(await sent({ body: broken }), 400);
   // All of them have left their places.
   assertEquals((await handler(post({ model: "small", prompt: "a", max_tokens: 1 }))).status, 200);
 });

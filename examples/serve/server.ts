@@ -122,7 +122,10 @@ async function readJson(request: Request, most: number, timeout: number): Promis
   const reader = request.body?.getReader();
   try {
     for (;;) {
-      const { value } = await Promise.race([reader?.read() ?? { value: undefined }, late]);
+      const read = reader?.read().catch(() => {
+        throw new RequestError(400, "the body broke off");
+      });
+      const { value } = await Promise.race([read ?? { value: undefined }, late]);
       if (value === undefined) break;
       size += value.length;
       if (size > most) throw tooLarge();
