@@ -1,5 +1,11 @@
 /** `deno task serve`: what it answers, to a client that reads replies as lm-evaluation-harness's does. */
-import { assert, assertAlmostEquals, assertEquals, assertNotEquals } from "@std/assert";
+import {
+  assert,
+  assertAlmostEquals,
+  assertEquals,
+  assertNotEquals,
+  assertRejects,
+} from "@std/assert";
 import { byteTokenizer } from "../examples/models/byte_tokenizer.ts";
 import { generate, logLikelihoods } from "../src/models/mod.ts";
 import { inFolder } from "./checkpoints.ts";
@@ -13,6 +19,7 @@ import {
   parseLogprobs,
   post,
   scoring,
+  startServer,
   testServed,
   writeModel,
 } from "./served.ts";
@@ -226,21 +233,7 @@ testServed("models are listed", async ({ handlerOf }) => {
 test("`deno task serve` listens here only, and answers what it was asked before it ends", () =>
   inFolder(async (folder) => {
     await writeModel(folder);
-    const child = new Deno.Command(Deno.execPath(), {
-      args: [
-        ...["run", "-A", "--no-check", "--unstable-no-legacy-abort", "examples/serve.ts"],
-        ...["--model", folder, "--name", "small", "--port", "0", "--backend", "cpu"],
-        ...["--at-work", "1", "--waiting", "0"],
-      ],
-      cwd: new URL("..", import.meta.url).pathname,
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    const stderr = new Response(child.stderr).text();
-    const lines = child.stdout.pipeThrough(new TextDecoderStream())[Symbol.asyncIterator]();
-    const { value: line = "" } = await lines.next();
-    const [, url] = /^small at (http:\/\/127\.0\.0\.1:\d+\/v1)\n$/.exec(line) ?? [];
-    assert(url !== undefined, `${line} ${await (line === "" ? stderr : "")}`);
+    const { child, url, stderr } = await startServer(folder, "--at-work 1 --waiting 0");
     const ask = (more: object, init: RequestInit = {}) =>
       fetch(`${url}/completions`, {
         method: "POST",
@@ -254,18 +247,22 @@ test("`deno task serve` listens here only, and answers what it was asked before 
     assertEquals((await errorOf(await ask({ max_tokens: 1000 }))).status, 400);
 
     // Clients that leave in the middle leave no trace.
-    const client = new AbortController();
-    const left = await ask({ max_tokens: 120, stream: true }, { signal: client.signal });
-    await left.body!.getReader().read();
-    client.abort();
-    let status = 429;
-    for (let tries = 0; status === 429 && tries < 200; tries++) {
-      await new Promise((resolve) => setTimeout(resolve, 10));
-      const reply = await ask({ max_tokens: 1 });
-      status = reply.status;
-      await reply.body!.cancel();
+    for (const stream of [true, false]) {
+      const client = new AbortController();
+      const left = ask({ max_tokens: 120, stream }, { signal: client.signal });
+      if (stream) await (await left).body!.getReader().read();
+      else await new Promise((resolve) => setTimeout(resolve, 20));
+      client.abort();
+      if (!stream) await assertRejects(() => left, DOMException);
+      let status = 429;
+      for (let tries = 0; status === 429 && tries < 200; tries++) {
+        await new Promise((resolve) => setTimeout(resolve, 10));
+        const reply = await ask({ max_tokens: 1 });
+        status = reply.status;
+        await reply.body!.cancel();
+      }
+      assertEquals(status, 200);
     }
-    assertEquals(status, 200);
 
     const reply = await ask({ max_tokens: 120, stream: true, seed: 1, stop: null });
     const reader = reply.body!.pipeThrough(new TextDecoderStream()).getReader();
@@ -279,7 +276,6 @@ test("`deno task serve` listens here only, and answers what it was asked before 
     }
     assertEquals(eventsOf(text).at(-1), "[DONE]");
     const { code } = await child.status;
-    await lines.return?.();
     // Those who left in the middle are waited for no longer than it takes.
     assert(performance.now() - told < 30_000, "it took half a minute to end");
     assertEquals([code, (await stderr).includes("ending:")], [0, true]);

@@ -121,3 +121,24 @@ export function eventsOf(text: string): string[] {
     return event.slice("data: ".length);
   });
 }
+
+/** Starts `deno task serve` on the model in `folder`, on the CPU and a free port, and waits until it listens. */
+export async function startServer(folder: string, flags = "") {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["run", "-A", "--no-check", "--unstable-no-legacy-abort", "examples/serve.ts"],
+      ...["--model", folder, "--name", "small", "--port", "0", "--backend", "cpu"],
+      ...flags.split(" ").filter((flag) => flag !== ""),
+    ],
+    cwd: new URL("..", import.meta.url).pathname,
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const stderr = new Response(child.stderr).text();
+  const lines = child.stdout.pipeThrough(new TextDecoderStream())[Symbol.asyncIterator]();
+  const { value: line = "" } = await lines.next();
+  const [, url] = /^small at (http:\/\/127\.0\.0\.1:\d+\/v1)\n$/.exec(line) ?? [];
+  assert(url !== undefined, `${line} ${await (line === "" ? stderr : "")}`);
+  await lines.return?.();
+  return { child, url, stderr };
+}
