@@ -127,6 +127,47 @@ test("a run killed at random moments again and again ends in the bytes of an unb
     assertEquals(left.sort(), ["checkpoint.safetensors", "loss.svg", "metrics.jsonl"]);
   }));
 
+// util-linux's `script` gives a command a terminal; without it there is none to look at.
+const script = await Deno.stat("/usr/bin/script").then(() => true, () => false);
+
+(script ? test : Deno.test.ignore)(
+  `on a terminal the curve of the losses is drawn as it grows${
+    script ? "" : " (skipped: no `script`)"
+  }`,
+  () =>
+    inFolder(async (folder) => {
+      const args = `${SMALL} --text ${folder}/text.txt --steps 100000 --out ${folder}/runs`;
+      const command = `${Deno.execPath()} run -A --no-check examples/demo.ts ${args} --samples 0`;
+      const child = new Deno.Command("/usr/bin/script", {
+        args: ["--quiet", "--return", "--command", command, "/dev/null"],
+        cwd: new URL("..", import.meta.url).pathname,
+        stdin: "null",
+        stdout: "piped",
+        stderr: "null",
+      }).spawn();
+      let shown = "";
+      for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+        shown += text;
+        if (shown.split("\x1b[0J").length > 3) break;
+      }
+      child.kill("SIGTERM");
+      await child.status;
+      // Each curve is drawn from where the last one began: so many lines up, and clear from there on.
+      const [first, ...others] = shown.split(/\x1b\[(?=\d+A\x1b\[0J)/).filter((part) =>
+        part.includes("┤")
+      );
+      assert(first.split("┤").length > 10, shown);
+      assert(others.length >= 2, shown);
+      for (const [i, part] of others.entries()) {
+        const [, up] = /^(\d+)A/.exec(part)!;
+        assertEquals(Number(up), 11, `curve ${i + 2}`);
+        assertEquals(part.match(/\d+\.\d\d [┤┼]/g)!.length, 11, part);
+      }
+      const losses = [first, ...others].map((part) => Number(/loss ([\d.]+)/.exec(part)![1]));
+      assertEquals(new Set(losses).size, losses.length, `${losses}`);
+    }),
+);
+
 test("bad input to the demo is one clear line and exit code 1, and damages no file", () =>
   inFolder(async (folder) => {
     await Deno.writeTextFile(`${folder}/empty.txt`, "");
