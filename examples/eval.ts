@@ -26,7 +26,7 @@ const FLAGS = {
   context: { kind: "count", help: "tokens that the model sees at once, if not its own number" },
   results: { kind: "text", help: "the results, question by question", fallback: "runs/eval.jsonl" },
   dtype: { kind: "text", help: "f32 or f16, of a released model's weights", fallback: "f32" },
-  backend: { kind: "text", help: "auto, webgpu, wasm or cpu", fallback: "auto" },
+  backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
 } as const;
 
 /** One subject of a task, or all of it. */
