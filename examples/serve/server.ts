@@ -164,9 +164,11 @@ function stream(
     place[Symbol.dispose]();
     return pieces.return(undefined);
   };
-  const waitForReader = (controller: ReadableStreamDefaultController) => {
+  const waitForReader = (controller: ReadableStreamDefaultController<Uint8Array>) => {
     timer = setTimeout(() => {
-      controller.error(new RequestError(408, `the stream was not read for ${readTimeout} ms`));
+      const late = new RequestError(408, `the stream was not read for ${readTimeout} ms`);
+      controller.enqueue(event(late.body()));
+      controller.close();
       end();
     }, readTimeout);
   };
