@@ -74,6 +74,8 @@ export function post(body: unknown, init: RequestInit = {}): Request {
     method: "POST",
     headers: JSON_TYPE,
     body: JSON.stringify(body),
+    // Node asks for it where a body is a stream.
+    ...{ duplex: "half" },
     ...init,
   });
 }

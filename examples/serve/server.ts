@@ -52,7 +52,8 @@ export function createHandler(options: ServeOptions): Handler {
       }
       const [method, answer] = route;
       if (request.method !== method) {
-        throw new RequestError(405, `expected ${method} ${pathname}, found ${request.method}`);
+        const message = `expected ${method} ${pathname}, found ${request.method}`;
+        return await json(new RequestError(405, message).body(), 405, { allow: method });
       }
       return await answer(request);
     } catch (error) {
@@ -72,8 +73,8 @@ function refusalOf(error: unknown, { onError }: ServeOptions): RequestError {
   return new RequestError(500, "the server failed to answer; its log says why");
 }
 
-function json(body: object, status = 200): Promise<Response> {
-  return Promise.resolve(Response.json(body, { status }));
+function json(body: object, status = 200, headers?: HeadersInit): Promise<Response> {
+  return Promise.resolve(Response.json(body, { status, headers }));
 }
 
 async function completions(
@@ -181,8 +182,9 @@ function stream(
         // The client may be gone by now.
         if (hasEnded) return;
         if (!done) {
-          controller.enqueue(event(reply.part(value)));
-          return waitForReader(controller);
+          // Before it is handed over, since that may be when the client is found to be gone.
+          waitForReader(controller);
+          return controller.enqueue(event(reply.part(value)));
         }
         const usage = reply.usageEvent();
         if (usage !== undefined) controller.enqueue(event(usage));
