@@ -160,6 +160,32 @@ testServed("what is written is what the model writes, by seed and choice", async
   assertEquals(await textsOf({ top_p: 1e-9 }), choices.map(({ text }: Choice) => text));
 });
 
+testServed(
+  "a prompt goes through the model once, however often it is continued",
+  async (served) => {
+    const { model, tokenizer, handlerOf } = served;
+    const asked = { model: "small", max_tokens: 3, seed: 2, logprobs: 1, echo: true };
+    const prompts = ["the fish swim on", "x"];
+    const alone = await choicesOf(await handlerOf()(post({ ...asked, prompt: prompts[0] })));
+    const { extend } = model;
+    let seen = 0;
+    model.extend = (context, ids, options) => {
+      seen += ids.size;
+      return extend.call(model, context, ids, options);
+    };
+    const choices = await choicesOf(await handlerOf()(post({ ...asked, prompt: prompts, n: 3 })));
+    // All but each prompt's last token; then for each choice this one and two of those written.
+    const lengths = prompts.map((prompt) => tokenizer.encode(prompt).length);
+    assertEquals(seen, lengths.reduce((sum, length) => sum + length - 1 + 3 * 3, 0));
+    assertEquals(choices[0], alone[0]);
+    assertEquals(new Set(choices.slice(0, 3).map(({ text }) => text)).size, 3);
+    const ofPrompt = choices.slice(0, 3).map(({ logprobs }) =>
+      logprobs!.token_logprobs.slice(0, lengths[0])
+    );
+    assertEquals(ofPrompt, Array(3).fill(ofPrompt[0]));
+  },
+);
+
 testServed("a stop ends the text before it", async ({ handlerOf }) => {
   const handler = handlerOf();
   const asked = { model: "small", prompt: "fish", max_tokens: 30, seed: 3 };
