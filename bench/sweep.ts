@@ -52,6 +52,8 @@ export interface SweepRow {
   readonly forwardBytes?: number;
   /** Peak bytes of both calls beyond q, k, v, o and the gradients of all four. */
   readonly bothBytes?: number;
+  /** Seconds that timing took, all kernels compiled before. */
+  readonly seconds?: number;
   readonly refused?: string;
 }
 
@@ -88,13 +90,15 @@ export async function measure(
     () => tidy(() => attend(q, k, v).backward({ gradient })),
   ) - 4 * bytes;
   drop();
+  const began = performance.now();
   const forwardMs = await deviceMs(device, forward);
   using o = attend(q, k, v);
   const backwardMs = await deviceMs(device, () => {
     o.backward({ gradient });
     drop();
   });
-  return { kernel, n, forwardMs, backwardMs, forwardBytes, bothBytes };
+  const seconds = (performance.now() - began) / 1000;
+  return { kernel, n, forwardMs, backwardMs, forwardBytes, bothBytes, seconds };
 }
 
 /** Every kernel at every length; where one would be too long or too large, says so instead. */

@@ -13,7 +13,7 @@ import { stateBytes } from "./demo/writing.ts";
 
 const FLAGS = {
   text: { kind: "text", help: "a file or folder to learn from; else Levin's own sources" },
-  backend: { kind: "text", help: "auto, webgpu, wasm or cpu", fallback: "auto" },
+  backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
   steps: { kind: "count", help: "training steps (default 800, on a GPU 1500)" },
   batch: { kind: "count", help: "windows a step (default 4, on a GPU 32)" },
   context: { kind: "count", help: "bytes of a window (default 256, on a GPU 512)" },

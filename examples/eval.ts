@@ -1,6 +1,7 @@
 // `deno task eval`: scores a model on the tasks of the paper's benchmark as lm-evaluation-harness does, from
 // the tasks' own JSON or JSONL files. What has been answered is kept; run it again to go on.
 import { dirname } from "node:path";
+import { LevinError } from "../mod.ts";
 import { chooseDevice } from "./demo/device.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
 import { progressBar } from "./demo/progress_bar.ts";
@@ -25,7 +26,7 @@ const FLAGS = {
   context: { kind: "count", help: "tokens that the model sees at once, if not its own number" },
   results: { kind: "text", help: "the results, question by question", fallback: "runs/eval.jsonl" },
   dtype: { kind: "text", help: "f32 or f16, of a released model's weights", fallback: "f32" },
-  backend: { kind: "text", help: "auto, webgpu, wasm or cpu", fallback: "auto" },
+  backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
 } as const;
 
 /** One subject of a task, or all of it. */
@@ -46,14 +47,17 @@ await runCommand(async () => {
     throw new UsageError("--context and --limit expect 1 or more");
   }
   const tasks = pathsOf("tasks", flags.tasks);
-  const pools = flags.shots === 0 ? {} : pathsOf("examples", flags.examples ?? "");
+  if (flags.shots === 0 && flags.examples !== undefined) {
+    throw new UsageError("--examples expects --shots, how many of them come before each question");
+  }
+  const pools = flags.examples === undefined ? {} : pathsOf("examples", flags.examples);
   const parts: Part[] = [];
   for (const [name, path] of Object.entries(tasks)) {
     if (flags.shots > 0 && !Object.hasOwn(pools, name)) {
       throw new UsageError(`--shots expects --examples ${name}=PATH`);
     }
     const examples = flags.shots > 0 ? await readSplits(pools[name]) : [];
-    parts.push(...partsOf(name, await readSplits(path), examples, flags));
+    parts.push(...await partsOf(name, await readSplits(path), examples, flags));
   }
 
   const device = await chooseDevice(flags.backend);
@@ -80,7 +84,8 @@ await runCommand(async () => {
 
 /** `NAME=PATH,…` as an object. */
 function pathsOf(flag: string, value: string): Record<string, string> {
-  const pairs = value.split(",").filter((pair) => pair !== "").map((pair) => {
+  const paths: Record<string, string> = {};
+  for (const pair of value.split(",")) {
     const [, name, path] = /^([^=]+)=(.+)$/.exec(pair) ?? [];
     if (name === undefined || !Object.hasOwn(TASKS, name)) {
       throw new UsageError(
@@ -89,9 +94,12 @@ function pathsOf(flag: string, value: string): Record<string, string> {
         }, found "${pair}"`,
       );
     }
-    return [name, path];
-  });
-  return Object.fromEntries(pairs);
+    if (Object.hasOwn(paths, name)) {
+      throw new UsageError(`--${flag} expects ${name} once, found it twice`);
+    }
+    paths[name] = path;
+  }
+  return paths;
 }
 
 async function hashes(paths: Record<string, string>): Promise<Record<string, string>> {
@@ -105,21 +113,29 @@ function partsOf(
   splits: readonly Split[],
   examples: readonly Split[],
   { shots, seed, limit }: { shots: number; seed: number; limit?: number },
-): Part[] {
+): Promise<Part[]> {
   const task = TASKS[name];
   const hasSubjects = task.description !== undefined;
   const merged = (all: readonly Split[]) => all.flatMap(({ documents }) => documents);
   const parts = hasSubjects ? splits : [{ subject: "", documents: merged(splits) }];
-  return parts.map((split) => {
+  return Promise.all(parts.map(async (split) => {
     const pool = hasSubjects
       ? merged(examples.filter(({ subject }) => subject === split.subject))
       : merged(examples);
-    return {
-      task: name,
-      name: hasSubjects ? `${name}_${split.subject}` : name,
-      asked: ask(task, split, { shots, seed, limit, pool }),
-    };
-  });
+    const full = hasSubjects ? `${name}_${split.subject}` : name;
+    const asked = await naming(full, () => ask(task, split, { shots, seed, limit, pool }));
+    return { task: name, name: full, asked };
+  }));
+}
+
+/** What `fn` returns; what is wrong with it is said of `place`. */
+async function naming<T>(place: string, fn: () => T | Promise<T>): Promise<T> {
+  try {
+    return await fn();
+  } catch (cause) {
+    if (!(cause instanceof LevinError)) throw cause;
+    throw new LevinError(`${place}: ${cause.message}`, { cause });
+  }
 }
 
 /** Answers what is not answered yet; false if it was interrupted. */
@@ -141,7 +157,8 @@ async function answerAll(
     if (todo.length < total) console.error(`${total - todo.length} of ${total} are answered`);
     bar.start(todo.length, 0, { name: "" });
     for (const { name, question, asked } of todo) {
-      results.add({ task: name, question, ...await answer(asked) });
+      const answered = await naming(`${name}, question ${question}`, () => answer(asked));
+      results.add({ task: name, question, ...answered });
       bar.increment({ name });
       // So that a signal can arrive.
       await new Promise((resolve) => setTimeout(resolve));

@@ -19,7 +19,7 @@ const FLAGS = {
   "top-p": { kind: "number", help: "choose among likeliest ones of this probability", fallback: 1 },
   stop: { kind: "text", help: "a text that ends the writing" },
   seed: { kind: "count", help: "of the choices", fallback: 0 },
-  backend: { kind: "text", help: "auto, webgpu, wasm or cpu", fallback: "auto" },
+  backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
 } as const;
 
 await runCommand(async () => {

@@ -20,7 +20,7 @@ const FLAGS = {
   "at-work": { kind: "count", help: "requests that are worked on at once", fallback: 2 },
   waiting: { kind: "count", help: "requests that may wait; others are refused", fallback: 64 },
   dtype: { kind: "text", help: "f32 or f16, of a released model's weights", fallback: "f32" },
-  backend: { kind: "text", help: "auto, webgpu, wasm or cpu", fallback: "auto" },
+  backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
 } as const;
 
 await runCommand(async () => {

@@ -1,9 +1,7 @@
-/** `deno task eval`: prompts against strings written out by hand, scores against sums done by hand. */
+/** `deno task eval`: scores against sums done by hand, results that go on after any cut, and the command. */
 import { assert, assertAlmostEquals, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { hashOf, readSplits } from "../examples/eval/documents.ts";
-import { ask, type Pair } from "../examples/eval/prompts.ts";
-import { capitalize, lengthOf, PythonRandom, strip, stripEnd } from "../examples/eval/python.ts";
+import type { Pair } from "../examples/eval/prompts.ts";
 import { type Result, ResultsFile } from "../examples/eval/results.ts";
 import {
   answer,
@@ -13,7 +11,6 @@ import {
   pooled,
   scoreOf,
 } from "../examples/eval/scoring.ts";
-import { TASKS } from "../examples/eval/tasks.ts";
 import { byteTokenizer } from "../examples/models/byte_tokenizer.ts";
 import { loadTokenizer, type TextTokenizer } from "../examples/models/tokenizer.ts";
 import { FormatError, LevinError } from "../mod.ts";
@@ -21,209 +18,6 @@ import { loadModel } from "../src/models/mod.ts";
 import { bytePair } from "./byte_pair.ts";
 import { inFolder, llama, transNormer, writeCheckpoint } from "./checkpoints.ts";
 import { test, testOnCpu } from "./harness.ts";
-
-type Fields = Record<string, unknown>;
-
-const asDocuments = (rows: readonly Fields[]) =>
-  rows.map((fields, i) => ({ fields, place: `document ${i + 1}` }));
-
-/** What is asked of one document, after these examples. */
-function asked(task: string, fields: Fields, examples: Fields[] = [], subject = "") {
-  const [question] = ask(TASKS[task], { subject, documents: asDocuments([fields]) }, {
-    shots: examples.length,
-    // Random ones are drawn from one more, which the question itself can stand for.
-    pool: asDocuments(TASKS[task].examples === "random others" ? [...examples, fields] : examples),
-  });
-  return question;
-}
-
-const alike = (context: string, continuations: string[]): Pair[] =>
-  continuations.map((continuation) => ({ context, continuation }));
-
-test("BoolQ is asked as in the harness", () => {
-  const fields = { passage: "Fish swim.", question: "do fish swim", label: 1 };
-  const { pairs, gold } = asked("boolq", fields);
-  assertEquals(pairs, alike("Fish swim.\nQuestion: do fish swim?\nAnswer:", [" no", " yes"]));
-  assertEquals(gold, 1);
-  const example = { passage: "Eggs roll.", question: "do eggs swim", label: 0 };
-  assertEquals(
-    asked("boolq", fields, [example]).pairs[0].context,
-    "Eggs roll.\nQuestion: do eggs swim?\nAnswer: no\n\n" +
-      "Fish swim.\nQuestion: do fish swim?\nAnswer:",
-  );
-  // The original file says true and false, in another field.
-  assertEquals(asked("boolq", { passage: "P", question: "q", answer: true }).gold, 1);
-});
-
-test("PIQA is asked as in the harness", () => {
-  const fields = { goal: "Boil an egg", sol1: "Use water.", sol2: "Use sand.", label: 0 };
-  const { pairs, gold } = asked("piqa", fields);
-  assertEquals(pairs, alike("Question: Boil an egg\nAnswer:", [" Use water.", " Use sand."]));
-  assertEquals(gold, 0);
-  const example = { goal: "Catch fish", sol1: "Shout.", sol2: "Wait.", label: 1 };
-  assertEquals(
-    asked("piqa", fields, [example]).pairs[1].context,
-    "Question: Catch fish\nAnswer: Wait.\n\nQuestion: Boil an egg\nAnswer:",
-  );
-});
-
-test("HellaSwag is asked as in the harness, without its markup", () => {
-  const { pairs, gold } = asked("hellaswag", {
-    activity_label: "Boiling eggs",
-    ctx_a: "[header] How to boil eggs [title] Take a pot.",
-    ctx_b: "the Cook",
-    endings: ["waits.", " [step] fills  it.", "sings [title] Loud", "runs [a] [b]."],
-    label: "2",
-  });
-  assertEquals(
-    pairs,
-    alike("Boiling eggs: How to boil eggs. Take a pot. The cook", [
-      " waits.",
-      "  fills it.",
-      " sings. Loud",
-      " runs .",
-    ]),
-  );
-  assertEquals(gold, 2);
-});
-
-test("WinoGrande is asked as in the harness: two contexts, one continuation", () => {
-  const fields = { sentence: "The fish ate _ because it was hungry.", answer: "2" };
-  const { pairs, gold } = asked("winogrande", { ...fields, option1: "it", option2: "the egg" });
-  assertEquals(pairs, [
-    { context: "The fish ate it", continuation: " because it was hungry." },
-    { context: "The fish ate the egg", continuation: " because it was hungry." },
-  ]);
-  assertEquals(gold, 1);
-  const example = { sentence: "Eggs roll _ .", option1: "down", option2: "up", answer: "1" };
-  assertEquals(
-    asked("winogrande", { ...fields, option1: "it", option2: "the egg" }, [example]).pairs[0]
-      .context,
-    "Eggs roll down .\n\nThe fish ate it",
-  );
-  assertThrows(
-    () => asked("winogrande", { ...fields, sentence: "no", option1: "a", option2: "b" }),
-    FormatError,
-    'document 1: expected a blank _, found "no"',
-  );
-});
-
-test("ARC is asked as in the harness, from either layout of its files", () => {
-  const choices = { text: ["water", "sand", "air"], label: ["1", "2", "3"] };
-  const fields = { question: "What do fish breathe?", choices, answerKey: "1" };
-  const expected = alike("Question: What do fish breathe?\nAnswer:", [" water", " sand", " air"]);
-  for (const task of ["arc_easy", "arc_challenge"]) {
-    const { pairs, gold } = asked(task, fields);
-    assertEquals(pairs, expected);
-    assertEquals(gold, 0);
-    const stem = "What do fish breathe?";
-    const list = choices.text.map((text, i) => ({ text, label: "ABC"[i] }));
-    const original = asked(task, { question: { stem, choices: list }, answerKey: "C" });
-    assertEquals(original.pairs, expected);
-    assertEquals(original.gold, 2);
-  }
-  assertThrows(
-    () => asked("arc_easy", { ...fields, answerKey: "A" }),
-    FormatError,
-    'document 1: expected one of 1, 2, 3 in "answerKey", found "A"',
-  );
-});
-
-test("OpenBookQA is asked as in the harness: the stem and nothing else", () => {
-  const choices = { text: ["a pot", "a pan"], label: ["A", "B"] };
-  const fields = { question_stem: "Eggs boil in", choices, answerKey: "A" };
-  assertEquals(asked("openbookqa", fields).pairs, alike("Eggs boil in", [" a pot", " a pan"]));
-  assertEquals(
-    asked("openbookqa", fields, [{ ...fields, answerKey: " B" }]).pairs[0].context,
-    "Eggs boil in a pan\n\nEggs boil in",
-  );
-});
-
-test("MMLU is asked as in the harness: description, first examples, letters", () => {
-  const choices = ["fins", "feet", "wings", "wheels"];
-  const fields = { question: " What do fish have?\n", choices, answer: 0 };
-  const { pairs, gold } = asked(
-    "mmlu",
-    fields,
-    [{ ...fields, question: "Cars?", answer: 3 }],
-    "high_school_biology",
-  );
-  assertEquals(
-    pairs,
-    alike(
-      "The following are multiple choice questions (with answers) about high school biology.\n\n" +
-        "Cars?\nA. fins\nB. feet\nC. wings\nD. wheels\nAnswer: D\n\n" +
-        "What do fish have?\nA. fins\nB. feet\nC. wings\nD. wheels\nAnswer:",
-      [" A", " B", " C", " D"],
-    ),
-  );
-  assertEquals(gold, 0);
-});
-
-test("C-Eval is asked as in the harness", () => {
-  const fields = { question: "鱼有____。", A: "鳍", B: "脚", C: "翼", D: "轮", answer: "A" };
-  const { pairs, gold } = asked("ceval-valid", fields, [{ ...fields, answer: "C" }], "law");
-  const question = "鱼有____。\nA. 鳍\nB. 脚\nC. 翼\nD. 轮\n答案：";
-  assertEquals(
-    pairs,
-    alike(
-      `以下是中国关于法学的单项选择题，请选出其中的正确答案。\n\n${question} C\n\n${question}`,
-      [" A", " B", " C", " D"],
-    ),
-  );
-  assertEquals(gold, 0);
-  assertThrows(() => asked("ceval-valid", fields, [], "cooking"), FormatError, "found cooking");
-});
-
-test("samples are those of Python's random.Random(1234)", () => {
-  const random = new PythonRandom(1234);
-  const sample = (size: number, count: number) => random.sample([...Array(size).keys()], count);
-  // Printed by CPython 3.11, one after the other from one generator.
-  assertEquals(sample(10, 3), [7, 1, 0]);
-  assertEquals(sample(1000, 5), [92, 932, 965, 961, 826]);
-  assertEquals(sample(30, 6), [18, 1, 21, 22, 2, 3]);
-  assertEquals(sample(22, 5), [11, 7, 0, 20, 19]);
-  assertEquals(sample(21, 5), [15, 19, 14, 4, 2]);
-  assertEquals(sample(5, 5), [1, 0, 3, 4, 2]);
-  assertEquals(sample(200000, 6), [16924, 174917, 141843, 122132, 17975, 157670]);
-  assertEquals(sample(86, 6), [11, 65, 74, 5, 34, 71]);
-  assertEquals(sample(1, 1), [0]);
-  assertThrows(() => sample(2, 3), LevinError, "expected 3 examples to draw from, found 2");
-});
-
-test("random examples differ from question to question and never are the question itself", () => {
-  const rows = Array.from({ length: 30 }, (_, i) => ({
-    goal: `goal ${i}`,
-    sol1: "this",
-    sol2: "that",
-    label: i % 2,
-  }));
-  const split = { subject: "", documents: asDocuments(rows) };
-  // Fields in another order are the same document.
-  const pool = asDocuments(rows.map(({ label, ...rest }) => ({ label, ...rest })));
-  const questions = ask(TASKS.piqa, split, { shots: 20, pool });
-  questions.forEach(({ pairs }, i) => {
-    const goals = [...pairs[0].context.matchAll(/goal \d+\n/g)].map(([goal]) => goal);
-    assertEquals(goals.length, 21);
-    assertEquals(new Set(goals).size, 21);
-    assertEquals(goals[20], `goal ${i}\n`);
-  });
-  assertEquals(
-    new Set(questions.map(({ pairs }) => pairs[0].context.slice(0, 40))).size > 10,
-    true,
-  );
-  assertEquals(ask(TASKS.piqa, split, { shots: 20, pool, limit: 3 }), questions.slice(0, 3));
-});
-
-test("white space, lengths and capitals are Python's", () => {
-  assertEquals(strip("\x1c\x85\u3000 a b \u2029\n"), "a b");
-  assertEquals(strip("\ufeffa\ufeff"), "\ufeffa\ufeff");
-  assertEquals([stripEnd(" a \n"), stripEnd("   "), stripEnd("")], [" a", "", ""]);
-  assertEquals(lengthOf("a😀é"), 3);
-  assertEquals(["ßabC", "éÉ", "ΑΣ", "", "a"].map(capitalize), ["Ssabc", "Éé", "Ας", "", "A"]);
-  const long = " ".repeat(2 ** 16) + "a";
-  assertEquals(stripEnd(long), long);
-});
 
 testOnCpu("pairs are encoded as the harness encodes them", () =>
   inFolder(async (folder) => {
@@ -330,42 +124,6 @@ test("standard errors are those of the sample's deviation, pooled over subjects"
   assertAlmostEquals(both.standardError!, Math.sqrt(1.25 / 4 / 6), 1e-15);
   assertEquals(pooled([first, scoreOf([answered(1)], "acc")]), { value: 0.8, questions: 5 });
 });
-
-test("documents are lists or lines, of one subject or several; what is wrong is named", () =>
-  inFolder(async (folder) => {
-    const write = (name: string, text: string) => Deno.writeTextFile(`${folder}/${name}`, text);
-    await write("a_test.jsonl", '{"x":1}\n\n{"x":2}');
-    await write("b.json", '\n[{"x":3,"subject":"c"},{"x":4}]');
-    await write("notes.txt", "no");
-    const values = (await readSplits(folder)).map(({ subject, documents }) => [
-      subject,
-      documents.map(({ fields }) => fields.x),
-    ]);
-    assertEquals(values, [["a", [1, 2]], ["c", [3]], ["b", [4]]]);
-    await write("valid.jsonl", '{"goal":"g","sol1":"a","sol2":"b"}\n'.repeat(2));
-    await write("valid-labels.lst", "1\n0\n");
-    const [{ documents }] = await readSplits(`${folder}/valid.jsonl`);
-    assertEquals(documents.map((d) => TASKS.piqa.question(d).gold), [1, 0]);
-    for (
-      const [text, message] of [
-        ["", "expected documents, found none"],
-        ["[]", "expected documents, found none"],
-        ['{"x":1}\n{"x":', "bad.jsonl:2 is not JSON"],
-        ["[1]", "document 1: expected an object, found 1"],
-      ]
-    ) {
-      await write("bad.jsonl", text);
-      await assertRejects(() => readSplits(`${folder}/bad.jsonl`), FormatError, message);
-    }
-    const unlabelled = { goal: "g", sol1: "a", sol2: "b", label: -1 };
-    const message = 'the number of the right choice, 0 to 1 in "label", found -1';
-    assertThrows(() => asked("piqa", unlabelled), FormatError, message);
-    assertThrows(() => asked("piqa", { goal: 3 }), FormatError, 'a text in "goal", found 3');
-    assertThrows(() => asked("piqa", {}), FormatError, "found nothing");
-    const before = await hashOf(folder);
-    await write("b.json", '[{"x":5}]');
-    assert(before !== await hashOf(folder));
-  }));
 
 test("results go on after any cut, and not in another evaluation's file", () =>
   inFolder(async (folder) => {
@@ -516,6 +274,36 @@ test("`deno task eval` scores the demo's own checkpoint, byte by byte", () =>
     assert(/openbookqa +acc +1\.0000 +0\.0000 +2\n/.test(new TextDecoder().decode(stdout)));
   }));
 
+test("`deno task eval` names the question that it cannot ask, and keeps those before it", () =>
+  inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/tokenizer.json`, JSON.stringify(bytePair([["t", "h"]])));
+    await writeCheckpoint(folder, llama({ vocab_size: 258, max_position_embeddings: 8 }));
+    const piqa = ["ab", "far too long for it"].map((sol1) => ({
+      goal: "g",
+      sol1,
+      sol2: "b",
+      label: 0,
+    }));
+    const mmlu = { question: "q", subject: "law", choices: [..."abcd"], answer: 0 };
+    const write = (name: string, rows: object[]) =>
+      Deno.writeTextFile(`${folder}/${name}.json`, JSON.stringify(rows));
+    await write("piqa", piqa);
+    await write("mmlu", [mmlu]);
+    const results = `${folder}/results.jsonl`;
+    const failing = async (args: string) => {
+      const all = ["--model", folder, "--results", results, ...args.split(" ")];
+      const { code, stderr } = await evaluate(all).output();
+      assertEquals(code, 1);
+      return new TextDecoder().decode(stderr);
+    };
+    const long = await failing(`--tasks piqa=${folder}/piqa.json`);
+    assert(long.includes("error: piqa, question 1: logLikelihoods: expected"), long);
+    assertEquals((await Deno.readTextFile(results)).trimEnd().split("\n").length, 2);
+    const tasks = `mmlu=${folder}/mmlu.json`;
+    const few = await failing(`--tasks ${tasks} --shots 2 --examples ${tasks}`);
+    assert(few.includes("error: mmlu_law: expected 2 examples"), few);
+  }));
+
 test("mistakes on the command line are one line", async () => {
   const cases: [string[], string][] = [
     [[], "expected --model and --tasks"],
@@ -523,6 +311,9 @@ test("mistakes on the command line are one line", async () => {
     [["--model", "x", "--tasks", "sums=x"], 'found "sums=x"'],
     [["--model", "x", "--tasks", "piqa=x", "--shots", "1"], "--examples piqa=PATH"],
     [["--model", "x", "--tasks", "piqa=/nowhere"], "/nowhere"],
+    [["--model", "x", "--tasks", "piqa=x,piqa=y"], "piqa once, found it twice"],
+    [["--model", "x", "--tasks", ","], "names of boolq"],
+    [["--model", "x", "--tasks", "piqa=x", "--examples", "piqa=y"], "--examples expects --shots"],
     [["--model", "x", "--tasks", "piqa=x", "--limit", "0"], "1 or more"],
   ];
   await Promise.all(cases.map(async ([args, message]) => {

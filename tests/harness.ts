@@ -68,10 +68,11 @@ export function testInDeno(name: string, fn: () => void | Promise<void>): void {
   test(name, fn, deno === undefined);
 }
 
-/** Where the tests' WebGPU comes from: npm `webgpu` if LEVIN_TEST_GPU is "dawn", else the runtime. */
-export const gpu: GpuSource | undefined = environment.LEVIN_TEST_GPU === "dawn"
-  ? await dawn()
-  : navigator.gpu;
+/** Whether the tests' WebGPU comes from npm `webgpu` and not from the runtime. */
+export const onDawn = environment.LEVIN_TEST_GPU === "dawn";
+
+/** Where the tests' WebGPU comes from. */
+export const gpu: GpuSource | undefined = onDawn ? await dawn() : navigator.gpu;
 
 /** A GPU device for a test alone, from where the shared one comes. */
 export async function openGpu(): Promise<GPUDevice> {
@@ -229,6 +230,6 @@ export function sumsOf(matrices: number[][][], members: number): number[] {
 // Mesa's software driver is unloaded at exit while its threads still work, which once in a while ends the process
 // by a signal after all tests have passed; without a device they have nothing to do.
 // Dawn's binding cannot be called any more by then.
-if (environment.LEVIN_TEST_GPU !== "dawn") {
+if (!onDawn) {
   globalThis.addEventListener?.("unload", () => webgpu?.destroy());
 }

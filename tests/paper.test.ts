@@ -6,7 +6,7 @@ import { measured, type Plan, SHAPES } from "../examples/paper/efficiency.ts";
 import { Device } from "../mod.ts";
 import { inFolder, run, spawn } from "./command.ts";
 import { crowded } from "./crowded.ts";
-import { test, webgpu } from "./harness.ts";
+import { onDawn, test, webgpu } from "./harness.ts";
 
 async function paper(args: string, folder: string, name: string, backend = "cpu") {
   const { code, out, err } = await run("paper", `${args} --backend ${backend} --out ${folder}`);
@@ -72,7 +72,7 @@ interface EfficiencyRow {
 }
 
 /** On CPU and, where there is one, on WebGPU, as on the machine that the experiment is meant for. */
-const PLACES = webgpu === undefined ? ["wasm"] : ["wasm", "webgpu"];
+const PLACES = webgpu === undefined ? ["wasm"] : ["wasm", onDawn ? "dawn" : "webgpu"];
 
 for (const place of PLACES) {
   test(`paper efficiency in float16: tokens/s of three models, the paper's beside them (${place})`, () =>

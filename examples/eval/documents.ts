@@ -17,52 +17,98 @@ export interface Split {
   readonly documents: readonly Document[];
 }
 
+const ENDING = /\.jsonl?$/;
+
 /** Endings of file names that say which split of a subject is in them. */
 const SPLIT_NAME = /[-_.](test|val|valid|validation|dev|train)$/;
+
+/** A file as it was read. */
+interface Source {
+  readonly file: string;
+  /** What the file is named after, without the name of a split. */
+  readonly subject: string;
+  readonly text: string;
+  readonly labels: { readonly file: string; readonly values: readonly string[] } | undefined;
+}
 
 /**
  * Reads a file, or every .json and .jsonl file in a folder, each of which is a subject then. A file is one
  * JSON list, or one JSON object a line. Documents with a field `subject` are taken apart by it. Labels that
  * lie in a file of their own beside it, as PIQA's valid-labels.lst beside valid.jsonl, are its field `label`.
  *
- * @throws {FormatError} if a file is neither, or holds nothing.
+ * @throws {FormatError} if a file is neither or holds nothing, if there are not as many labels as documents,
+ * or if two files are of one subject, as those of two splits.
  */
 export async function readSplits(path: string): Promise<Split[]> {
   const splits = new Map<string, Document[]>();
-  for (const file of await filesOf(path)) {
-    const base = file.split("/").at(-1)!.replace(/\.jsonl?$/, "").replace(SPLIT_NAME, "");
-    const labels = await readLabels(file.replace(/\.jsonl?$/, "-labels.lst"));
-    for (const [i, { fields, place }] of parse(file, await Deno.readTextFile(file)).entries()) {
-      const document = {
-        fields: labels === undefined ? fields : { ...fields, label: labels[i] },
-        place,
-      };
-      const { subject } = fields;
-      const name = typeof subject === "string" && subject !== "" ? subject : base;
+  for (const { file, subject, text, labels } of await sourcesOf(path)) {
+    const documents = parse(file, text);
+    const found = labels?.values.length ?? documents.length;
+    if (found !== documents.length) {
+      throw new FormatError(`${labels!.file}: expected ${documents.length} labels, found ${found}`);
+    }
+    for (const [i, { fields, place }] of documents.entries()) {
+      const { subject: own } = fields;
+      const name = typeof own === "string" && own !== "" ? own : subject;
       if (!splits.has(name)) splits.set(name, []);
-      splits.get(name)!.push(document);
+      splits.get(name)!.push({
+        fields: labels === undefined ? fields : { ...fields, label: labels.values[i] },
+        place,
+      });
     }
   }
   if (splits.size === 0) throw new FormatError(`${path}: expected documents, found none`);
   return [...splits].map(([subject, documents]) => ({ subject, documents }));
 }
 
-async function filesOf(path: string): Promise<string[]> {
-  if ((await Deno.stat(path)).isFile) return [path];
-  const names = (await Array.fromAsync(Deno.readDir(path))).map(({ name }) => name);
-  return names.filter((name) => /\.jsonl?$/.test(name)).sort().map((name) => `${path}/${name}`);
-}
-
-/** The SHA-256 of what `readSplits` would read. */
+/** The SHA-256 of what `readSplits` makes documents of. */
 export async function hashOf(path: string): Promise<string> {
-  const texts = await Promise.all((await filesOf(path)).map((file) => Deno.readTextFile(file)));
-  const bytes = new TextEncoder().encode(JSON.stringify(texts));
+  const read = (await sourcesOf(path)).map(({ subject, text, labels }) => [
+    subject,
+    text,
+    labels?.values,
+  ]);
+  const bytes = new TextEncoder().encode(JSON.stringify(read));
   return new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
 }
 
-async function readLabels(path: string): Promise<string[] | undefined> {
+async function sourcesOf(path: string): Promise<Source[]> {
+  const files = await filesOf(path);
+  const bySubject = Map.groupBy(files, nameOfSubject);
+  for (const [first, second] of bySubject.values()) {
+    if (second === undefined) continue;
+    throw new FormatError(
+      `${path}: expected one file of each subject, found ${nameIn(first)} and ${nameIn(second)}; ` +
+        `put splits into folders of their own`,
+    );
+  }
+  return Promise.all(files.map(async (file) => ({
+    file,
+    subject: nameOfSubject(file),
+    text: await Deno.readTextFile(file),
+    labels: await readLabels(file),
+  })));
+}
+
+function nameIn(file: string): string {
+  return file.split("/").at(-1)!;
+}
+
+function nameOfSubject(file: string): string {
+  return nameIn(file).replace(ENDING, "").replace(SPLIT_NAME, "");
+}
+
+async function filesOf(path: string): Promise<string[]> {
+  if ((await Deno.stat(path)).isFile) return [path];
+  const names = (await Array.fromAsync(Deno.readDir(path))).map(({ name }) => name);
+  return names.filter((name) => ENDING.test(name)).sort().map((name) => `${path}/${name}`);
+}
+
+async function readLabels(documents: string): Promise<Source["labels"]> {
+  const file = documents.replace(ENDING, "-labels.lst");
+  if (file === documents) return undefined;
   try {
-    return (await Deno.readTextFile(path)).trim().split(/\s+/);
+    return { file, values: (await Deno.readTextFile(file)).match(/\S+/g) ?? [] };
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return undefined;
     throw error;

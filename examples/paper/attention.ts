@@ -71,6 +71,7 @@ export async function attention(args: string[]): Promise<void> {
       const { result, reason } = await budget.run(
         { kind: form, n },
         () => measure(device, FORMS[form], n, shape),
+        ({ seconds }) => seconds!,
       );
       if (result === undefined) omitted.push({ form, n, reason });
       else {

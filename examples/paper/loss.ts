@@ -11,7 +11,8 @@ import { Trainer, type TrainingOptions } from "../demo/trainer.ts";
 import { precisionOf, table, writeReport } from "./report.ts";
 
 const FLAGS = {
-  backend: { kind: "text", help: "auto, webgpu, wasm or cpu", fallback: "auto" },
+  backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
+  toggles: { kind: "text", help: "of Dawn, say disable_robustness, which checks no bounds" },
   text: { kind: "text", help: "a file or folder to learn from; else Levin's own sources" },
   steps: { kind: "count", help: "training steps (default 500, on a GPU 1000)" },
   batch: { kind: "count", help: "windows a step (default 4, on a GPU 32)" },
@@ -48,7 +49,7 @@ interface Run {
 export async function languageModelling(args: string[]): Promise<void> {
   const { values: flags } = parseFlags(FLAGS, args, "deno task paper loss [flags]");
   const precision = precisionOf(flags.precision);
-  const device = await chooseDevice(flags.backend);
+  const device = await chooseDevice(flags.backend, flags.toggles);
   const small = device.software;
   const size = flags.size ?? (small ? 128 : 256);
   const config = {

@@ -3,6 +3,7 @@
  */
 import { tensor, tidy } from "../../mod.ts";
 import {
+  type Context,
   generate,
   type LanguageModel,
   type TokenLikelihood,
@@ -50,38 +51,34 @@ export async function* complete(
   request: CompletionRequest,
   signal: AbortSignal,
 ): AsyncGenerator<Piece, void, void> {
-  for (const [i, prompt] of request.prompts.entries()) {
-    for (let j = 0; j < request.n; j++) {
-      const index = i * request.n + j;
-      yield* completeOne(model, tokenizer, { ...request, ...prompt, index }, signal);
+  const { prompts, n, echo, logprobs } = request;
+  for (const [i, prompt] of prompts.entries()) {
+    using context = model.start();
+    const top = echo ? logprobs : undefined;
+    const likelihoods = await see(model, context, prompt.tokens, { top, signal });
+    for (let j = 0; j < n; j++) {
+      // The last one has it for itself.
+      using own = j === n - 1 ? context : context.select([0]);
+      const choice = { ...prompt, index: i * n + j, context: own, likelihoods };
+      yield* write(model, tokenizer, { ...request, ...choice }, signal);
     }
   }
 }
 
-async function* completeOne(
+/** All but the last token of a prompt into the context, with probabilities of those after the first if `top` is given. */
+async function see(
   model: LanguageModel,
-  tokenizer: TextTokenizer,
-  request: CompletionRequest & { tokens: readonly number[]; text?: string; index: number },
-  signal: AbortSignal,
-): AsyncGenerator<Piece, void, void> {
-  const { tokens, index, echo, logprobs: top, maxTokens, temperature, topP, stop } = request;
-  const log = top === undefined ? undefined : new Log(tokenizer, top);
-  const piece = (text: string, written: number, finish: Piece["finish"] = null): Piece => ({
-    index,
-    text,
-    logprobs: log?.take() ?? null,
-    finish,
-    written,
-  });
-  using context = model.start();
-  // All but the last token of the prompt, with probabilities if they are asked for.
-  if (echo) log?.first(tokens[0]);
+  context: Context,
+  tokens: readonly number[],
+  { top, signal }: { top: number | undefined; signal: AbortSignal },
+): Promise<TokenLikelihood[]> {
+  const likelihoods: TokenLikelihood[] = [];
   for (let start = 0; start < tokens.length - 1; start += CHUNK) {
     await turn(signal);
     const inputs = tokens.slice(start, Math.min(start + CHUNK, tokens.length - 1));
     const targets = tokens.slice(start + 1, start + 1 + inputs.length);
-    if (echo && log !== undefined) {
-      log.add(...await tokenLikelihoods(model, context, { inputs, targets, top }));
+    if (top !== undefined) {
+      likelihoods.push(...await tokenLikelihoods(model, context, { inputs, targets, top }));
     } else {
       // A block, so that the logits are freed.
       tidy(() => {
@@ -90,11 +87,42 @@ async function* completeOne(
       });
     }
   }
-  if (echo) yield piece(request.text ?? tokenizer.decode(tokens), 0);
+  return likelihoods;
+}
+
+/** A choice: what is written after a prompt of which the context has seen all but the last token. */
+interface Choice {
+  readonly index: number;
+  readonly tokens: readonly number[];
+  readonly text?: string;
+  readonly context: Context;
+  readonly likelihoods: readonly TokenLikelihood[];
+}
+
+async function* write(
+  model: LanguageModel,
+  tokenizer: TextTokenizer,
+  request: CompletionRequest & Choice,
+  signal: AbortSignal,
+): AsyncGenerator<Piece, void, void> {
+  const { tokens, index, context, echo, logprobs: top, maxTokens, temperature, topP } = request;
+  const log = top === undefined ? undefined : new Log(tokenizer, top);
+  const piece = (text: string, written: number, finish: Piece["finish"] = null): Piece => ({
+    index,
+    text,
+    logprobs: log?.take() ?? null,
+    finish,
+    written,
+  });
+  if (echo) {
+    log?.first(tokens[0]);
+    log?.add(...request.likelihoods);
+    yield piece(request.text ?? tokenizer.decode(tokens), 0);
+  }
   if (maxTokens === 0) return yield piece("", 0, "length");
 
   const end = tokenizer.endOfText;
-  const stream = new TextStream(tokenizer, { prompt: tokens, stops: stop });
+  const stream = new TextStream(tokenizer, { prompt: tokens, stops: request.stop });
   let logits: Float32Array = new Float32Array();
   const writing = generate(model, tokens.slice(-1), {
     context,

@@ -9,7 +9,8 @@ export class Queue {
   readonly #places: number;
   #taken = 0;
   #working = 0;
-  readonly #waiting: (() => void)[] = [];
+  /** In the order of their coming. */
+  readonly #waiting = new Set<() => void>();
 
   constructor({ atWork, waiting }: { atWork: number; waiting: number }) {
     this.#atWork = atWork;
@@ -32,10 +33,11 @@ export class Queue {
     let isWorking = false;
     let hasLeft = false;
     return {
-      turn: async () => {
+      turn: async (signal) => {
+        signal?.throwIfAborted();
         if (this.#working < this.#atWork) this.#working++;
         // Who leaves hands its turn over.
-        else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+        else await this.#handover(signal);
         isWorking = true;
       },
       [Symbol.dispose]: () => {
@@ -43,16 +45,32 @@ export class Queue {
         hasLeft = true;
         this.#taken--;
         if (!isWorking) return;
-        const next = this.#waiting.shift();
+        const [next] = this.#waiting;
         if (next === undefined) this.#working--;
         else next();
       },
     };
   }
+
+  #handover(signal: AbortSignal | undefined): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const begin = () => {
+      this.#waiting.delete(begin);
+      signal?.removeEventListener("abort", giveUp);
+      resolve();
+    };
+    const giveUp = () => {
+      this.#waiting.delete(begin);
+      reject(signal!.reason);
+    };
+    this.#waiting.add(begin);
+    signal?.addEventListener("abort", giveUp);
+    return promise;
+  }
 }
 
 /** A place in a queue, until it is disposed. */
 export interface Place extends Disposable {
-  /** Waits until it is this place's turn. */
-  turn(): Promise<void>;
+  /** Waits until it is this place's turn; rejects with the signal's reason if that comes first. */
+  turn(signal?: AbortSignal): Promise<void>;
 }

@@ -21,6 +21,8 @@ export interface ServeOptions {
   readonly waiting: number;
   /** Milliseconds that a request's body may take to arrive. Default 30 000. */
   readonly bodyTimeout?: number;
+  /** Milliseconds that a client may leave a piece of its stream unread before it loses its turn. Default 60 000. */
+  readonly readTimeout?: number;
   /** Told what no client is to blame for. */
   readonly onError?: (error: unknown) => void;
 }
@@ -50,7 +52,8 @@ export function createHandler(options: ServeOptions): Handler {
       }
       const [method, answer] = route;
       if (request.method !== method) {
-        throw new RequestError(405, `expected ${method} ${pathname}, found ${request.method}`);
+        const message = `expected ${method} ${pathname}, found ${request.method}`;
+        return await json(new RequestError(405, message).body(), 405, { allow: method });
       }
       return await answer(request);
     } catch (error) {
@@ -70,8 +73,8 @@ function refusalOf(error: unknown, { onError }: ServeOptions): RequestError {
   return new RequestError(500, "the server failed to answer; its log says why");
 }
 
-function json(body: object, status = 200): Promise<Response> {
-  return Promise.resolve(Response.json(body, { status }));
+function json(body: object, status = 200, headers?: HeadersInit): Promise<Response> {
+  return Promise.resolve(Response.json(body, { status, headers }));
 }
 
 async function completions(
@@ -87,7 +90,7 @@ async function completions(
     const body = await readJson(request, limits.bytes, bodyTimeout);
     const served = { name, vocabulary: model.vocabulary, tokenizer, limits };
     const asked = parseRequest(body, served);
-    await place.turn();
+    await place.turn(request.signal);
     const gone = new AbortController();
     const signal = AbortSignal.any([request.signal, gone.signal]);
     const pieces = complete(model, tokenizer, asked, signal);
@@ -120,7 +123,10 @@ async function readJson(request: Request, most: number, timeout: number): Promis
   const reader = request.body?.getReader();
   try {
     for (;;) {
-      const { value } = await Promise.race([reader?.read() ?? { value: undefined }, late]);
+      const read = reader?.read().catch(() => {
+        throw new RequestError(400, "the body broke off");
+      });
+      const { value } = await Promise.race([read ?? { value: undefined }, late]);
       if (value === undefined) break;
       size += value.length;
       if (size > most) throw tooLarge();
@@ -148,21 +154,43 @@ function stream(
   gone: AbortController,
   options: ServeOptions,
 ): Response {
+  const { readTimeout = 60_000 } = options;
   const encoder = new TextEncoder();
   const event = (data: object) => encoder.encode(`data: ${JSON.stringify(data)}\n\n`);
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let hasEnded = false;
   const end = () => {
+    hasEnded = true;
+    clearTimeout(timer);
     place[Symbol.dispose]();
     return pieces.return(undefined);
   };
+  const waitForReader = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    timer = setTimeout(() => {
+      const late = new RequestError(408, `the stream was not read for ${readTimeout} ms`);
+      controller.enqueue(event(late.body()));
+      controller.close();
+      end();
+    }, readTimeout);
+  };
   const body = new ReadableStream<Uint8Array>({
+    start: waitForReader,
     async pull(controller) {
+      clearTimeout(timer);
       try {
         const { done, value } = await pieces.next();
-        if (!done) return controller.enqueue(event(reply.part(value)));
+        // The client may be gone by now.
+        if (hasEnded) return;
+        if (!done) {
+          // Before it is handed over, since that may be when the client is found to be gone.
+          waitForReader(controller);
+          return controller.enqueue(event(reply.part(value)));
+        }
         const usage = reply.usageEvent();
         if (usage !== undefined) controller.enqueue(event(usage));
         controller.enqueue(encoder.encode("data: [DONE]\n\n"));
       } catch (error) {
+        if (hasEnded) return;
         controller.enqueue(event(refusalOf(error, options).body()));
       }
       await end();
