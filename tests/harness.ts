@@ -22,7 +22,9 @@ const { Deno: deno, process } = globalThis as {
   Deno?: typeof Deno;
   process?: { env: Record<string, string | undefined> };
 };
-const environment = process?.env ?? {};
+// A page is given its own by test:chromium.
+const environment = process?.env ??
+  (globalThis as { levinEnvironment?: Record<string, string | undefined> }).levinEnvironment ?? {};
 // Tests choose their backends themselves.
 delete environment.LEVIN_BACKEND;
 
@@ -80,6 +82,16 @@ export async function openGpu(): Promise<GPUDevice> {
 
 /** What properties draw dtypes from: float16 only where the runtime and its GPU have it. */
 export const FLOATS: readonly ("f32" | "f16")[] = await hasHalf() ? ["f32", "f32", "f16"] : ["f32"];
+
+/** So many runs of a property; at most LEVIN_TEST_RUNS, for where shaders take long to compile. */
+export function runs(count: number): { numRuns: number } {
+  return { numRuns: Math.min(count, mostRuns) };
+}
+
+const mostRuns = Number(environment.LEVIN_TEST_RUNS ?? Infinity);
+if (!(mostRuns >= 1)) {
+  throw new Error(`LEVIN_TEST_RUNS expects at least 1, found "${environment.LEVIN_TEST_RUNS}"`);
+}
 
 async function hasHalf(): Promise<boolean> {
   const { adapter } = await findAdapter(gpu);

@@ -15,7 +15,7 @@ import {
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
 import { Pool } from "../src/backend/pool.ts";
-import { gpu, openGpu, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
+import { gpu, openGpu, runs, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
 
 /** What `fn` makes the device do. */
 function countsOf(device: Device, fn: () => void) {
@@ -97,7 +97,7 @@ testOnWebgpu(
           assertEquals(found, sums.map(([, expected]) => expected));
         },
       ),
-      { numRuns: 30 },
+      runs(30),
     );
     await device.synchronize();
   },
@@ -181,7 +181,7 @@ testOnWebgpu("reads bring the same bytes at once as after waiting", async () => 
           await device.synchronize();
         },
       ),
-      { numRuns: 20 },
+      runs(20),
     );
     device.destroy();
   }

@@ -1,6 +1,7 @@
-// `deno task test:chromium [--filter TEXT] [--minutes N] [--figures] [FILE...]`: tests in a headless Chromium, on
-// its WebGPU through SwiftShader, a renderer in software: each file in a browser of its own, by default all
-// files; and what bench/runtimes.ts tells of it.
+// `deno task test:chromium [--filter TEXT] [--runs N] [--minutes N] [--figures] [FILE...]`: tests in a headless
+// Chromium, on its WebGPU through SwiftShader, a renderer in software: each file in a browser of its own, by
+// default all files; and what bench/runtimes.ts tells of it. SwiftShader takes seconds to compile a variant of the
+// kernels of attention, and properties draw ever new ones: --runs says how many runs of a property are enough.
 import { parseArgs } from "@std/cli/parse-args";
 import { build, type Plugin } from "esbuild";
 import { chromium, type Page } from "playwright-core";
@@ -94,6 +95,7 @@ async function inPage<T>(files: readonly string[], call: string, minutes: number
   let timer: ReturnType<typeof setTimeout> | undefined;
   try {
     const page = await browser.newPage();
+    await page.addInitScript(`levinEnvironment = ${JSON.stringify(environment)}`);
     page.on("console", (message) => console.log(message.text()));
     const broken = new Promise<never>((_, reject) => {
       page.on("pageerror", reject);
@@ -136,11 +138,12 @@ async function allFiles(): Promise<string[]> {
   return names.filter((name) => name.endsWith(".test.ts")).sort().map((name) => `tests/${name}`);
 }
 
-const { _: named, filter, minutes, figures } = parseArgs(Deno.args, {
-  string: ["filter", "minutes"],
+const { _: named, filter, runs, minutes, figures } = parseArgs(Deno.args, {
+  string: ["filter", "runs", "minutes"],
   boolean: ["figures"],
   default: { filter: "", minutes: "15" },
 });
+const environment = { LEVIN_TEST_RUNS: runs };
 const files = named.length > 0 ? named.map(String) : await allFiles();
 const total: Counts = { passed: 0, failed: 0, skipped: 0 };
 const lines: string[] = [];
