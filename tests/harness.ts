@@ -67,7 +67,8 @@ async function chooseRunner(): Promise<Runner> {
 
 /** Registers a test of commands that are Deno's. */
 export function testInDeno(name: string, fn: () => void | Promise<void>): void {
-  test(name, fn, deno === undefined);
+  if (deno !== undefined) test(name, fn);
+  else test(`${name} (skipped: it is of what Deno alone can do)`, fn, true);
 }
 
 /** Where the tests' WebGPU comes from: npm `webgpu` if LEVIN_TEST_GPU is "dawn", else the runtime. */
