@@ -59,7 +59,7 @@ async function chooseRunner(): Promise<Runner> {
   const specifier = "Bun" in globalThis ? "bun:test" : "node:test";
   const { test } = await import(specifier);
   if ("Bun" in globalThis) {
-    return (name, fn, ignore = false) => (ignore ? test.skip : test)(name, fn, 120_000);
+    return (name, fn, ignore = false) => (ignore ? test.skip : test)(name, fn, 600_000);
   }
   // Node's runner passes a context, which is no business of the tests.
   return (name, fn, ignore = false) => (ignore ? test.skip : test)(name, () => fn());
