@@ -281,6 +281,11 @@ test("too little text is refused in words", () =>
 
 test("a device that is insisted on and missing is told of", () =>
   visit({ flags: NO_ADAPTER, query: "?backend=webgpu", fails: true }, async (page) => {
+    const shown = await page.locator("[hidden]").evaluateAll((all) =>
+      (all as unknown as { id: string; checkVisibility(): boolean }[])
+        .filter((one) => one.checkVisibility()).map(({ id }) => id)
+    );
+    assertEquals(shown, [], "these are hidden and seen");
     assertMatch((await page.textContent("#failure"))!, /Cannot initialise WebGPU: .* no adapter/);
     assertEquals(await page.textContent("#device"), "No device could be opened.");
     assertEquals(await page.locator("button:enabled").count(), 0);
