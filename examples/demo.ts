@@ -1,4 +1,7 @@
-// `deno task demo`: a small TransNormerLLM learns from text, byte by byte, and then writes.
+// `deno task demo`: a small TransNormerLLM learns from text, byte by byte, and then writes. Bun and Node run it
+// too: `bun run demo`, `npm run demo:node --`.
+import { mkdir } from "node:fs/promises";
+import process from "node:process";
 import { io, LevinError } from "../mod.ts";
 import { Checkpoint, saveCheckpoint } from "./demo/checkpoint.ts";
 import { chooseDevice } from "./demo/device.ts";
@@ -45,7 +48,7 @@ const FLAGS = {
 const USAGE = "deno task demo [flags]: trains a TransNormerLLM on text, then writes with it";
 
 await runCommand(async () => {
-  const { values: flags, given } = parseFlags(FLAGS, Deno.args, USAGE);
+  const { values: flags, given } = parseFlags(FLAGS, process.argv.slice(2), USAGE);
   const device = await chooseDevice(flags.backend);
   // What a few minutes are enough for: on a GPU, on two cores in SIMD, or without.
   const usual = !device.software
@@ -115,7 +118,7 @@ await runCommand(async () => {
     }
   }
 
-  await Deno.mkdir(flags.out, { recursive: true });
+  await mkdir(flags.out, { recursive: true });
   const checkpointPath = `${flags.out}/checkpoint.safetensors`;
   await removeUnfinished(checkpointPath);
   using metrics = await Metrics.open(`${flags.out}/metrics.jsonl`, first);
@@ -158,7 +161,7 @@ await runCommand(async () => {
   if (interruption.arrived) {
     console.log(`\nstopped after step ${optimizer.steps}; to continue exactly, run:`);
     console.log(`  deno task demo --resume ${checkpointPath} --out ${flags.out}`);
-    Deno.exit(130);
+    process.exit(130);
   }
 
   const heldOut = await trainer.validate(64);

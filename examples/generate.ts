@@ -1,5 +1,6 @@
 // `deno task generate`: writes with a model that `deno task demo` trained, or with a released one: a folder
 // with config.json (TransNormerLLM, LLaMA, Pythia), safetensors and tokenizer.json.
+import process from "node:process";
 import { Checkpoint } from "./demo/checkpoint.ts";
 import { chooseDevice } from "./demo/device.ts";
 import { parseFlags, runCommand, UsageError } from "./demo/flags.ts";
@@ -23,7 +24,7 @@ const FLAGS = {
 } as const;
 
 await runCommand(async () => {
-  const { values: flags } = parseFlags(FLAGS, Deno.args, "deno task generate [flags]");
+  const { values: flags } = parseFlags(FLAGS, process.argv.slice(2), "deno task generate [flags]");
   if (flags.temperature < 0) throw new UsageError("--temperature expects 0 or more");
   const device = await chooseDevice(flags.backend);
   const options = {

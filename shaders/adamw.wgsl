@@ -32,7 +32,8 @@ fn stepped(before: f32, g: f32, at: u32, decay: f32) -> f32 {
   let betas = vec2f(params.beta1, params.beta2);
   let s = params.scalars_offset;
   let gradient = g * scalars[s + 2u];
-  let moment = mix(vec2f(gradient, gradient * gradient), moments[at], betas);
+  // Not by mix, which SwiftShader computes as a + t (b − a): that loses digits of what is small beside g.
+  let moment = betas * moments[at] + (1.0 - betas) * vec2f(gradient, gradient * gradient);
   let hat = moment / vec2f(scalars[s], scalars[s + 1u]);
   moments[at] = moment;
   return before - params.rate * (hat.x / (sqrt(hat.y) + params.epsilon) + decay * before);

@@ -20,6 +20,7 @@ import {
   FLOATS,
   matricesOf,
   relativeError,
+  runs,
   testOnBackends,
   testOnCpu,
   toleranceOf,
@@ -126,7 +127,7 @@ testOnBackends("outputs and states equal the naive quadratic form in float64", a
       const exact = toleranceOf(inputs.q, 1e-5);
       await assertNear(state, flatten(expected, "state"), exact, "state", flatten(terms, "state"));
     }),
-    { numRuns: 40 },
+    runs(40),
   );
 });
 
@@ -152,7 +153,7 @@ testOnBackends("all gradients equal those of the naive form, states' included", 
       }
       for (const t of Object.values(inputs)) t.grad = null;
     }),
-    { numRuns: 30 },
+    runs(30),
   );
 });
 
@@ -173,7 +174,7 @@ testOnBackends("changing a token changes nothing before it", async () => {
       const now = (o: Tensor) => o.slice(null, null, t).data();
       assert(relativeError(await now(before), await now(after)) > 1e-3);
     }),
-    { numRuns: 20 },
+    runs(20),
   );
 });
 
@@ -226,7 +227,7 @@ testOnBackends(
         }
         for (const t of [...whole, ...parts]) t.grad = null;
       }),
-      { numRuns: 20 },
+      runs(20),
     );
   },
 );

@@ -1,14 +1,15 @@
 // `deno task demo` and `deno task generate` as people run them: in a process of their own.
+import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { decodeSafetensors } from "../src/io.ts";
 import { inFolder, run, spawn } from "./command.ts";
-import { testInDeno as test } from "./harness.ts";
+import { test } from "./harness.ts";
 
 const SMALL = "--backend cpu --size 16 --layers 2 --heads 2 --inner 24 --batch 2 --context 16 " +
   "--samples 1 --generate 20";
 
 async function lossesOf(path: string): Promise<number[]> {
-  const { tensors } = decodeSafetensors(await Deno.readFile(path));
+  const { tensors } = decodeSafetensors(await readFile(path));
   const losses = [...await tensors["training.losses"].data()];
   for (const t of Object.values(tensors)) t.dispose();
   return losses;
@@ -25,7 +26,7 @@ test("the demo learns, reports, saves, and its checkpoint goes on writing", () =
     const unigram = Number(/unigram entropy ([\d.]+) nats/.exec(out)![1]);
     assert(heldOut < unigram - 0.3, `held out ${heldOut}, unigram ${unigram}`);
     assert(/\d tokens\/s with a state of \d+ bytes/.test(out));
-    const svg = await Deno.readTextFile(`${folder}/runs/loss.svg`);
+    const svg = await readFile(`${folder}/runs/loss.svg`, "utf8");
     assert(svg.startsWith("<svg") && svg.includes("held out") && svg.trimEnd().endsWith("</svg>"));
     const losses = await lossesOf(`${folder}/runs/checkpoint.safetensors`);
     assertEquals(losses.length, 150);
@@ -64,11 +65,11 @@ test("a run that is interrupted and resumed has the losses of an unbroken one", 
   }));
 
 async function sizeOf(path: string): Promise<number> {
-  return (await Deno.stat(path).catch(() => undefined))?.size ?? 0;
+  return (await stat(path).catch(() => undefined))?.size ?? 0;
 }
 
 async function metricsOf(folder: string): Promise<{ step: number; loss: number }[]> {
-  const text = await Deno.readTextFile(`${folder}/metrics.jsonl`);
+  const text = await readFile(`${folder}/metrics.jsonl`, "utf8");
   return text.trimEnd().split("\n").map((line) => JSON.parse(line));
 }
 
@@ -115,15 +116,15 @@ test("a run killed at random moments again and again ends in the bytes of an unb
     assertEquals(rest.code, 0, rest.err);
     assert(resumed.length >= 4 && new Set(resumed).size >= 3, `resumed after steps ${resumed}`);
     assertEquals(
-      await Deno.readFile(checkpoint),
-      await Deno.readFile(`${folder}/whole/checkpoint.safetensors`),
+      await readFile(checkpoint),
+      await readFile(`${folder}/whole/checkpoint.safetensors`),
     );
     const lines = (metrics: { step: number; loss: number }[]) =>
       metrics.map(({ step, loss }) => [step, loss]);
     const expected = lines(await metricsOf(`${folder}/whole`));
     assertEquals(expected.map(([step]) => step), Array.from({ length: 60 }, (_, i) => i + 1));
     assertEquals(lines(await metricsOf(broken)), expected);
-    const left = await Array.fromAsync(Deno.readDir(broken), ({ name }) => name);
+    const left = await readdir(broken);
     assertEquals(left.sort(), ["checkpoint.safetensors", "loss.svg", "metrics.jsonl"]);
   }));
 
@@ -165,15 +166,15 @@ const script = await Deno.stat("/usr/bin/script").then(() => true, () => false);
 
 test("bad input to the demo is one clear line and exit code 1, and damages no file", () =>
   inFolder(async (folder) => {
-    await Deno.writeTextFile(`${folder}/empty.txt`, "");
+    await writeFile(`${folder}/empty.txt`, "");
     const made = await run(
       "demo",
       `${SMALL} --text ${folder}/text.txt --steps 1 --out ${folder}/a`,
     );
     assertEquals(made.code, 0, made.err);
     const checkpoint = `${folder}/a/checkpoint.safetensors`;
-    const whole = await Deno.readFile(checkpoint);
-    await Deno.writeFile(`${folder}/cut.safetensors`, whole.subarray(0, whole.length - 7));
+    const whole = await readFile(checkpoint);
+    await writeFile(`${folder}/cut.safetensors`, whole.subarray(0, whole.length - 7));
     const cases = [
       [`--text ${folder}/absent.txt`, "absent.txt"],
       [`--text ${folder}/empty.txt`, "0 bytes are too few"],
@@ -196,5 +197,5 @@ test("bad input to the demo is one clear line and exit code 1, and damages no fi
     }
     const absent = await run("generate", `--checkpoint ${folder}/absent`);
     assertEquals([absent.code, absent.err.trimEnd().split("\n").length], [1, 1], absent.err);
-    assertEquals(await Deno.readFile(checkpoint), whole);
+    assertEquals(await readFile(checkpoint), whole);
   }));

@@ -24,6 +24,7 @@ import {
   FLOATS,
   matricesOf,
   relativeError,
+  runs,
   sumsOf,
   testOnBackends,
   testOnCpu,
@@ -131,7 +132,7 @@ async function check(problem: Problem): Promise<void> {
 }
 
 testOnBackends("outputs and all gradients equal softmax attention in float64", async () => {
-  await fc.assert(fc.asyncProperty(problems, check), { numRuns: 30 });
+  await fc.assert(fc.asyncProperty(problems, check), runs(30));
 });
 
 testOnBackends("a score of nearly all the weight leaves few digits of dq, not none", async () => {
@@ -173,7 +174,7 @@ testOnBackends("changing a token changes nothing before it", async () => {
       const now = (o: Tensor) => o.slice(null, null, t).data();
       assert(relativeError(await now(before), await now(after)) > 1e-3);
     }),
-    { numRuns: 15 },
+    runs(15),
   );
 });
 
@@ -322,7 +323,7 @@ testOnBackends("decoding with a cache equals one pass", async (device: Device) =
         await v.slice(null, null, [0, Math.floor(n / 2)]).data(),
       );
     }),
-    { numRuns: 12 },
+    runs(12),
   );
 });
 

@@ -12,7 +12,7 @@ import {
   sample,
 } from "../src/models/mod.ts";
 import { inFolder, type Kind, KINDS, writeCheckpoint } from "./checkpoints.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, runs, testOnBackends, testOnCpu } from "./harness.ts";
 
 const ids = (...rows: number[][]): Tensor => tensor(rows, { dtype: "i32" });
 const sequence = (most: number) => fc.array(fc.nat(18), { minLength: 1, maxLength: most });
@@ -51,7 +51,7 @@ for (const kind of KINDS) {
           const expected = (await logitsOf(model, whole)).flat();
           await assertNear(logits[0].concat(logits.slice(1), 1), expected, 1e-5);
         }),
-        { numRuns: 6 },
+        runs(6),
       );
     });
   });

@@ -22,7 +22,9 @@ const { Deno: deno, process } = globalThis as {
   Deno?: typeof Deno;
   process?: { env: Record<string, string | undefined> };
 };
-const environment = process?.env ?? {};
+// A page is given its own by test:chromium.
+const environment = process?.env ??
+  (globalThis as { levinEnvironment?: Record<string, string | undefined> }).levinEnvironment ?? {};
 // Tests choose their backends themselves.
 delete environment.LEVIN_BACKEND;
 
@@ -57,7 +59,7 @@ async function chooseRunner(): Promise<Runner> {
   const specifier = "Bun" in globalThis ? "bun:test" : "node:test";
   const { test } = await import(specifier);
   if ("Bun" in globalThis) {
-    return (name, fn, ignore = false) => (ignore ? test.skip : test)(name, fn, 120_000);
+    return (name, fn, ignore = false) => (ignore ? test.skip : test)(name, fn, 600_000);
   }
   // Node's runner passes a context, which is no business of the tests.
   return (name, fn, ignore = false) => (ignore ? test.skip : test)(name, () => fn());
@@ -65,7 +67,8 @@ async function chooseRunner(): Promise<Runner> {
 
 /** Registers a test of commands that are Deno's. */
 export function testInDeno(name: string, fn: () => void | Promise<void>): void {
-  test(name, fn, deno === undefined);
+  if (deno !== undefined) test(name, fn);
+  else test(`${name} (skipped: it is of what Deno alone can do)`, fn, true);
 }
 
 /** Whether the tests' WebGPU comes from npm `webgpu` and not from the runtime. */
@@ -81,6 +84,16 @@ export async function openGpu(): Promise<GPUDevice> {
 
 /** What properties draw dtypes from: float16 only where the runtime and its GPU have it. */
 export const FLOATS: readonly ("f32" | "f16")[] = await hasHalf() ? ["f32", "f32", "f16"] : ["f32"];
+
+/** So many runs of a property; at most LEVIN_TEST_RUNS, for where shaders take long to compile. */
+export function runs(count: number): { numRuns: number } {
+  return { numRuns: Math.min(count, mostRuns) };
+}
+
+const mostRuns = Number(environment.LEVIN_TEST_RUNS ?? Infinity);
+if (!(mostRuns >= 1)) {
+  throw new Error(`LEVIN_TEST_RUNS expects at least 1, found "${environment.LEVIN_TEST_RUNS}"`);
+}
 
 async function hasHalf(): Promise<boolean> {
   const { adapter } = await findAdapter(gpu);
@@ -156,6 +169,9 @@ async function leavingNoTrace(
     using _ = scope();
     await fn(device);
   }
+  // What the test made go wrong on a GPU is its own failure; and Dawn ends a process that is over while it
+  // still owes a report.
+  await device.synchronize();
   const after = device.memory();
   assertEquals(after.liveBytes, before.liveBytes, "the test left live bytes behind");
   assertEquals(after.tensors, before.tensors, "the test left tensors behind");

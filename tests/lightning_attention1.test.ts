@@ -13,7 +13,7 @@ import {
   type Tensor,
   tensor,
 } from "../mod.ts";
-import { assertNear, FLOATS, matricesOf, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, FLOATS, matricesOf, runs, testOnBackends, testOnCpu } from "./harness.ts";
 import { attend, attendGradients, type HeadGradientSums, type HeadSums } from "./oracle.ts";
 
 const problems = fc.record({
@@ -57,7 +57,7 @@ testOnBackends("outputs and gradients equal the naive quadratic form in float64"
         await assertNear(t.grad!, all(gradients), most[1], `d${name}`, terms);
       }
     }),
-    { numRuns: 10 },
+    runs(10),
   );
 });
 

@@ -24,6 +24,7 @@ import {
   assertNear,
   matricesOf,
   relativeError,
+  runs,
   testOnBackends,
   testOnCpu,
   toleranceOf,
@@ -36,7 +37,7 @@ import {
   type HeadSums,
 } from "./oracle.ts";
 
-const RUNS = { numRuns: 12 };
+const RUNS = runs(12);
 
 function draw(b: number, h: number, n: number, size: number, seed: number, options = {}): Tensor {
   return randn([b, h, n, size], { seed, ...options });
@@ -303,7 +304,7 @@ testOnBackends("packed sequences equal each alone, empty ones and gradients incl
         await assertNear(packed[i].grad!, await single[i].grad!.data(), 1e-5, `gradient ${i}`);
       }
     }),
-    { numRuns: 8 },
+    runs(8),
   );
 });
 
@@ -362,7 +363,7 @@ testOnBackends(
           assert(error <= 1e-6 * terms + 1e-4 * Math.abs(x), `dg ${i}: ${error} of ${terms}`);
         });
       }),
-      { numRuns: 10 },
+      runs(10),
     );
   },
 );

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { LevinError, loss, optim, randn, ShapeError, type Tensor, tensor, tidy } from "../mod.ts";
 import { Llama, Pythia, TransNormerLLM } from "../src/models/mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, runs, testOnBackends, testOnCpu } from "./harness.ts";
 
 /** A leaf whose gradient is `g`. */
 function withGradient(values: number[], g: readonly number[]): Tensor {
@@ -39,7 +39,7 @@ testOnBackends("the scale follows any row of finite and infinite gradients", asy
         assertEquals(await scaler.report(), { scale, skipped });
       }
     }),
-    { numRuns: 20 },
+    runs(20),
   );
 });
 

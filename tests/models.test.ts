@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { io, LevinError, loss, noGrad, ShapeError, type Tensor, tensor } from "../mod.ts";
 import { generate, type GenerateOptions, TransNormerLLM } from "../src/models/mod.ts";
-import { assertNear, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, runs, testOnBackends, testOnCpu } from "./harness.ts";
 
 const CONFIG = { vocabulary: 13, size: 12, layers: 2, heads: 3, inner: 20 };
 const ids = (...values: number[]): Tensor => tensor([values], { dtype: "i32" });
@@ -37,7 +37,7 @@ testOnBackends(
         assert(expected.some((value) => value !== 0));
         await assertNear(joined, expected, 1e-4);
       }),
-      { numRuns: 8 },
+      runs(8),
     );
   },
 );
@@ -72,7 +72,7 @@ testOnCpu("a model has as many parameters as its sizes say", () => {
       const layer = 5 * size ** 2 + 3 * size * inner;
       assertEquals(model.parameterCount(), 2 * vocabulary * size + size + layers * layer);
     }),
-    { numRuns: 30 },
+    runs(30),
   );
 });
 

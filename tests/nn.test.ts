@@ -4,7 +4,15 @@ import fc from "fast-check";
 import { LevinError, nn, randn, ShapeError, type Tensor, tensor, zeros } from "../mod.ts";
 import { LRPE } from "../src/nn/transnormer.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
-import { assertNear, cpu, FLOATS, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
+import {
+  assertNear,
+  cpu,
+  FLOATS,
+  runs,
+  testOnBackends,
+  testOnCpu,
+  testOnWebgpu,
+} from "./harness.ts";
 import { attend, zeroMatrix } from "./oracle.ts";
 
 const silu = (x: number) => x / (1 + Math.exp(-x));
@@ -67,7 +75,7 @@ testOnBackends("SRMSNorm divides by the root of the mean square", async () => {
       assertEquals([y.shape, y.dtype], [[rows, size], dtype]);
       await assertNear(y, normalised(await x.data(), size), dtype === "f16" ? 1e-3 : 1e-6);
     }),
-    { numRuns: 20 },
+    runs(20),
   );
 });
 

@@ -13,7 +13,7 @@ import {
   uniform,
   where,
 } from "../mod.ts";
-import { assertNear, relativeError, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, relativeError, runs, testOnBackends, testOnCpu } from "./harness.ts";
 
 interface PointwiseCase {
   f: (x: Tensor) => Tensor;
@@ -221,7 +221,7 @@ testOnBackends("matmul agrees with float64 for all sizes and transposes", async 
         await assertNear(a.matmul(b), expected, 1e-6 * Math.max(1, Math.sqrt(k) / rms));
       },
     ),
-    { numRuns: 25, examples: [[1, 64, 1, false, false, 1471925953]] },
+    { ...runs(25), examples: [[1, 64, 1, false, false, 1471925953]] },
   );
 });
 
@@ -284,7 +284,7 @@ testOnBackends("reductions agree with float64 over any axes of any strides", asy
         await assertNear(x.max(axes, { keepDims }), [...maxima.values()], 0);
       },
     ),
-    { numRuns: 40 },
+    runs(40),
   );
 });
 

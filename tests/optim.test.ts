@@ -19,7 +19,15 @@ import {
 import { TransNormerLLM } from "../src/models/mod.ts";
 import { asLeaf } from "../src/ops/create.ts";
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
-import { assertNear, FLOATS, openGpu, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
+import {
+  assertNear,
+  FLOATS,
+  openGpu,
+  runs,
+  testOnBackends,
+  testOnCpu,
+  testOnWebgpu,
+} from "./harness.ts";
 
 /** AdamW (Loshchilov and Hutter, arXiv 1711.05101) in float64, for one parameter's gradients. */
 function adamw(start: ArrayLike<number>, gradients: number[][], rate: number, decay: number) {
@@ -135,7 +143,7 @@ testOnBackends("AdamW steps any number of parameters, of which some have no grad
       },
     ),
     {
-      numRuns: 10,
+      ...runs(10),
       // Found: an average whose terms cancel.
       examples: [[[[], [], [1]], 0, [Array.from({ length: 8 }, (_, i) => i === 2)]]],
     },
@@ -349,10 +357,10 @@ testOnBackends("clipping any number of gradients follows its formula", async () 
       },
     ),
     {
-      numRuns: 12,
-      // Found: a float16 gradient among the subnormals beside a large one.
+      ...runs(12),
+      // Found: a gradient, of float16 where there is some, among its subnormals beside a large one.
       examples: [[
-        [...Array(5).fill({ shape: [1], dtype: "f16" }), {
+        [...Array(5).fill({ shape: [1], dtype: FLOATS.at(-1) }), {
           shape: [70_001],
           dtype: "f32",
         }],

@@ -19,11 +19,11 @@ import {
   tensor,
   zeros,
 } from "../mod.ts";
-import { assertNear, matricesOf, sumsOf, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, matricesOf, runs, sumsOf, testOnBackends, testOnCpu } from "./harness.ts";
 import { attend, attendGradients, type Head, type HeadSums, zeroMatrix } from "./oracle.ts";
 import { attendSoftmax, attendSoftmaxGradients, softmaxTerms } from "./softmax_oracle.ts";
 
-const RUNS = { numRuns: 15 };
+const RUNS = runs(15);
 
 interface Problem {
   b: number;

@@ -15,7 +15,7 @@ import {
   tensor,
 } from "../mod.ts";
 import { crowded } from "./crowded.ts";
-import { assertNear, FLOATS, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, FLOATS, runs, testOnBackends, testOnCpu } from "./harness.ts";
 
 /** Each pair (j, j + r/2) of a row of x turned by its angle, or back by it. */
 function turned(x: number[], angles: number[], sign = 1): number[] {
@@ -77,7 +77,7 @@ testOnBackends(
         await assertNear(y, await expected(x, 1), tolerance);
         await assertNear(dx, await expected(g, -1), tolerance, "gradient");
       }),
-      { numRuns: 25 },
+      runs(25),
     );
   },
 );
@@ -154,7 +154,7 @@ for (const [name, Norm] of [["RMSNorm", nn.RMSNorm], ["LayerNorm", nn.LayerNorm]
         await assertNear(norm.weight.grad!, expected.w, tolerance, "dw");
         if (norm instanceof nn.LayerNorm) await assertNear(norm.bias.grad!, expected.b, 1e-5, "db");
       }),
-      { numRuns: 12 },
+      runs(12),
     );
     using norm = new Norm(5);
     norm.load({ ...norm.parameters(), weight: tensor([1, -2, 0.5, 3, 0.1]) });

@@ -14,7 +14,7 @@ import {
   uniform,
   zeros,
 } from "../mod.ts";
-import { cpu, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
+import { cpu, runs, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
 
 testOnBackends("values come back as they went in, for every dtype and nesting", async () => {
   assertEquals(await tensor([[1, 2], [3, 4]]).array(), [[1, 2], [3, 4]]);
@@ -107,7 +107,7 @@ testOnBackends("views agree with indexing, however they are combined", async () 
         Array.from({ length: size }, (_, i) => reference.at(i)),
       );
     }),
-    { numRuns: 60 },
+    runs(60),
   );
 });
 

@@ -1,6 +1,7 @@
 /**
  * The device that a command runs on.
  */
+import process from "node:process";
 import { type Device, init } from "../../mod.ts";
 import { dawn } from "../../src/dawn.ts";
 import { UsageError } from "./flags.ts";
@@ -24,7 +25,7 @@ export async function chooseDevice(backend: string, toggles?: string): Promise<D
     throw new UsageError(`--toggles are Dawn's: expected --backend dawn, found "${backend}"`);
   }
   // Vulkan's loader complains on stderr if this is unset, and needs nothing of it.
-  if (!Deno.env.get("XDG_RUNTIME_DIR")) Deno.env.set("XDG_RUNTIME_DIR", "/tmp");
+  process.env.XDG_RUNTIME_DIR ||= "/tmp";
   if (backend !== "dawn") return init({ backend });
   const gpu = await dawn({ toggles: toggles?.split(",") });
   return init({ backend: "webgpu", gpu });

@@ -1,6 +1,7 @@
 /**
  * Reading what there is to learn from out of files and folders.
  */
+import { readdir, readFile, stat } from "node:fs/promises";
 import { joined, type Text, textOf } from "./text.ts";
 
 const OWN_SOURCES = ["mod.ts", "src", "shaders", "tests", "examples/demo", "bench"];
@@ -17,10 +18,10 @@ export async function readText(path: string | undefined, shortest: number): Prom
   const roots = path === undefined ? OWN_SOURCES.map((name) => repository + name) : [path];
   const contents: Uint8Array[] = [];
   for (const root of roots) {
-    const isFolder = (await Deno.stat(root)).isDirectory;
+    const isFolder = (await stat(root)).isDirectory();
     const files = isFolder ? await Array.fromAsync(filesUnder(root)) : [root];
     for (const file of files) {
-      const bytes = await Deno.readFile(file);
+      const bytes = await readFile(file);
       // A zero byte marks a binary file; a single file that was named is taken as it is.
       if (!isFolder || !bytes.includes(0)) contents.push(bytes);
     }
@@ -32,11 +33,12 @@ export async function readText(path: string | undefined, shortest: number): Prom
 }
 
 async function* filesUnder(folder: string): AsyncGenerator<string> {
-  const entries = await Array.fromAsync(Deno.readDir(folder));
+  const entries = await readdir(folder, { withFileTypes: true });
   entries.sort((a, b) => a.name < b.name ? -1 : 1);
-  for (const { name, isDirectory, isFile } of entries) {
+  for (const entry of entries) {
+    const { name } = entry;
     if (name.startsWith(".") || SKIPPED.has(name)) continue;
-    if (isDirectory) yield* filesUnder(`${folder}/${name}`);
-    else if (isFile) yield `${folder}/${name}`;
+    if (entry.isDirectory()) yield* filesUnder(`${folder}/${name}`);
+    else if (entry.isFile()) yield `${folder}/${name}`;
   }
 }

@@ -1,6 +1,7 @@
 /**
  * Command-line flags from a table, and errors as one line.
  */
+import process from "node:process";
 import { parseArgs } from "@std/cli/parse-args";
 import { LevinError } from "../../mod.ts";
 
@@ -43,7 +44,7 @@ export function parseFlags<const Table extends Record<string, Flag>>(
   }) as Record<string, unknown>;
   if (parsed.help) {
     console.log(helpText(table, usage));
-    Deno.exit(0);
+    process.exit(0);
   }
   const given = new Set(Object.keys(table).filter((name) => parsed[name] !== undefined));
   const values = Object.fromEntries(
@@ -81,11 +82,10 @@ export async function runCommand(command: () => Promise<void>): Promise<void> {
   try {
     await command();
   } catch (error) {
-    const isUsers = error instanceof LevinError ||
-      Object.values(Deno.errors).some((kind) => error instanceof kind) ||
-      (error instanceof Error && "code" in error && "syscall" in error);
-    if (!isUsers) throw error;
+    // The system's errors, whichever runtime tells of them, have its codes, say ENOENT.
+    const { code } = error as { code?: unknown };
+    if (!(error instanceof LevinError || /^E[A-Z0-9]+$/.test(String(code)))) throw error;
     console.error(`error: ${(error as Error).message.replaceAll("\n", " ")}`);
-    Deno.exit(1);
+    process.exit(1);
   }
 }

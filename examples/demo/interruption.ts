@@ -1,6 +1,7 @@
 /**
  * Ctrl-C as a question to ask between two steps.
  */
+import process from "node:process";
 
 /** Whether Ctrl-C was pressed; while this listens, it does not end the process. */
 export class Interruption implements Disposable {
@@ -10,10 +11,10 @@ export class Interruption implements Disposable {
   };
 
   constructor() {
-    Deno.addSignalListener("SIGINT", this.#listener);
+    process.on("SIGINT", this.#listener);
   }
 
   [Symbol.dispose](): void {
-    Deno.removeSignalListener("SIGINT", this.#listener);
+    process.off("SIGINT", this.#listener);
   }
 }

@@ -1,6 +1,8 @@
 /**
  * Metrics as JSON lines: one object a step, appended as training goes.
  */
+import { closeSync, openSync, writeSync } from "node:fs";
+import { readdir, readFile, rm } from "node:fs/promises";
 import { io } from "../../mod.ts";
 import type { StepReport } from "./trainer.ts";
 
@@ -8,7 +10,7 @@ import type { StepReport } from "./trainer.ts";
 export class Metrics implements Disposable {
   readonly #began = performance.now();
 
-  private constructor(readonly file: Deno.FsFile) {}
+  private constructor(readonly file: number) {}
 
   /**
    * Opens `path`, keeping the lines of steps up to `step`: what a run that was killed had written after its
@@ -16,12 +18,11 @@ export class Metrics implements Disposable {
    */
   static async open(path: string, step: number): Promise<Metrics> {
     if (step > 0) {
-      const lines = (await Deno.readTextFile(path).catch(ignoreAbsence)).split("\n");
+      const lines = (await readFile(path, "utf8").catch(ignoreAbsence)).split("\n");
       const kept = lines.filter((line) => stepOf(line) <= step);
       await io.writeFileSafely(path, kept.map((line) => `${line}\n`).join(""));
     }
-    const open = { write: true, create: true, append: step > 0, truncate: step === 0 };
-    return new Metrics(await Deno.open(path, open));
+    return new Metrics(openSync(path, step > 0 ? "a" : "w"));
   }
 
   /** Appends steps. */
@@ -31,11 +32,11 @@ export class Metrics implements Disposable {
     // JSON has no infinities; an overflow's norm is null.
     const lines = reports.map((report) => `${JSON.stringify({ ...report, seconds })}\n`);
     const bytes = new TextEncoder().encode(lines.join(""));
-    for (let at = 0; at < bytes.length;) at += this.file.writeSync(bytes.subarray(at));
+    for (let at = 0; at < bytes.length;) at += writeSync(this.file, bytes, at);
   }
 
   [Symbol.dispose](): void {
-    this.file.close();
+    closeSync(this.file);
   }
 }
 
@@ -49,7 +50,7 @@ function stepOf(line: string): number {
 }
 
 function ignoreAbsence(error: unknown): string {
-  if (error instanceof Deno.errors.NotFound) return "";
+  if ((error as { code?: string }).code === "ENOENT") return "";
   throw error;
 }
 
@@ -57,9 +58,7 @@ function ignoreAbsence(error: unknown): string {
 export async function removeUnfinished(path: string): Promise<void> {
   const at = path.lastIndexOf("/");
   const [folder, name] = [path.slice(0, at), path.slice(at + 1)];
-  for await (const entry of Deno.readDir(folder)) {
-    if (entry.name.startsWith(`${name}.`) && entry.name.endsWith(".part")) {
-      await Deno.remove(`${folder}/${entry.name}`);
-    }
+  for (const entry of await readdir(folder)) {
+    if (entry.startsWith(`${name}.`) && entry.endsWith(".part")) await rm(`${folder}/${entry}`);
   }
 }

@@ -1,6 +1,7 @@
 /**
  * A bar on stderr; off a terminal, a line every few seconds.
  */
+import process from "node:process";
 import progress from "cli-progress";
 
 /** @param format What stands in the line, in the notation of cli-progress. */
@@ -12,7 +13,7 @@ export function progressBar(format: string): progress.SingleBar {
     clearOnComplete: true,
     // Ctrl-C is the program's to answer; a handler of the bar's would keep the process alive.
     gracefulExit: false,
-    noTTYOutput: !Deno.stderr.isTerminal(),
+    noTTYOutput: !process.stderr.isTTY,
     notTTYSchedule: 10_000,
   }, progress.Presets.shades_classic);
 }

@@ -2,6 +2,7 @@
  * What the demo shows: a progress bar, the loss curve in the terminal and as SVG, and text as it is
  * written.
  */
+import process from "node:process";
 import asciichart from "asciichart";
 import * as echarts from "echarts";
 import { progressBar } from "./progress_bar.ts";
@@ -34,7 +35,7 @@ export class ProgressBar {
   /** Shows where training has come to. */
   show(): void {
     const { losses, total } = this;
-    if (Deno.stderr.isTerminal()) this.#draw();
+    if (process.stderr.isTTY) this.#draw();
     const loss = losses.at(-1);
     const seconds = (performance.now() - this.#began) / 1000;
     const taken = losses.length - this.#start;
@@ -64,7 +65,7 @@ export class ProgressBar {
     const chart = lossChart(this.losses);
     // Up to the first line of the last curve, and from there on clear.
     const over = this.#drawn.lines > 0 ? `\x1b[${this.#drawn.lines}A\x1b[0J` : "";
-    Deno.stderr.writeSync(new TextEncoder().encode(`${over}${chart}\n`));
+    process.stderr.write(`${over}${chart}\n`);
     this.#drawn = { lines: chart.split("\n").length, at: now };
   }
 }
@@ -125,8 +126,7 @@ export async function writeText(
   options: GenerateOptions,
   texts: WrittenOptions = {},
 ): Promise<number> {
-  const encoder = new TextEncoder();
-  const write = (text: string) => Deno.stdout.writeSync(encoder.encode(text));
+  const write = (text: string) => process.stdout.write(text);
   write(prompt);
   const began = performance.now();
   let count = 0;

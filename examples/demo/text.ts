@@ -39,7 +39,12 @@ export async function textOf(
     );
   }
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return { training, heldOut, description: source, hash: digest.toHex() };
+  return { training, heldOut, description: source, hash: hexadecimal(digest) };
+}
+
+/** Bytes in hexadecimal; Node 24 has no `toHex` yet. */
+function hexadecimal(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** The entropy of a byte drawn from `heldOut` by the frequencies of `training`, in nats. */

@@ -36,6 +36,8 @@ interface Scale {
 
 const NARROW = 480;
 const LINE_HEIGHT = 17;
+/** Of the names, on average, in pixels. */
+const LETTER_WIDTH = 7.6;
 
 /** One chart. */
 export class Chart {
@@ -99,24 +101,25 @@ export class Chart {
         )
       ),
       ...this.#lines.flatMap((line) => shapes(line, x, y)),
-      ...this.#names(x, y, narrow),
+      ...this.#names(x, y, width),
     );
   }
 
-  /** The lines' names, apart from each other: beside their ends, or above them on a narrow chart. */
-  #names(x: Scale, y: Scale, narrow: boolean): SVGElement[] {
+  /** The lines' names, apart from each other: beside their ends, or above them where there is no room. */
+  #names(x: Scale, y: Scale, width: number): SVGElement[] {
     const named = this.#lines.filter(({ name, points }) => name !== undefined && points.length > 0);
     const ends = named.map(({ name, look, points }) => {
       const [endX, endY] = points[points.length - 1];
-      return { name, look, x: x.place(endX), y: y.place(endY) + (narrow ? -9 : 4) };
+      const at = x.place(endX);
+      const beside = at + 9 + LETTER_WIDTH * name!.length <= width;
+      return { name, look, beside, x: at, y: y.place(endY) + (beside ? 4 : -9) };
     }).sort((a, b) => a.y - b.y);
     for (let i = 1; i < ends.length; i++) {
       ends[i].y = Math.max(ends[i].y, ends[i - 1].y + LINE_HEIGHT);
     }
-    return ends.map(({ name, look, x, y }) => {
-      // Above a line's end words go back along it, if there is room.
-      const back = narrow && x > 9 * name!.length;
-      const place = { x: narrow ? x : x + 9, y, "text-anchor": back ? "end" : "start" };
+    // Above a line's end words go back along it.
+    return ends.map(({ name, look, beside, x, y }) => {
+      const place = { x: beside ? x + 9 : x, y, "text-anchor": beside ? "start" : "end" };
       return element("text", { class: look, ...place }, name);
     });
   }

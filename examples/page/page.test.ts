@@ -46,7 +46,8 @@ async function visit(
     const errors: string[] = [];
     page.on("console", (message) => message.type() === "error" && errors.push(message.text()));
     page.on("pageerror", (error) => errors.push(error.message));
-    page.setDefaultTimeout(240_000);
+    // In software WebGPU compiles for a minute, on a busy machine for ten.
+    page.setDefaultTimeout(flags === WEBGPU ? 1_200_000 : 240_000);
     await page.route("**/worker.js", async (route) => {
       const response = await route.fetch();
       await route.fulfill({ response, body: before + await response.text() });
@@ -67,19 +68,41 @@ function test(name: string, fn: () => Promise<void>): void {
   Deno.test({ name, fn, sanitizeOps: false, sanitizeResources: false });
 }
 
-/** The steps taken and the bits a byte of the last one, as the page tells them. */
-async function progress(page: Page): Promise<{ step: number; bits: number }> {
-  const text = await page.locator("#progress").textContent() ?? "";
-  const [, step, bits] = /step (\d+) of \d+ · ([\d.]+) bits/.exec(text) ?? [];
-  return { step: Number(step ?? 0), bits: Number(bits) };
+/** The steps taken and the bits a byte of the last one, as the page tells them each time that it does. */
+async function progress(page: Page): Promise<{ step: number; bits: number }[]> {
+  const texts = await page.evaluate("globalThis.told") as string[];
+  return texts.map((text) => {
+    const [, step, bits] = /step (\d+) of \d+ · ([\d.]+) bits/.exec(text) ?? [];
+    return { step: Number(step), bits: Number(bits) };
+  });
 }
+
+/** How many steps the page says were taken. */
+const STEP =
+  `Number(/step (\\d+)/.exec(document.querySelector("#progress").textContent)?.[1] ?? 0)`;
 
 /** Waits until so many steps have been taken. */
 async function learnt(page: Page, steps: number): Promise<void> {
-  const step = `/step (\\d+)/.exec(document.querySelector("#progress").textContent)?.[1] ?? 0`;
   const failed = `!document.querySelector("#failure").hidden`;
-  await page.waitForFunction(`${failed} || Number(${step}) >= ${steps}`);
+  await page.waitForFunction(`${failed} || ${STEP} >= ${steps}`);
   assert(!await page.locator("#failure").isVisible(), `${await page.textContent("#failure")}`);
+}
+
+/**
+ * Presses a job's button from within the page as soon as `condition` holds there, so that the job cannot end
+ * meanwhile; waits for the button's name in idleness. What has ended by itself is left alone.
+ */
+async function stopWhen(page: Page, button: string, condition: string, idle: string) {
+  await page.waitForFunction(`(() => {
+    const button = document.querySelector("${button}");
+    const failed = !document.querySelector("#failure").hidden;
+    if (button.textContent === "${idle}" || failed) return true;
+    if (!(${condition})) return false;
+    button.click();
+    return true;
+  })()`);
+  assert(!await page.locator("#failure").isVisible(), `${await page.textContent("#failure")}`);
+  await page.locator(button, { hasText: idle }).waitFor();
 }
 
 /** The places of a line in pixels, as it is drawn. */
@@ -115,10 +138,14 @@ async function isAccessible(page: Page): Promise<void> {
 
 async function learnsAndWrites(page: Page, steps: number): Promise<void> {
   await page.fill("#text", TEXT);
+  // Noted as it is told: however fast the machine, the first loss is among it.
+  await page.evaluate(`{
+    globalThis.told = [];
+    const line = document.querySelector("#progress");
+    new MutationObserver(() => told.push(line.textContent)).observe(line, { childList: true });
+  }`);
   await page.click("#learn");
   await learnt(page, 1);
-  const first = (await progress(page)).bits;
-  assert(first > 5, `the first loss is ${first} bits`);
   // Frames go on while the worker computes.
   const frames = await page.evaluate(`new Promise((resolve) => {
     const began = performance.now();
@@ -126,11 +153,12 @@ async function learnsAndWrites(page: Page, steps: number): Promise<void> {
     const next = () => ++frames === 10 ? resolve(performance.now() - began) : requestAnimationFrame(next);
     next();
   })`) as number;
-  assert(frames < 3000, `ten frames took ${frames} ms`);
-  await learnt(page, steps);
-  await page.click("#learn");
-  await page.locator("#learn", { hasText: "Go on learning" }).waitFor();
-  const { step, bits } = await progress(page);
+  // On a busy machine they take a second, and what is computed or compiled in between a minute.
+  assert(frames < 20_000, `ten frames took ${frames} ms`);
+  await stopWhen(page, "#learn", `${STEP} >= ${steps}`, "Go on learning");
+  const told = await progress(page);
+  const [{ bits: first }, { step, bits }] = [told[0], told.at(-1)!];
+  assert(first > 5, `the first loss is ${first} bits`);
   assert(bits < first - 1, `${first} bits became ${bits}`);
   const curve = await line(page, "#loss path.lightning:not(.faint)");
   assertEquals(curve.length, step);
@@ -147,7 +175,10 @@ async function memoryStaysFlat(page: Page, tokens: number): Promise<void> {
   await page.waitForFunction(`${count} >= ${tokens}`);
   const kept = await page.textContent("#kept");
   const all = await page.textContent("#all");
-  await page.waitForFunction(`${count} >= ${2 * tokens}`);
+  // The page is told of tokens at most every 80 ms, which may be thousands.
+  const points =
+    `document.querySelector("#bytes path.lightning").getAttribute("d").split("L").length`;
+  await page.waitForFunction(`${count} >= ${2 * tokens} && ${points} >= 3`);
   assertEquals(await page.textContent("#kept"), kept);
   assertEquals(await page.textContent("#all"), all);
   await page.click("#write");
@@ -162,18 +193,24 @@ async function memoryStaysFlat(page: Page, tokens: number): Promise<void> {
 
 async function timesBoth(page: Page, least: number): Promise<void> {
   await page.click("#measure");
-  await page.waitForFunction(
-    `document.querySelectorAll("#times circle.lightning").length >= ${least} &&
-     document.querySelectorAll("#times circle.softmax").length >= ${least}`,
-  );
-  await page.click("#measure");
-  await page.locator("#measure", { hasText: "Measure" }).waitFor();
+  await page.locator("#measure", { hasText: "Stop measuring" }).waitFor();
+  const timed = (form: string) => `document.querySelectorAll("#times circle.${form}").length`;
+  const enough = ["lightning", "softmax"].map((form) => `${timed(form)} >= ${least}`).join(" && ");
+  await stopWhen(page, "#measure", enough, "Measure");
   await page.waitForFunction(`document.querySelector("#verdict").textContent.startsWith("At n")`);
   assertMatch(
     (await page.textContent("#verdict"))!,
     /At n = [\d,]+ .* takes [\d.,]+ ms and .* [\d.,]+ ms, [\d.]+ times/,
   );
-  assert(await page.locator("#rows tr").count() >= least);
+  // A form whose call took a quarter of a second was not asked for more.
+  const rows = await page.locator("#rows tr").count();
+  assert(rows >= 1 && (rows >= least || await isSlow(page)), `${rows} lengths were measured`);
+}
+
+/** Whether the longest call that was measured took so long that the page gave up on longer ones. */
+async function isSlow(page: Page): Promise<boolean> {
+  const cells = await page.locator("#rows tr:last-child td").allTextContents();
+  return cells.slice(1, 3).some((ms) => Number(ms.replaceAll(",", "")) > 200);
 }
 
 test("without WebGPU the page says so and learns on the CPU, staying alive", () =>
@@ -203,7 +240,14 @@ test("with WebGPU the page learns, writes and measures on it", () =>
   }));
 
 test("a browser that knows no WebGPU, by the keyboard alone, and in the dark", () => {
-  const before = `Object.defineProperty(WorkerNavigator.prototype, "gpu", { value: undefined });`;
+  // Every turn of the worker takes 10 ms: on no machine has it learnt all before the keys are pressed.
+  const before = `Object.defineProperty(WorkerNavigator.prototype, "gpu", { value: undefined });
+  {
+    const { postMessage } = MessagePort.prototype;
+    MessagePort.prototype.postMessage = function (...message) {
+      setTimeout(() => postMessage.apply(this, message), 10);
+    };
+  }`;
   return visit({ flags: NO_ADAPTER, colorScheme: "dark", before }, async (page) => {
     assertMatch((await page.textContent("#notice"))!, /This runtime has no navigator\.gpu/);
     const [red] =
@@ -237,6 +281,11 @@ test("too little text is refused in words", () =>
 
 test("a device that is insisted on and missing is told of", () =>
   visit({ flags: NO_ADAPTER, query: "?backend=webgpu", fails: true }, async (page) => {
+    const shown = await page.locator("[hidden]").evaluateAll((all) =>
+      (all as unknown as { id: string; checkVisibility(): boolean }[])
+        .filter((one) => one.checkVisibility()).map(({ id }) => id)
+    );
+    assertEquals(shown, [], "these are hidden and seen");
     assertMatch((await page.textContent("#failure"))!, /Cannot initialise WebGPU: .* no adapter/);
     assertEquals(await page.textContent("#device"), "No device could be opened.");
     assertEquals(await page.locator("button:enabled").count(), 0);
