@@ -4,6 +4,7 @@ export { perform, serve } from "./threads";
 export { adamw } from "./adamw";
 export { flashAttention, flashKeys, flashQueries } from "./flash";
 export { lightningAttention } from "./lightning";
+export { lightningAttention1 } from "./lightning1";
 export { lightningStep } from "./lightning_step";
 export { matmul, matmulDots, matmulRows } from "./matmul";
 export * from "./pointwise";
