@@ -7,7 +7,9 @@ export { lightningAttention } from "./lightning";
 export { lightningAttention1 } from "./lightning1";
 export { lightningStep } from "./lightning_step";
 export { matmul, matmulDots, matmulRows } from "./matmul";
-export * from "./pointwise";
+export { pointwise } from "./pointwise";
+export * from "./integer_maps";
+export * from "./maps";
 export { reduceColumns, reduceRows, sumsOfSquares } from "./reduce";
 export { crossEntropy, crossEntropyGradient, softmax, srmsNorm, srmsNormGradient } from "./rows";
 
