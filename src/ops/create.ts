@@ -4,7 +4,7 @@
  * @module
  */
 import { Node } from "../autograd.ts";
-import type { CpuView, Dispatch, GpuContext, View } from "../backend/contract.ts";
+import { addressOf, type Program } from "../backend/contract.ts";
 import { defaultDevice, type Device } from "../device.ts";
 import {
   bytesOf,
@@ -180,16 +180,18 @@ function drawInto(part: Tensor, where: { key: Key; block: number }, low: number,
   });
 }
 
-const uniformProgram = {
+/** Numbers that are worth a task in WebAssembly. */
+const TASK = 2 ** 13;
+
+const uniformProgram: Program<{ key: Key; block: number }> = {
   name: "uniform",
-  cpu: (_: CpuView[], [out]: CpuView[], { key, block }: { key: Key; block: number }) =>
-    fillUniform(key, out.data as Float32Array, block),
-  gpu: (
-    _: View[],
-    [out]: View[],
-    { key, block }: { key: Key; block: number },
-    context: GpuContext,
-  ): Dispatch => ({
+  cpu: (_, [out], { key, block }) => fillUniform(key, out.data as Float32Array, block),
+  wasm: (_, [out], { key, block }) => ({
+    kernel: "uniform",
+    params: [addressOf(out), out.shape[0], TASK, key.low, key.high, block],
+    tasks: Math.ceil(out.shape[0] / TASK),
+  }),
+  gpu: (_, [out], { key, block }, context) => ({
     shader,
     params: [key.low, key.high, out.shape[0], out.offset, block],
     workgroups: grid(Math.ceil(out.shape[0] / 512), context),

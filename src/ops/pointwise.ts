@@ -16,7 +16,7 @@ import type { Program } from "../backend/contract.ts";
 import { type DType, isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
 import type { Operand } from "../methods.ts";
-import { defineOp, type Op, runInPlace } from "../operation.ts";
+import { defineOp, runInPlace } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { broadcastShapes, sameShape, type Shape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";

@@ -91,7 +91,12 @@ export function filled(device: Device, spec: TensorSpec, value: number): Tensor 
   return result;
 }
 
-const fillProgram = pointwiseProgram("fill", { cpu: (x) => x, wgsl: "Out(x)", wasm: "copy" });
+/** Writes a number, given as option, into every element. */
+export const fillProgram: Program<unknown> = pointwiseProgram("fill", {
+  cpu: (x) => x,
+  wgsl: "Out(x)",
+  wasm: "copy",
+});
 
 /** Writes `value` into every element of `target`. */
 export function fill(target: Tensor, value: number): void {
