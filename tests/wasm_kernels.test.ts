@@ -2,9 +2,12 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import {
+  defineOp,
   Device,
+  flashAttention,
   grad,
   lightningAttention1,
+  lightningAttentionWithState,
   optim,
   randn,
   rotary,
@@ -14,9 +17,11 @@ import {
   tensor,
   uniform,
   where,
+  zeros,
 } from "../mod.ts";
+import { generate, type LanguageModel, Llama, Pythia, TransNormerLLM } from "../src/models/mod.ts";
 import { WasmBackend } from "../src/backend/wasm/backend.ts";
-import { cpu, FLOATS, relativeError, test } from "./harness.ts";
+import { cpu, FLOATS, relativeError, test, testOnWasm } from "./harness.ts";
 
 type Elements = Awaited<ReturnType<Tensor["data"]>>;
 type Results = readonly (readonly [name: string, elements: Elements])[];
@@ -374,3 +379,85 @@ test("AdamW's corrections and the scale of losses are TypeScript's", () =>
       return kept;
     }, eachWithin(1e-6, 0));
   }));
+
+/** The operations that `fn` ran in TypeScript. */
+async function plainIn(device: Device, fn: () => unknown): Promise<string[]> {
+  const { operations } = await device.profile(async () => void await fn());
+  assert(operations.length > 0);
+  return operations.map(({ name }) => name).filter((name) => name.includes("TypeScript"));
+}
+
+const MODELS: Record<string, () => LanguageModel> = {
+  "TransNormerLLM": () => new TransNormerLLM({ ...SIZES, layers: 2 }),
+  "TransNormerLLM with Lightning Attention-1": () =>
+    new TransNormerLLM({ ...SIZES, layers: 1 }, { attention: 1 }),
+  "LLaMA": () => new Llama({ ...SIZES, layers: 1, keyHeads: 2 }),
+  "Pythia": () => new Pythia({ ...SIZES, layers: 1, rotaryFraction: 0.5 }),
+};
+const SIZES = { vocabulary: 50, size: 32, heads: 4, inner: 48 };
+
+for (const [name, make] of Object.entries(MODELS)) {
+  testOnWasm(`training a ${name} and writing with it need no TypeScript`, async (device) => {
+    for (const precision of FLOATS) {
+      using model = make();
+      model.compute = precision;
+      using adamw = new optim.AdamW(model.parameters());
+      using scaler = new optim.LossScaler({ initial: 128 });
+      const ids = tensor(Int32Array.from({ length: 40 }, (_, i) => i), { shape: [2, 20] });
+      const plain = await plainIn(device, async () => {
+        scaler.scale(model.loss(ids, ids)).backward();
+        adamw.step(scaler.unscale(model.parameters(), { maxNorm: 1 }));
+        optim.clipGradNorm(model.parameters(), 1);
+        adamw.step();
+        adamw.zeroGrad();
+        for await (const _ of generate(model, [1, 2, 3], { maxTokens: 3 }));
+      });
+      assertEquals(plain, []);
+    }
+  });
+}
+
+testOnWasm(
+  "every operation has a kernel, and a caller's own runs its CPU function",
+  async (device) => {
+    const floats = await plainIn(device, () => {
+      const inputs = [1, 2].map((seed) => randn([4, 6], { seed, requiresGrad: true }));
+      const [x, y] = [inputs[0].abs().add(0.1), inputs[1]];
+      const terms = [
+        ...[x.neg(), x.sign(), x.square(), x.reciprocal(), x.exp(), x.log(), x.sqrt(), x.rsqrt()],
+        ...[x.sin(), x.cos(), x.tanh(), x.erf(), x.sigmoid(), x.silu(), x.relu(), x.gelu()],
+        ...[x.add(y), x.sub(y), x.mul(y), x.div(y), x.pow(y), x.maximum(y), x.minimum(y)],
+        ...[x.greater(y), x.lessEqual(y), x.notEqual(y)].map((mask) => where(mask, x, y)),
+        ...[
+          x.softmax(),
+          x.logSoftmax(0),
+          x.matmul(y.transpose()),
+          x.gather(tensor([1], { dtype: "i32" })),
+        ],
+        ...[x.max(0), x.min(1), x.mean(), x.flip(), x.concat(y), x.to("i32").to("u32").to("f32")],
+      ];
+      terms.map((t) => t.sum()).reduce((a, b) => a.add(b)).backward();
+      inputs.forEach((t) => t.grad = null);
+      x.argmax(1).equal(x.argmax(0).sum()).to("i32").sub(3).abs().max();
+      uniform([5], { low: 1, high: 2, seed: 1 });
+      zeros([2], { dtype: "bool" }).to("f32");
+    });
+    assertEquals(floats, []);
+    const attention = await plainIn(device, () => {
+      const slopes = tensor([0.1, 0.2], { requiresGrad: true });
+      const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 2, 9, 4], { seed, requiresGrad: true }));
+      const { output, state } = lightningAttentionWithState(q, k, v, { slopes });
+      const grads = grad(([q, k, v]: Tensor[]) => flashAttention(q, k, v).sum())([q, k, v]);
+      const all = [output, state, ...grads, lightningAttention1(q, k, v)];
+      all.map((t) => t.sum()).reduce((a, b) => a.add(b)).backward();
+      [slopes, q, k, v].forEach((t) => t.grad = null);
+    });
+    assertEquals(attention, []);
+    const cube = defineOp({
+      name: "cube",
+      output: ([x]) => ({ shape: x.shape, dtype: x.dtype }),
+      cpu: ([x], [y]) => y.data.forEach((_, i) => y.data[i] = x.data[i] ** 3),
+    });
+    assertEquals(await plainIn(device, () => cube(tensor([2]))), ["cube (TypeScript)"]);
+  },
+);
