@@ -101,12 +101,16 @@ export class WasmBackend implements Backend {
     ];
   }
 
-  allocate(bytes: number, content?: Uint8Array): WasmBuffer {
+  allocate(bytes: number, write?: (memory: Uint8Array) => void): WasmBuffer {
     const block = this.#take(bytes);
-    if (content !== undefined) {
-      this.#bytes(block.address, content.length).set(content);
-      this.#uploads++;
+    if (write === undefined) return { bytes, block };
+    try {
+      write(this.#bytes(block.address, bytes));
+    } catch (error) {
+      this.#pool.give(block, bytes);
+      throw error;
     }
+    this.#uploads++;
     return { bytes, block };
   }
 
