@@ -52,7 +52,14 @@ async function results(): Promise<Float32Array[]> {
   return await Promise.all([h, y, value, ...gradients].map((t) => t.data())) as Float32Array[];
 }
 
-for (const variant of ["relaxed", "simd"] as const) {
+for (const [variant, words] of [["relaxed", "relaxed SIMD"], ["simd", "plain SIMD"]] as const) {
+  test(`the ${variant} variant says so`, () =>
+    onDevice({ variant, threads: 1 }, () => {
+      const described = zeros([1]).device.describe();
+      assert(described.includes(`1 thread, ${words}`), described);
+      assert(described.includes("kernels: every operation"), described);
+    }));
+
   test(`the ${variant} variant computes what TypeScript does`, async () => {
     setDefaultDevice(cpu);
     const expected = await (async () => {

@@ -57,6 +57,12 @@ export interface WasmBackendOptions {
 
 const PAGE = 65536;
 
+/** The instructions of a variant, in words. */
+const SIMD: Record<Variant, string> = {
+  relaxed: "relaxed SIMD (fused multiply-add where the processor has it)",
+  simd: "plain SIMD (no fused multiply-add)",
+};
+
 /** Programs as WebAssembly kernels. */
 export class WasmBackend implements Backend {
   readonly kind = "wasm";
@@ -95,8 +101,8 @@ export class WasmBackend implements Backend {
     );
     const { count } = this.#threads;
     this.details = [
-      `${count} ${count === 1 ? "thread" : "threads"}, ` +
-      `${variant === "relaxed" ? "with" : "without"} fused multiply-add`,
+      `${count} ${count === 1 ? "thread" : "threads"}, ${SIMD[variant]}`,
+      "kernels: every operation of Levin; your own run their cpu function, on one thread",
       `memory: at most ${most} bytes`,
     ];
   }
