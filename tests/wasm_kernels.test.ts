@@ -348,6 +348,33 @@ test("Lightning Attention-1 is TypeScript's, forward and backward", () =>
     );
   }));
 
+test(
+  "float16 is rounded and widened as Float16Array does, every number of it",
+  () =>
+    onAllMachines(async (agree) => {
+      const all = new Float16Array(Uint16Array.from({ length: 2 ** 16 }, (_, i) => i).buffer);
+      // Between two neighbours: the middle, and what is just off it.
+      const between = Float32Array.from(
+        Array.from(all).flatMap((x) => {
+          const step = 2 ** Math.max(-24, Math.floor(Math.log2(Math.abs(x))) - 10);
+          return [x, x + step / 2, x + step * 0.499999, x + step * 0.500001, x * 1e-8];
+        }),
+      );
+      await agree(() => {
+        const half = tensor(all);
+        const odd = half.slice([1, 60_000, 7]);
+        return { wide: half.to("f32"), odd: odd.to("f32"), same: half.mul(1), part: odd.mul(1) };
+      }, exactly);
+      await agree(() => {
+        const wide = tensor(between);
+        return { half: wide.to("f16").to("f32"), rounded: wide.to("f16") };
+      }, exactly);
+      const rounded = await resultsOn(cpu, () => ({ half: tensor(between).to("f16") }));
+      assertEquals(rounded[0][1], new Float16Array(between));
+    }),
+  !FLOATS.includes("f16"),
+);
+
 test("uniform numbers are the same bits, however many", () =>
   onAllMachines(async (agree) => {
     for (const [size, seed] of [[1, 0], [7, 5], [8193, -3], [40_001, 2 ** 40 + 1]]) {

@@ -57,6 +57,9 @@ export interface WasmBackendOptions {
 
 const PAGE = 65536;
 
+/** Elements between float16 and float32 that are worth a task. */
+const CONVERTED = 2 ** 14;
+
 /** The instructions of a variant, in words. */
 const SIMD: Record<Variant, string> = {
   relaxed: "relaxed SIMD (fused multiply-add where the processor has it)",
@@ -275,11 +278,13 @@ export class WasmBackend implements Backend {
 
   /** Between float16 storage and its float32 copy. */
   #convert({ view, first, count, buffer }: Widened, widen: boolean): void {
-    const address = (view.buffer as WasmBuffer).block.address + bytesOf("f16") * first;
-    const stored = new Float16Array(this.#memory.buffer, address, count);
-    const wide = new Float32Array(this.#memory.buffer, buffer.block.address, count);
-    if (widen) wide.set(stored);
-    else stored.set(wide);
+    const stored = (view.buffer as WasmBuffer).block.address + bytesOf("f16") * first;
+    const wide = buffer.block.address;
+    this.#threads.run({
+      kernel: widen ? "widen" : "narrow",
+      params: [...(widen ? [stored, wide] : [wide, stored]), count, CONVERTED],
+      tasks: Math.ceil(count / CONVERTED),
+    });
   }
 
   /** The view as CPU functions see it: it starts at the first element that it touches. */

@@ -5,6 +5,7 @@ export { adamw, adamwCount } from "./adamw";
 export { flashAttention, flashKeys, flashQueries } from "./flash";
 export { gather, scatterAdd } from "./gather";
 export * from "./integer_maps";
+export { narrow, widen } from "./half";
 export { lightningAttention } from "./lightning";
 export { lightningAttention1 } from "./lightning1";
 export { lightningStep } from "./lightning_step";
