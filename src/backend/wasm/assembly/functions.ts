@@ -107,23 +107,28 @@ export function tanh(x: v128): v128 {
   return v128.bitselect(x, result, i32x4.splat(0x80000000));
 }
 
-/** e^(−share · x²), the square without rounding: of it, what is large is exact, and the rest small. */
+/**
+ * e^(y − share · x²), the square without rounding: of it, what is large is exact, the rest is small, and so is what
+ * their sum with y loses.
+ */
 // @ts-ignore: decorator
 @inline
-function bell(x: v128, share: f32): v128 {
+function bell(y: v128, x: v128, share: f32): v128 {
   const part = f32x4.splat(share);
   const high = v128.and(x, i32x4.splat(0xfffff000));
   const large = f32x4.mul(part, f32x4.mul(high, high));
-  const small = f32x4.mul(part, f32x4.mul(f32x4.sub(x, high), f32x4.add(x, high)));
-  return f32x4.mul(exp(f32x4.neg(large)), exp(f32x4.neg(small)));
+  const small = f32x4.sub(y, f32x4.mul(part, f32x4.mul(f32x4.sub(x, high), f32x4.add(x, high))));
+  const sum = f32x4.sub(small, large);
+  const lost = f32x4.sub(small, f32x4.add(sum, large));
+  const power = exp(sum);
+  return madd(power, lost, power);
 }
 
-/** erfc(x) e^(x²) for x ≥ 0, relative error < 1.2e-7 (Press et al., Numerical Recipes, erfcc). */
+/** erfc(x) for x ≥ 0, relative error < 1.2e-7 (Press et al., Numerical Recipes, erfcc); share · root² is x². */
 // @ts-ignore: decorator
 @inline
-function erfcx(x: v128): v128 {
-  const one = f32x4.splat(1);
-  const t = f32x4.div(one, madd(f32x4.splat(0.5), x, one));
+function erfc(x: v128, root: v128, share: f32): v128 {
+  const t = f32x4.div(f32x4.splat(2), f32x4.add(f32x4.splat(2), x));
   let p = madd(f32x4.splat(0.17087277), t, f32x4.splat(-0.82215223));
   p = madd(p, t, f32x4.splat(1.48851587));
   p = madd(p, t, f32x4.splat(-1.13520398));
@@ -133,7 +138,7 @@ function erfcx(x: v128): v128 {
   p = madd(p, t, f32x4.splat(0.37409196));
   p = madd(p, t, f32x4.splat(1.00002368));
   p = madd(p, t, f32x4.splat(-1.26551223));
-  return f32x4.mul(t, exp(p));
+  return f32x4.mul(t, bell(p, root, share));
 }
 
 /** erf x for |x| < ½: its Taylor series. */
@@ -159,29 +164,28 @@ const FLAT: f32 = 20;
 @inline
 export function erf(x: v128): v128 {
   const size = f32x4.min(f32x4.abs(x), f32x4.splat(FLAT));
-  const far = f32x4.sub(f32x4.splat(1), f32x4.mul(erfcx(size), bell(size, 1)));
+  const far = f32x4.sub(f32x4.splat(1), erfc(size, size, 1));
   const signed = v128.bitselect(x, far, i32x4.splat(0x80000000));
   return v128.bitselect(erfNearZero(x), signed, f32x4.lt(size, f32x4.splat(0.5)));
 }
 
-/** Φ(x), the standard normal distribution, from e^(−x²/2); small values keep their digits. */
+/** Φ(x), the standard normal distribution; small values keep their digits. */
 // @ts-ignore: decorator
 @inline
-function normalCdf(x: v128, density: v128): v128 {
-  const half = f32x4.splat(0.5);
-  const root = f32x4.mul(x, f32x4.splat(0.707106781186547524));
-  const size = f32x4.min(f32x4.abs(root), f32x4.splat(FLAT));
-  const tail = f32x4.mul(half, f32x4.mul(erfcx(size), density));
+function normalCdf(x: v128): v128 {
+  const half = f32x4.splat(0.5), rootHalf = f32x4.splat(0.707106781186547524);
+  const size = f32x4.min(f32x4.abs(x), f32x4.splat(FLAT));
+  const tail = f32x4.mul(half, erfc(f32x4.mul(size, rootHalf), size, 0.5));
   const far = v128.bitselect(tail, f32x4.sub(f32x4.splat(1), tail), f32x4.lt(x, f32x4.splat(0)));
-  return v128.bitselect(madd(half, erfNearZero(root), half), far, f32x4.lt(size, half));
+  const near = madd(half, erfNearZero(f32x4.mul(x, rootHalf)), half);
+  return v128.bitselect(near, far, f32x4.lt(size, rootHalf));
 }
 
 /** x Φ(x). */
 // @ts-ignore: decorator
 @inline
 export function gelu(x: v128): v128 {
-  const size = f32x4.min(f32x4.abs(x), f32x4.splat(FLAT));
-  return f32x4.mul(x, normalCdf(x, bell(size, 0.5)));
+  return f32x4.mul(x, normalCdf(x));
 }
 
 /** Φ(x) + x φ(x), the derivative of gelu. */
@@ -189,6 +193,6 @@ export function gelu(x: v128): v128 {
 @inline
 export function geluSlope(x: v128): v128 {
   const size = f32x4.min(f32x4.abs(x), f32x4.splat(FLAT));
-  const density = bell(size, 0.5);
-  return madd(f32x4.mul(x, f32x4.splat(0.398942280401432678)), density, normalCdf(x, density));
+  const density = bell(f32x4.splat(-0.918938533204672742), size, 0.5);
+  return madd(x, density, normalCdf(x));
 }
