@@ -77,6 +77,11 @@ fn silu_slope(x: f32) -> f32 {
   return s * (1.0 + x * (1.0 - s));
 }
 
+// d gelu / dx.
+fn gelu_slope(x: f32) -> f32 {
+  return 0.5 * (1.0 + erf(x * 0.707106781)) + x * exp(-0.5 * x * x) * 0.398942280;
+}
+
 // As Math.pow: a negative base has powers for integral exponents.
 fn power(base: f32, exponent: f32) -> f32 {
   if (exponent == 0.0) { return 1.0; }

@@ -66,20 +66,22 @@ export type DeviceArray =
   | Int32Array<ArrayBuffer>
   | Uint32Array<ArrayBuffer>;
 
-/** The elements of a device buffer as the device lays them out: `bool` is a 32-bit 0 or 1. */
+/** The elements of device memory as the device lays them out: `bool` is a 32-bit 0 or 1. */
 export function deviceArray(
   dtype: DType,
   buffer: ArrayBuffer,
+  byteOffset = 0,
+  length?: number,
 ): DeviceArray {
   switch (dtype) {
     case "f32":
-      return new Float32Array(buffer);
+      return new Float32Array(buffer, byteOffset, length);
     case "f16":
-      return new (float16Arrays())(buffer);
+      return new (float16Arrays())(buffer, byteOffset, length);
     case "i32":
-      return new Int32Array(buffer);
+      return new Int32Array(buffer, byteOffset, length);
     default:
-      return new Uint32Array(buffer);
+      return new Uint32Array(buffer, byteOffset, length);
   }
 }
 

@@ -14,14 +14,14 @@ export class Storage {
   version = 0;
   #holders = 1;
 
-  /** Allocates `bytes` bytes, held once. Throws LimitError when they can never fit. */
+  /** Allocates `bytes` bytes, held once, which `write` writes. Throws LimitError when they can never fit. */
   constructor(
     /** Where the buffer lives. */
     readonly device: Device,
     bytes: number,
-    content?: Uint8Array,
+    write?: (memory: Uint8Array) => void,
   ) {
-    this.buffer = device.engine.allocate(bytes, content);
+    this.buffer = device.engine.allocate(bytes, write);
   }
 
   /** Whether the last holder has let go. */

@@ -9,7 +9,15 @@
 import { type BackwardOptions, differentiate, Node } from "./autograd.ts";
 import type { View } from "./backend/contract.ts";
 import type { Device } from "./device.ts";
-import { bytesOf, deviceArray, type DType, isFloat, type TypedArray, userArray } from "./dtype.ts";
+import {
+  bytesOf,
+  type DeviceArray,
+  deviceArray,
+  type DType,
+  isFloat,
+  type TypedArray,
+  userArray,
+} from "./dtype.ts";
 import { DTypeError, LevinError, ShapeError } from "./errors.ts";
 import type { TensorMethods } from "./methods.ts";
 import { adopt, currentScope } from "./scope.ts";
@@ -82,11 +90,25 @@ export class Tensor implements Layout, Disposable {
     return new Tensor(storage, { shape, dtype, strides: contiguousStrides(shape), offset: 0 });
   }
 
-  /** A new dense tensor whose elements are the given bytes, as the device lays them out. */
-  static fromBytes(device: Device, spec: TensorSpec, bytes: Uint8Array, leaf = false): Tensor {
-    const size = Math.max(bytes.byteLength, bytesOf(spec.dtype));
-    const storage = new Storage(device, size, bytes);
-    const layout = { ...spec, strides: contiguousStrides(spec.shape), offset: 0 };
+  /**
+   * A new dense tensor whose elements `write` writes, as the device lays them out, once there is room for them.
+   * Throws LimitError when it can never fit.
+   */
+  static written(
+    device: Device,
+    { shape, dtype }: TensorSpec,
+    write: (elements: DeviceArray) => void,
+    leaf = false,
+  ): Tensor {
+    const size = sizeOf(shape);
+    const elements = ({ buffer, byteOffset }: Uint8Array) =>
+      deviceArray(dtype, buffer as ArrayBuffer, byteOffset, size);
+    const storage = new Storage(
+      device,
+      Math.max(1, size) * bytesOf(dtype),
+      size === 0 ? undefined : (memory) => write(elements(memory)),
+    );
+    const layout = { shape, dtype, strides: contiguousStrides(shape), offset: 0 };
     return new Tensor(storage, layout, leaf ? Node.leaf() : undefined);
   }
 
@@ -214,9 +236,8 @@ export class Tensor implements Layout, Disposable {
 
   /** A tensor of one element, 1, with the shape, dtype and device of `like`. */
   static one(like: Tensor): Tensor {
-    const one = deviceArray(like.dtype, new ArrayBuffer(bytesOf(like.dtype)));
-    one[0] = 1;
-    return Tensor.fromBytes(like.device, like, new Uint8Array(one.buffer));
+    const { device, shape, dtype } = like;
+    return Tensor.written(device, { shape, dtype }, (elements) => elements[0] = 1);
   }
 
   /**

@@ -7,9 +7,9 @@ export function crowded(most: number): Device {
   const engine = new Proxy(cpu.engine, {
     get(target, key) {
       if (key === "allocate") {
-        return (bytes: number, content?: Uint8Array) => {
+        return (bytes: number, write?: (memory: Uint8Array) => void) => {
           if (bytes > most) throw new LimitError(`no room for ${bytes} bytes`);
-          return target.allocate(bytes, content);
+          return target.allocate(bytes, write);
         };
       }
       const value = Reflect.get(target, key);

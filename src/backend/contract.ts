@@ -218,10 +218,10 @@ export interface Backend {
   /** Largest window of a buffer, in bytes, that one program may see at once. */
   readonly bindingBytes: number;
   /**
-   * Memory for `bytes` bytes that starts with `content`; the rest is undefined. Throws LimitError when
-   * it can never fit.
+   * Memory for `bytes` bytes, which `write` writes, once there is room for them; without it they are undefined.
+   * Throws LimitError when it can never fit.
    */
-  allocate(bytes: number, content?: Uint8Array): DeviceBuffer;
+  allocate(bytes: number, write?: (memory: Uint8Array) => void): DeviceBuffer;
   /** Gives a buffer back. Work already asked for may still use it. */
   release(buffer: DeviceBuffer): void;
   /** Resolves to a copy of some bytes of a buffer, as they are after all work asked for before. */

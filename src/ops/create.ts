@@ -4,17 +4,9 @@
  * @module
  */
 import { Node } from "../autograd.ts";
-import type { CpuView, Dispatch, GpuContext, View } from "../backend/contract.ts";
+import { addressOf, type Program } from "../backend/contract.ts";
 import { defaultDevice, type Device } from "../device.ts";
-import {
-  bytesOf,
-  checkDType,
-  deviceArray,
-  type DType,
-  dtypeOfArray,
-  float16Arrays,
-  isFloat,
-} from "../dtype.ts";
+import { checkDType, type DeviceArray, type DType, dtypeOfArray, isFloat } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { fillNormal, fillUniform, freshSeed, type Key, keyOf } from "../random.ts";
@@ -77,10 +69,10 @@ export function tensor(values: NestedArray | ArrayBufferView, options: TensorOpt
     );
   }
   if (!isFloat(dtype) && natural === "f32") checkIntegers(flat, dtype);
-  const array = deviceArray(dtype, new ArrayBuffer(flat.length * bytesOf(dtype)));
-  if (dtype === "bool") { for (let i = 0; i < flat.length; i++) array[i] = flat[i] === 0 ? 0 : 1; }
-  else array.set(flat);
-  return upload({ ...options, dtype }, shape, array);
+  return written({ ...options, dtype }, shape, (elements) => {
+    if (dtype !== "bool") elements.set(flat);
+    else for (let i = 0; i < flat.length; i++) elements[i] = flat[i] === 0 ? 0 : 1;
+  });
 }
 
 /** A tensor of zeros. */
@@ -117,9 +109,9 @@ export function arange(
   }
   checkDType(dtype);
   const length = Math.max(0, Math.ceil((to - from) / step));
-  const array = deviceArray(dtype, new ArrayBuffer(length * bytesOf(dtype)));
-  for (let i = 0; i < length; i++) array[i] = from + i * step;
-  return upload({ ...options, dtype }, [length], array);
+  return written({ ...options, dtype }, [length], (elements) => {
+    for (let i = 0; i < length; i++) elements[i] = from + i * step;
+  });
 }
 
 /**
@@ -129,15 +121,15 @@ export function arange(
 export function randn(shape: Shape, options: RandomOptions = {}): Tensor {
   checkShape(shape, "randn");
   const { seed = freshSeed(), dtype = "f32" } = options;
-  const size = sizeOf(shape);
-  const array = new (dtype === "f32" ? Float32Array : float16Arrays())(size);
-  const drawn = new Float32Array(Math.min(size, PIECE));
-  for (let start = 0; start < size; start += PIECE) {
-    const some = drawn.subarray(0, size - start);
-    fillNormal(keyOf(seed), some, start / 2);
-    array.set(some, start);
-  }
-  return upload({ ...options, dtype }, [...shape], array);
+  return written({ ...options, dtype }, shape, (elements) => {
+    const size = elements.length;
+    const drawn = new Float32Array(Math.min(size, PIECE));
+    for (let start = 0; start < size; start += PIECE) {
+      const some = drawn.subarray(0, size - start);
+      fillNormal(keyOf(seed), some, start / 2);
+      elements.set(some, start);
+    }
+  });
 }
 
 /** Numbers spread evenly over [low, high), by default [0, 1). They are computed on the device. */
@@ -180,16 +172,18 @@ function drawInto(part: Tensor, where: { key: Key; block: number }, low: number,
   });
 }
 
-const uniformProgram = {
+/** Numbers that are worth a task in WebAssembly. */
+const TASK = 2 ** 13;
+
+const uniformProgram: Program<{ key: Key; block: number }> = {
   name: "uniform",
-  cpu: (_: CpuView[], [out]: CpuView[], { key, block }: { key: Key; block: number }) =>
-    fillUniform(key, out.data as Float32Array, block),
-  gpu: (
-    _: View[],
-    [out]: View[],
-    { key, block }: { key: Key; block: number },
-    context: GpuContext,
-  ): Dispatch => ({
+  cpu: (_, [out], { key, block }) => fillUniform(key, out.data as Float32Array, block),
+  wasm: (_, [out], { key, block }) => ({
+    kernel: "uniform",
+    params: [addressOf(out), out.shape[0], TASK, key.low, key.high, block],
+    tasks: Math.ceil(out.shape[0] / TASK),
+  }),
+  gpu: (_, [out], { key, block }, context) => ({
     shader,
     params: [key.low, key.high, out.shape[0], out.offset, block],
     workgroups: grid(Math.ceil(out.shape[0] / 512), context),
@@ -248,11 +242,14 @@ function checkIntegers(values: ArrayLike<number>, dtype: DType): void {
   }
 }
 
-function upload(options: CreateOptions, shape: Shape, array: ArrayBufferView<ArrayBuffer>): Tensor {
-  const { dtype = "f32", requiresGrad, device = defaultDevice() } = options;
+/** A new tensor whose elements the host writes, once the device has room for them. */
+function written(
+  { dtype = "f32", requiresGrad, device = defaultDevice() }: CreateOptions,
+  shape: Shape,
+  write: (elements: DeviceArray) => void,
+): Tensor {
   if (requiresGrad) checkDifferentiable(dtype);
-  const bytes = new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-  return Tensor.fromBytes(device, { shape: [...shape], dtype }, bytes, requiresGrad);
+  return Tensor.written(device, { shape: [...shape], dtype }, write, requiresGrad);
 }
 
 /** `made` itself, or a leaf in its place. */

@@ -9,7 +9,15 @@
  *
  * @module
  */
-import type { CpuView, Program, View } from "../backend/contract.ts";
+import {
+  addressOf,
+  type CpuView,
+  floatBits,
+  type Program,
+  type View,
+  type WasmJob,
+  type WasmView,
+} from "../backend/contract.ts";
 import { bytesOf, type DType, isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
 import { defineOp, type Op, runInPlace } from "../operation.ts";
@@ -18,7 +26,7 @@ import { resolveAxis, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import gatherShader from "../../shaders/gather.wgsl" with { type: "text" };
 import scatterShader from "../../shaders/scatter_add.wgsl" with { type: "text" };
-import { grid } from "./pointwise_program.ts";
+import { fillProgram, grid } from "./pointwise_program.ts";
 
 /** x [outer, length, inner], indices [count] → [outer, count, inner]. */
 const gatherOp: Op = defineOp({
@@ -54,6 +62,16 @@ const gatherWindow: Program<{ first: number }> = {
         out.data[to + i * out.strides[2]] = found ? x.data[from + i * x.strides[2]] : missing;
       }
     });
+  },
+  wasm: ([x, indices], [out], { first }) => {
+    const [outer, count, inner] = out.shape;
+    const perTask = Math.max(1, Math.floor(TASK / Math.max(1, inner)));
+    const missing = isFloat(x.dtype) ? floatBits(NaN) : 0;
+    return {
+      kernel: "gather",
+      params: [...windowParams(out, x, indices, first), perTask, missing],
+      tasks: Math.ceil(outer * count / perTask),
+    };
   },
   gpu: ([x, indices], [out], { first }, context) => ({
     shader: gatherShader,
@@ -93,6 +111,18 @@ const scatterWindow: Program<{ first: number; add: boolean }> = {
         out.data[to + i * out.strides[2]] += g.data[from + i * g.strides[2]];
       }
     });
+  },
+  wasm: ([g, indices], [out], { first, add }, context) => {
+    const [outer, count, inner] = g.shape;
+    // Whole lines of a cache.
+    const perTask = 16 * Math.ceil(TASK / 16 / Math.max(1, count));
+    const zeros = fillProgram.wasm!([], [out], { at: 0, value: 0 }, context) as WasmJob;
+    const sums = {
+      kernel: "scatterAdd",
+      params: [...windowParams(g, out, indices, first), perTask],
+      tasks: outer * Math.ceil(inner / perTask),
+    };
+    return add ? sums : [zeros, sums];
   },
   gpu: ([g, indices], [out], { first, add }, context) => ({
     shader: scatterShader,
@@ -138,6 +168,18 @@ function forEachRow(
       visit(rows.offset + o * rows.strides[0] + j * rows.strides[1], index, o);
     }
   }
+}
+
+/** Elements that are worth a task in WebAssembly. */
+const TASK = 2 ** 14;
+
+/** The head of both kernels' params, for rows [outer, count, inner] and entries `first` and on of a table's axis. */
+function windowParams(rows: WasmView, table: WasmView, indices: WasmView, first: number): number[] {
+  const place = (view: WasmView) => [addressOf(view), ...view.strides.map((step) => 4 * step)];
+  return [
+    ...[addressOf(indices), 4 * indices.strides[0], ...rows.shape, table.shape[1], first],
+    ...[first === 0 ? 1 : 0, ...place(rows), ...place(table)],
+  ];
 }
 
 /** The head of both shaders' parameters: [outer, count, inner] and the length of the gathered axis. */

@@ -18,7 +18,14 @@
  * @module
  */
 import { isRecording } from "../autograd.ts";
-import { type CpuView, floatBits, type View } from "../backend/contract.ts";
+import {
+  addressOf,
+  type CpuView,
+  floatBits,
+  type View,
+  type WasmJob,
+  type WasmView,
+} from "../backend/contract.ts";
 import { LevinError, ShapeError } from "../errors.ts";
 import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
@@ -33,9 +40,11 @@ import {
   elements,
   entriesOf,
   matrixAt,
+  placeInMemory,
   placesOf,
   results,
   reversed,
+  stepsOf,
   tilesOf,
   tiling,
   transposed,
@@ -121,6 +130,10 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
     const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
     attendOnCpu(views, slopes, scale);
   },
+  wasm: ([q, k, v, slopes], [out], { scale, reverse }) => {
+    const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
+    return planJob(views, slopes, scale);
+  },
   gpu: ([q, k, v, slopes], [out], { scale, reverse }, context) => {
     const [b, groups, members, n, d] = q.shape;
     const e = v.shape[4];
@@ -156,7 +169,29 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
 });
 
 /** The view with its rows in the order of processing when time runs backwards. */
-const turned = <V extends View | CpuView>(view: V): V => reversed(view, 3);
+const turned = <V extends View | CpuView | WasmView>(view: V): V => reversed(view, 3);
+
+/** Rows and sources of a block in WebAssembly. */
+const BLOCK_IN_MEMORY = 72;
+
+/** WebAssembly: one task a block of rows. */
+function planJob(views: WasmView[], slopes: WasmView, scale: number): WasmJob {
+  const [q, , v] = views;
+  const [b, groups, members, n, d] = q.shape;
+  const e = v.shape[4];
+  const [block, wide] = [BLOCK_IN_MEMORY, e + 8];
+  const words = 2 * block * d + block * wide + 2 * block * block + block + 8;
+  return {
+    kernel: "lightningAttention1",
+    params: [
+      ...[groups, members, n, d, e, floatBits(scale)],
+      ...views.flatMap(placeInMemory),
+      ...[addressOf(slopes), ...stepsOf(slopes).map((step) => 4 * step)],
+    ],
+    tasks: b * groups * members * Math.ceil(n / block),
+    scratchBytes: 192 + 4 * words,
+  };
+}
 
 /** Rows and sources of a block of the CPU twin. */
 const BLOCK = 64;

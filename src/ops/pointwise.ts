@@ -2,8 +2,8 @@
  * Pointwise operations: a table of rules, one line each, and the one program that runs any of them.
  *
  * A row says how the CPU computes it, how WGSL writes it, and its gradient as tensor operations. To
- * add an operation, add a row here and its signature in `methods.ts`; if it is to be fast in WebAssembly, a
- * function of its name in `src/backend/wasm/assembly/pointwise.ts`. For every row
+ * add an operation, add a row here, its signature in `methods.ts` and, for WebAssembly, a function of its name in
+ * `src/backend/wasm/assembly/maps.ts`. For every row
  *
  *     out[i] = rule(x[i], y[i], z[i])        dx[i] = g[i] · ∂rule/∂x
  *
@@ -16,7 +16,7 @@ import type { Program } from "../backend/contract.ts";
 import { type DType, isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
 import type { Operand } from "../methods.ts";
-import { defineOp, type Op, runInPlace } from "../operation.ts";
+import { defineOp, runInPlace } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { broadcastShapes, sameShape, type Shape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
@@ -61,6 +61,7 @@ interface BinaryRule extends Pick<PointwiseRule, "loop"> {
 }
 
 const TWO_OVER_ROOT_PI = 2 / Math.sqrt(Math.PI);
+const ROOT_TWO_PI = Math.sqrt(2 * Math.PI);
 
 // deno-fmt-ignore
 const UNARY = {
@@ -84,7 +85,7 @@ const UNARY = {
                 } },
   relu:       { cpu: (x) => x > 0 ? x : 0, wgsl: "max(x, 0.0)", fromOut: (g, out) => g.mul(out.greater(0).to(g.dtype)) },
   gelu:       { cpu: (x) => x / 2 * (1 + erf(x * Math.SQRT1_2)), wgsl: "0.5 * x * (1.0 + erf(x * 0.707106781))",
-                fromX: (g, x) => g.mul(normalCdf(x).add(x.mul(normalDensity(x)))) },
+                fromX: (g, x) => geluGradient(g, x) },
 } satisfies Record<string, UnaryRule>;
 
 // deno-fmt-ignore
@@ -117,6 +118,9 @@ const BINARY = {
   // x · silu′(y), one pass instead of six.
   siluGradient: { cpu: (x, y) => x * siluSlope(y), wgsl: "x * silu_slope(y)", saves: "xy", on: "float",
          dx: ({ g, y }) => siluGradient(g, y), dy: ({ g, x, y }) => g.mul(x).mul(siluCurvature(y)) },
+  // x · gelu′(y), one pass instead of eleven.
+  geluGradient: { cpu: (x, y) => x * geluSlope(y), wgsl: "x * gelu_slope(y)", saves: "xy", on: "float",
+         dx: ({ g, y }) => geluGradient(g, y), dy: ({ g, x, y }) => g.mul(x).mul(geluCurvature(y)) },
 } satisfies Record<string, BinaryRule>;
 
 /** The names of the unary operations. */
@@ -154,14 +158,20 @@ function siluCurvature(operand: Operand): Tensor {
   return s.mul(s.neg().add(1)).mul(x.mul(s.mul(-2).add(1)).add(2));
 }
 
-/** Φ(x), the standard normal distribution. */
-function normalCdf(x: Tensor): Tensor {
-  return x.mul(Math.SQRT1_2).erf().add(1).mul(0.5);
+/** d gelu / dx = Φ(x) + x φ(x): the standard normal distribution, and its density. */
+function geluSlope(x: number): number {
+  return (1 + erf(x * Math.SQRT1_2)) / 2 + x * Math.exp(-x * x / 2) / ROOT_TWO_PI;
 }
 
-/** φ(x), its density. */
-function normalDensity(x: Tensor): Tensor {
-  return x.square().mul(-0.5).exp().mul(1 / Math.sqrt(2 * Math.PI));
+/** x · gelu′(y). */
+function geluGradient(x: Operand, y: Operand): Tensor {
+  return binary("geluGradient", x, y);
+}
+
+/** d² gelu / dx² = φ(x) · (2 − x²). */
+function geluCurvature(operand: Operand): Tensor {
+  const square = (operand as Tensor).square();
+  return square.mul(-0.5).exp().mul(1 / ROOT_TWO_PI).mul(square.neg().add(2));
 }
 
 /** The Gauss error function: its Taylor series near 0, beyond it erfcc of Numerical Recipes. */
@@ -260,7 +270,11 @@ export function pow(x: Operand, y: Operand): Tensor {
 }
 
 const whereOp = defineOp({
-  ...pointwiseProgram("where", { cpu: (x, y, z) => x ? y : z, wgsl: "select(z, y, x)" }),
+  ...pointwiseProgram("where", {
+    cpu: (x, y, z) => x ? y : z,
+    wgsl: "select(z, y, x)",
+    wasm: "where",
+  }),
   output: ([, y]) => ({ shape: y.shape, dtype: y.dtype }),
   saves: { inputs: [0] },
   backward: ({ grads: [g], inputs: [mask], needs }) => [
@@ -301,29 +315,30 @@ const CASTS: Record<DType, (x: number) => number> = {
   bool: (x) => +(x !== 0),
 };
 
-/** To floats, WebAssembly converts by a function for each kind of source. */
-function castProgram(cpu: (x: number) => number): Program<unknown> {
+/** The WebAssembly functions that convert to a dtype, by the source's. */
+const CONVERSIONS: Record<DType, Partial<Record<DType, string>>> = {
+  f32: { f16: "copy", i32: "fromSigned", u32: "fromUnsigned", bool: "fromUnsigned" },
+  f16: { f32: "copy", i32: "fromSigned", u32: "fromUnsigned", bool: "fromUnsigned" },
+  i32: { f32: "toSigned", f16: "toSigned", u32: "unsignedToSigned", bool: "copy" },
+  u32: { f32: "toUnsigned", f16: "toUnsigned", i32: "signedToUnsigned", bool: "copy" },
+  bool: { f32: "toBool", f16: "toBool", i32: "isNotZero", u32: "isNotZero" },
+};
+
+function castProgram(dtype: DType, cpu: (x: number) => number): Program<unknown> {
   const rule = { cpu, wgsl: "Out(x)" };
-  const from = (wasm: string) => pointwiseProgram("to", { ...rule, wasm });
-  const sources = {
-    f32: from("copy"),
-    f16: from("copy"),
-    i32: from("fromSigned"),
-    u32: from("fromUnsigned"),
-    bool: from("fromUnsigned"),
-  };
+  const sources = mapTable(
+    CONVERSIONS[dtype] as Record<DType, string>,
+    (_, wasm) => pointwiseProgram("to", { ...rule, wasm }),
+  );
   return {
     ...pointwiseProgram("to", rule),
-    wasm: (inputs, outputs, options, context) =>
-      isFloat(outputs[0].dtype)
-        ? sources[inputs[0].dtype].wasm!(inputs, outputs, options, context)
-        : undefined,
+    wasm: (inputs, ...rest) => sources[inputs[0].dtype].wasm!(inputs, ...rest),
   };
 }
 
 const castOps = mapTable(CASTS, (dtype, cpu) =>
   defineOp({
-    ...castProgram(cpu),
+    ...castProgram(dtype, cpu),
     strided: true,
     output: ([x]) => ({ shape: x.shape, dtype: dtype as DType }),
     saves: {},
@@ -338,6 +353,7 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 const copyProgram = pointwiseProgram("copy", {
   cpu: (x) => x,
   wgsl: "x",
+  wasm: "copy",
   loop: (length, [o, a], [os, as], [out, x]) => {
     for (let i = 0; i < length; i++) out[o + i * os] = x[a + i * as];
   },
@@ -397,12 +413,12 @@ function checkSameDType(name: string, x: Tensor, y: Tensor): void {
   }
 }
 
-function mapTable<Name extends string, Rule>(
+function mapTable<Name extends string, Rule, Made>(
   table: Record<Name, Rule>,
-  make: (name: Name, rule: Rule) => Op<ScalarOperand | undefined, { shape: Shape; dtype: DType }>,
-): Record<Name, Op<ScalarOperand | undefined, { shape: Shape; dtype: DType }>> {
-  const entries = Object.entries<Rule>(table).map((
-    [name, rule],
-  ) => [name, make(name as Name, rule)]);
-  return Object.fromEntries(entries);
+  make: (name: Name, rule: Rule) => Made,
+): Record<Name, Made> {
+  const entries = Object.entries<Rule>(table);
+  return Object.fromEntries(
+    entries.map(([name, rule]) => [name, make(name as Name, rule)]),
+  ) as Record<Name, Made>;
 }

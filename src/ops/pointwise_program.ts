@@ -31,8 +31,9 @@ export interface PointwiseRule {
   /** In WGSL, over `x`, `y` and `z`. */
   readonly wgsl: string;
   /**
-   * In WebAssembly, for float32: the name of a `map_` function in `src/backend/wasm/assembly/pointwise.ts`, by
-   * default the operation's own. Without one the CPU's loop runs.
+   * In WebAssembly: the name of a `map_` function in `src/backend/wasm/assembly/`, whatever the dtypes. Default: the
+   * operation's own name, with `_i32` or, for bool too, `_u32` behind it where operands are integers. Without such a
+   * function the CPU's loop runs.
    */
   readonly wasm?: string;
   /** In TypeScript for integers, where that is another function. */
@@ -65,7 +66,13 @@ export function pointwiseProgram(
     strided: true,
     cpu: (inputs, [out], options) => walk(rule, inputs, out, scalarOf(options)),
     wasm: (inputs, [out], options, context) =>
-      planJob(rule.wasm ?? name, inputs, out, scalarOf(options), context),
+      planJob(
+        rule.wasm ?? `${name}${SUFFIXES[(inputs[0] ?? out).dtype]}`,
+        inputs,
+        out,
+        scalarOf(options),
+        context,
+      ),
     gpu: (inputs, [out], options, context) => plan(rule, inputs, out, scalarOf(options), context),
     cuts: (inputs, [out]) => out.shape.map((_, axis) => [...inputs.map(() => axis), axis]),
   };
@@ -84,25 +91,25 @@ export function filled(device: Device, spec: TensorSpec, value: number): Tensor 
   return result;
 }
 
-const fillProgram = pointwiseProgram("fill", { cpu: (x) => x, wgsl: "Out(x)", wasm: "copy" });
+/** Writes a number, given as option, into every element. */
+export const fillProgram: Program<unknown> = pointwiseProgram("fill", {
+  cpu: (x) => x,
+  wgsl: "Out(x)",
+  wasm: "copy",
+});
 
 /** Writes `value` into every element of `target`. */
 export function fill(target: Tensor, value: number): void {
   runInPlace(fillProgram, [], [target], { at: 0, value });
 }
 
-/** Operands of which some bytes are looked at, but no number. */
-const BITS: Readonly<Record<string, readonly boolean[]>> = {
-  copy: [true, true],
-  where: [true, true, true, true],
-  fromSigned: [false, true],
-  fromUnsigned: [false, true],
-  equal: [true],
-  notEqual: [true],
-  less: [true],
-  lessEqual: [true],
-  greater: [true],
-  greaterEqual: [true],
+/** What WebAssembly functions of the dtypes have behind their names. */
+const SUFFIXES: Record<DType, string> = {
+  f32: "",
+  f16: "",
+  i32: "_i32",
+  u32: "_u32",
+  bool: "_u32",
 };
 
 /** Elements that are worth a task. */
@@ -119,10 +126,7 @@ function planJob(
   const apply = context.kernel(`map_${name}`);
   const operands: (WasmView | undefined)[] = [out, ...inputs];
   if (scalar !== undefined) operands.splice(scalar.at + 1, 0, undefined);
-  const isBits = BITS[name] ?? [];
-  if (apply === undefined || !operands.every((v, i) => isBits[i] || !v || isFloat(v.dtype))) {
-    return undefined;
-  }
+  if (apply === undefined) return undefined;
   const present = operands.filter((v) => v !== undefined);
   const { shape, strides } = collapse(out.shape, present.map((v) => v.strides));
   const length = shape.pop() ?? 1;

@@ -223,14 +223,13 @@ function reduceOnCpu(
 /** Elements that are worth a task. */
 const TASK = 2 ** 14;
 
-/** WebAssembly: four outputs at a time where they lie side by side, else one after the other; floats only. */
+/** WebAssembly: four outputs at a time where floats lie side by side, else one after the other. */
 function planJob(
   rule: ReduceRule,
   x: WasmView,
   out: WasmView,
   axes: readonly number[],
-): WasmJob | undefined {
-  if (!isFloat(x.dtype)) return undefined;
+): WasmJob {
   const { kept, reduced } = grouped(x, axes);
   const outputs = sizeOf(kept.shape);
   const length = reduced.shape.pop() ?? 1;
@@ -239,10 +238,12 @@ function planJob(
   const each = length * sizeOf(reduced.shape);
   const perTask = 4 * Math.ceil(Math.max(1, TASK / Math.max(each, 1)) / 4);
   const bytes = (list: readonly number[]) => list.map((elements) => 4 * elements);
+  const kernel = columns ? "reduceColumns" : "reduceRows";
+  const unsigned = x.dtype === "u32";
   return {
-    kernel: columns ? "reduceColumns" : "reduceRows",
+    kernel: isFloat(x.dtype) ? kernel : "reduceIntegers",
     params: [
-      ...[addressOf(x), addressOf(out), rule === MAX ? 1 : 0, outputs, perTask],
+      ...[addressOf(x), addressOf(out), rule === SUM ? 0 : unsigned ? 2 : 1, outputs, perTask],
       ...[length, 4 * step, kept.shape.length, reduced.shape.length],
       ...[...kept.shape, ...bytes(kept.strides[0])],
       ...[...reduced.shape, ...bytes(reduced.strides[0])],

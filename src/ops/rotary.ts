@@ -11,6 +11,7 @@
  * @module
  */
 import { isRecording } from "../autograd.ts";
+import { addressOf } from "../backend/contract.ts";
 import { DTypeError, LevinError, ShapeError } from "../errors.ts";
 import { isFloat } from "../dtype.ts";
 import { defineOp, type Op } from "../operation.ts";
@@ -23,6 +24,9 @@ interface RotaryOptions {
   /** Turn by −φ. */
   readonly back: boolean;
 }
+
+/** Elements that are worth a task in WebAssembly. */
+const TASK = 2 ** 14;
 
 /** x, rotations → y. */
 const turn: Op<RotaryOptions> = defineOp<RotaryOptions>({
@@ -51,6 +55,23 @@ const turn: Op<RotaryOptions> = defineOp<RotaryOptions>({
       }
       for (let j = 2 * half; j < d; j++) y.data[to + j] = x.data[from + j * step];
     }
+  },
+  wasm: ([x, rotations], [y], { back }) => {
+    const [b, h, n, d] = x.shape;
+    const [count, , r] = rotations.shape;
+    const rows = b * h * n;
+    const perTask = Math.max(1, Math.floor(TASK / Math.max(1, d)));
+    const steps = [count > 1 ? rotations.strides[0] : 0, ...rotations.strides.slice(1)];
+    const bytes = (list: readonly number[]) => list.map((elements) => 4 * elements);
+    return {
+      kernel: "rotary",
+      params: [
+        ...[h, n, d, r / 2, rows, perTask, back ? 1 : 0],
+        ...[addressOf(x), ...bytes(x.strides)],
+        ...[addressOf(rotations), ...bytes(steps), addressOf(y)],
+      ],
+      tasks: Math.ceil(rows / perTask),
+    };
   },
   gpu: ([x, rotations], [y], { back }, context) => {
     const [, h, n, d] = x.shape;

@@ -270,6 +270,14 @@ const count: Program<Pick<StepOptions, "betas">> = {
     if (by === 0) return;
     betas.forEach((beta, i) => scalars.data[i] = scalars.data[i] * beta + (1 - beta));
   },
+  wasm: ([factor], [scalars], { betas }) => ({
+    kernel: "adamwCount",
+    params: [
+      ...[addressOf(factor), addressOf(scalars)],
+      ...betas.flatMap((beta) => [floatBits(beta), floatBits(1 - beta)]),
+    ],
+    tasks: 1,
+  }),
   gpu: ([factor], [scalars], { betas }) => ({
     shader: countShader,
     params: [factor.offset, scalars.offset, ...betas.map(floatBits)],

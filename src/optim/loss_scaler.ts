@@ -11,7 +11,7 @@
  * @module
  */
 import { noGrad } from "../autograd.ts";
-import { floatBits, type Program } from "../backend/contract.ts";
+import { addressOf, floatBits, type Program } from "../backend/contract.ts";
 import type { Device } from "../device.ts";
 import { LevinError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
@@ -148,13 +148,18 @@ const update: Program<UpdateOptions> = {
     const grows = row >= interval;
     state.data.set([grows ? Math.min(scale * growth, largest) : scale, grows ? 0 : row]);
   },
-  gpu: ([norm], [factor, trueNorm, state], options) => ({
+  wasm: ([norm], outputs, options) => ({
+    kernel: "lossScale",
+    params: [...[norm, ...outputs].map(addressOf), ...numbersOf(options)],
+    tasks: 1,
+  }),
+  gpu: ([norm], outputs, options) => ({
     shader,
-    params: [
-      ...[norm, factor, trueNorm, state].map(({ offset }) => offset),
-      ...[options.maxNorm, options.growth, options.backoff, options.interval, options.largest]
-        .map(floatBits),
-    ],
+    params: [...[norm, ...outputs].map(({ offset }) => offset), ...numbersOf(options)],
     workgroups: [1],
   }),
 };
+
+function numbersOf({ maxNorm, growth, backoff, interval, largest }: UpdateOptions): number[] {
+  return [maxNorm, growth, backoff, interval, largest].map(floatBits);
+}

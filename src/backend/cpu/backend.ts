@@ -44,12 +44,16 @@ export class CpuBackend implements Backend {
   #dispatches = 0;
   #uploads = 0;
 
-  allocate(bytes: number, content?: Uint8Array): CpuBuffer {
+  allocate(bytes: number, write?: (memory: Uint8Array) => void): CpuBuffer {
     const memory = this.#pool.take(bytes);
-    if (content !== undefined) {
-      new Uint8Array(memory).set(content);
-      this.#uploads++;
+    if (write === undefined) return { bytes, memory };
+    try {
+      write(new Uint8Array(memory, 0, bytes));
+    } catch (error) {
+      this.#pool.give(memory, bytes);
+      throw error;
     }
+    this.#uploads++;
     return { bytes, memory };
   }
 

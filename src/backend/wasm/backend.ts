@@ -57,6 +57,15 @@ export interface WasmBackendOptions {
 
 const PAGE = 65536;
 
+/** Elements between float16 and float32 that are worth a task. */
+const CONVERTED = 2 ** 14;
+
+/** The instructions of a variant, in words. */
+const SIMD: Record<Variant, string> = {
+  relaxed: "relaxed SIMD (fused multiply-add where the processor has it)",
+  simd: "plain SIMD (no fused multiply-add)",
+};
+
 /** Programs as WebAssembly kernels. */
 export class WasmBackend implements Backend {
   readonly kind = "wasm";
@@ -95,18 +104,22 @@ export class WasmBackend implements Backend {
     );
     const { count } = this.#threads;
     this.details = [
-      `${count} ${count === 1 ? "thread" : "threads"}, ` +
-      `${variant === "relaxed" ? "with" : "without"} fused multiply-add`,
+      `${count} ${count === 1 ? "thread" : "threads"}, ${SIMD[variant]}`,
+      "kernels: every operation of Levin; your own run their cpu function, on one thread",
       `memory: at most ${most} bytes`,
     ];
   }
 
-  allocate(bytes: number, content?: Uint8Array): WasmBuffer {
+  allocate(bytes: number, write?: (memory: Uint8Array) => void): WasmBuffer {
     const block = this.#take(bytes);
-    if (content !== undefined) {
-      this.#bytes(block.address, content.length).set(content);
-      this.#uploads++;
+    if (write === undefined) return { bytes, block };
+    try {
+      write(this.#bytes(block.address, bytes));
+    } catch (error) {
+      this.#pool.give(block, bytes);
+      throw error;
     }
+    this.#uploads++;
     return { bytes, block };
   }
 
@@ -265,11 +278,13 @@ export class WasmBackend implements Backend {
 
   /** Between float16 storage and its float32 copy. */
   #convert({ view, first, count, buffer }: Widened, widen: boolean): void {
-    const address = (view.buffer as WasmBuffer).block.address + bytesOf("f16") * first;
-    const stored = new Float16Array(this.#memory.buffer, address, count);
-    const wide = new Float32Array(this.#memory.buffer, buffer.block.address, count);
-    if (widen) wide.set(stored);
-    else stored.set(wide);
+    const stored = (view.buffer as WasmBuffer).block.address + bytesOf("f16") * first;
+    const wide = buffer.block.address;
+    this.#threads.run({
+      kernel: widen ? "widen" : "narrow",
+      params: [...(widen ? [stored, wide] : [wide, stored]), count, CONVERTED],
+      tasks: Math.ceil(count / CONVERTED),
+    });
   }
 
   /** The view as CPU functions see it: it starts at the first element that it touches. */

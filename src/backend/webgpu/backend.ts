@@ -167,7 +167,7 @@ export class WebgpuBackend implements Backend {
     ];
   }
 
-  allocate(bytes: number, content?: Uint8Array): GpuDeviceBuffer {
+  allocate(bytes: number, write?: (memory: Uint8Array) => void): GpuDeviceBuffer {
     this.#errors.throwIfLost();
     const { maxBufferSize } = this.#limits;
     if (bytes > maxBufferSize) {
@@ -176,13 +176,12 @@ export class WebgpuBackend implements Backend {
           `(maxBufferSize); use several smaller tensors`,
       );
     }
-    // Deno 2.9.6 panics when asked to write nothing.
-    if (content === undefined || content.byteLength === 0) {
-      return { bytes, memory: this.#pool.take(bytes) };
-    }
+    if (write === undefined) return { bytes, memory: this.#pool.take(bytes) };
+    // Whole words.
+    const words = new Uint8Array(Math.ceil(bytes / 4) * 4);
+    write(words.subarray(0, bytes));
     this.#uploaded++;
     const memory = this.#pool.take(bytes);
-    const words = wholeWords(content);
     // The queue writes at once, ahead of what is only recorded, and must not overtake it.
     const overtakes = memory.usedInBatch === this.#batch;
     if (overtakes && this.#uploads.holds(words.byteLength)) {
@@ -380,12 +379,4 @@ export class WebgpuBackend implements Backend {
     }
     for (const buffer of this.#doomed.splice(0)) buffer.destroy();
   }
-}
-
-/** `bytes`, padded with zeros to the multiple of four that the queue writes. */
-function wholeWords(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  if (bytes.byteLength % 4 === 0) return bytes as Uint8Array<ArrayBuffer>;
-  const padded = new Uint8Array(Math.ceil(bytes.byteLength / 4) * 4);
-  padded.set(bytes);
-  return padded;
 }

@@ -1,4 +1,4 @@
-// The step of AdamW: see adamw.ts for the formulas.
+// The step of AdamW, and what counts steps: see adamw.ts of the optimizers for the formulas.
 
 // Params: g, p, the moments (m and v of each element side by side), the scalars (1 − β₁ᵗ, 1 − β₂ᵗ and the factor
 // on g), the length, how much of it is one task, β₁, 1 − β₁, β₂, 1 − β₂, ε, η, λ.
@@ -50,4 +50,14 @@ export function adamw(params: usize, task: i32, _scratch: usize): void {
     p += 4;
     moments += 8;
   }
+}
+
+// Params: the factor's address, the scalars', and β and 1 − β of both averages.
+/** 1 − βᵗ ← β (1 − βᵗ) + (1 − β), for a step that is taken. */
+export function adamwCount(params: usize, _task: i32, _scratch: usize): void {
+  const factor = load<f32>(load<usize>(params)), scalars = load<usize>(params, 4);
+  store<f32>(scalars, factor, 8);
+  if (factor == 0) return;
+  store<f32>(scalars, load<f32>(params, 8) * load<f32>(scalars) + load<f32>(params, 12));
+  store<f32>(scalars, load<f32>(params, 16) * load<f32>(scalars, 4) + load<f32>(params, 20), 4);
 }

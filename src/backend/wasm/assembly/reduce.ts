@@ -1,4 +1,4 @@
-// Sums, in float64, and maxima over any axes of any strides.
+// Sums, of floats in float64, and maxima over any axes of any strides.
 import { maxOf, sumOfPair, wideSumOf } from "./simd";
 
 // Params: x, out; whether it is a maximum; outputs; how many are one task; the length and step of the reduced axes'
@@ -103,6 +103,31 @@ export function reduceColumns(params: usize, task: i32, _scratch: usize): void {
       );
     }
     v128.store(load<usize>(params, OUT) + (output << 2), maxima);
+  }
+}
+
+/** As {@linkcode reduceRows}, over integers; IS_MAX is 2 for those without a sign. Sums wrap. */
+export function reduceIntegers(params: usize, task: i32, _scratch: usize): void {
+  const kind = load<i32>(params, IS_MAX);
+  const length = load<i32>(params, LENGTH), step = load<usize>(params, STEP);
+  const keptRank = load<i32>(params, KEPT_RANK), runsRank = load<i32>(params, RUNS_RANK);
+  const kept = params + AXES, reduced = kept + (keptRank << 3);
+  const runs = countOf(reduced, runsRank);
+  const perTask = load<i32>(params, PER_TASK);
+  const end = min(load<i32>(params, OUTPUTS), (task + 1) * perTask);
+  for (let output = task * perTask; output < end; output++) {
+    const start = load<usize>(params, X) + wayTo(kept, keptRank, output);
+    let result: i32 = kind == 1 ? i32.MIN_VALUE : 0;
+    for (let run = 0; run < runs; run++) {
+      let at = start + wayTo(reduced, runsRank, run);
+      for (let i = 0; i < length; i++, at += step) {
+        const some = load<i32>(at);
+        if (kind == 0) result += some;
+        else if (kind == 1) result = max(result, some);
+        else result = max<u32>(result, some);
+      }
+    }
+    store<i32>(load<usize>(params, OUT) + (output << 2), result);
   }
 }
 

@@ -41,6 +41,24 @@ export function maxOf(x: v128): f32 {
 }
 
 /**
+ * Number `i` of a table, in all lanes. Constants of functions lie in tables, since to read one is one instruction, and
+ * V8 makes a constant of the code anew wherever it is used, by three.
+ */
+// @ts-ignore: decorator
+@inline
+export function constant(table: usize, i: i32): v128 {
+  return v128.load32_splat(table + (i << 2));
+}
+
+// The bounds; 1.5 · 2²³; 1 / ln 2; −ln 2 in two parts, the first with so few bits that its products with n are exact;
+// then the series.
+// deno-fmt-ignore
+const EXP: usize = memory.data<f32>([
+  89, -104, 12582912, 1.44269504088896341, -0.693359375, 2.12194440054690583e-4,
+  1.0 / 5040, 1.0 / 720, 1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1,
+]);
+
+/**
  * eˣ within 2 units in the last place: x = n ln 2 + r, |r| ≤ ½ ln 2, and the Taylor series of eʳ to r⁷. 2ⁿ is
  * applied in two halves, so that results below the normal numbers are rounded once and none overflows early.
  */
@@ -48,74 +66,24 @@ export function maxOf(x: v128): f32 {
 @inline
 export function exp(x: v128): v128 {
   // Beyond these bounds the result is 0 or ∞. NaN passes both.
-  const bounded = f32x4.max(f32x4.splat(-104), f32x4.min(f32x4.splat(89), x));
-  const n = f32x4.nearest(f32x4.mul(bounded, f32x4.splat(1.44269504088896341)));
-  // ln 2 in two parts, the first with so few bits that its products with n are exact.
-  let r = f32x4.sub(bounded, f32x4.mul(n, f32x4.splat(0.693359375)));
-  r = f32x4.sub(r, f32x4.mul(n, f32x4.splat(-2.12194440054690583e-4)));
-  let p = f32x4.splat(1.0 / 5040);
-  p = madd(p, r, f32x4.splat(1.0 / 720));
-  p = madd(p, r, f32x4.splat(1.0 / 120));
-  p = madd(p, r, f32x4.splat(1.0 / 24));
-  p = madd(p, r, f32x4.splat(1.0 / 6));
-  p = madd(p, r, f32x4.splat(0.5));
-  p = f32x4.add(madd(f32x4.mul(p, r), r, r), f32x4.splat(1));
-  const exponent = i32x4.trunc_sat_f32x4_s(n);
+  const bounded = f32x4.pmax(f32x4.pmin(x, constant(EXP, 0)), constant(EXP, 1));
+  // Beside 1.5 · 2²³ float32 holds whole numbers only, in its last bits.
+  const whole = constant(EXP, 2);
+  const shifted = madd(bounded, constant(EXP, 3), whole);
+  const n = f32x4.sub(shifted, whole);
+  let r = f32x4.add(bounded, f32x4.mul(n, constant(EXP, 4)));
+  r = f32x4.add(r, f32x4.mul(n, constant(EXP, 5)));
+  let p = madd(constant(EXP, 6), r, constant(EXP, 7));
+  p = madd(p, r, constant(EXP, 8));
+  p = madd(p, r, constant(EXP, 9));
+  p = madd(p, r, constant(EXP, 10));
+  p = madd(p, r, constant(EXP, 11));
+  const one = constant(EXP, 12);
+  p = f32x4.add(madd(f32x4.mul(p, r), r, r), one);
+  const exponent = i32x4.sub(shifted, whole);
   const half = i32x4.shr_s(exponent, 1);
-  const bias = i32x4.splat(127);
-  const first = i32x4.shl(i32x4.add(half, bias), 23);
-  const second = i32x4.shl(i32x4.add(i32x4.sub(exponent, half), bias), 23);
+  // The bits of 1 are its exponent alone.
+  const first = i32x4.add(i32x4.shl(half, 23), one);
+  const second = i32x4.add(i32x4.shl(i32x4.sub(exponent, half), 23), one);
   return f32x4.mul(f32x4.mul(p, first), second);
-}
-
-/** Beyond this an argument of {@linkcode sine} needs more digits of π than float64 has. */
-export const FARTHEST: f32 = 2 ** 28;
-
-/**
- * sin x, or cos x = sin (x + π/2) with `ahead` 1: x = n π/2 + r, |r| ≤ π/4, n and r in float64; then the polynomials
- * of the Cephes library in float32. |x| ≤ FARTHEST, or not a number.
- */
-// @ts-ignore: decorator
-@inline
-export function sine(x: v128, ahead: i32): v128 {
-  const low = f64x2.promote_low_f32x4(x);
-  const high = f64x2.promote_low_f32x4(v128.shuffle<f32>(x, x, 2, 3, 2, 3));
-  const turns = f64x2.splat(2 / NativeMath.PI);
-  const nLow = f64x2.nearest(f64x2.mul(low, turns)), nHigh = f64x2.nearest(f64x2.mul(high, turns));
-  const rLow = quarterRest(low, nLow), rHigh = quarterRest(high, nHigh);
-  const r = v128.shuffle<f32>(
-    f32x4.demote_f64x2_zero(rLow),
-    f32x4.demote_f64x2_zero(rHigh),
-    0,
-    1,
-    4,
-    5,
-  );
-  const n = v128.shuffle<i32>(
-    i32x4.trunc_sat_f64x2_s_zero(nLow),
-    i32x4.trunc_sat_f64x2_s_zero(nHigh),
-    0,
-    1,
-    4,
-    5,
-  );
-  const quadrant = i32x4.add(n, i32x4.splat(ahead));
-  const z = f32x4.mul(r, r);
-  let s = madd(f32x4.splat(-1.9515295891e-4), z, f32x4.splat(8.3321608736e-3));
-  s = madd(s, z, f32x4.splat(-1.6666654611e-1));
-  s = madd(f32x4.mul(s, z), r, r);
-  let c = madd(f32x4.splat(2.443315711809948e-5), z, f32x4.splat(-1.388731625493765e-3));
-  c = madd(c, z, f32x4.splat(4.166664568298827e-2));
-  c = f32x4.add(madd(f32x4.mul(c, z), z, f32x4.mul(z, f32x4.splat(-0.5))), f32x4.splat(1));
-  const odd = i32x4.eq(v128.and(quadrant, i32x4.splat(1)), i32x4.splat(1));
-  const sign = i32x4.shl(v128.and(quadrant, i32x4.splat(2)), 30);
-  return v128.xor(v128.bitselect(c, s, odd), sign);
-}
-
-/** x − n π/2, with π/2 in two parts. */
-// @ts-ignore: decorator
-@inline
-function quarterRest(x: v128, n: v128): v128 {
-  const rest = f64x2.sub(x, f64x2.mul(n, f64x2.splat(1.57079632673412561417)));
-  return f64x2.sub(rest, f64x2.mul(n, f64x2.splat(6.07710050650619224932e-11)));
 }
