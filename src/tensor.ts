@@ -13,7 +13,14 @@ import { bytesOf, deviceArray, type DType, isFloat, type TypedArray, userArray }
 import { DTypeError, LevinError, ShapeError } from "./errors.ts";
 import type { TensorMethods } from "./methods.ts";
 import { adopt, currentScope } from "./scope.ts";
-import { contiguousStrides, format, isContiguous, type Shape, sizeOf } from "./shape.ts";
+import {
+  contiguousStrides,
+  format,
+  isContiguous,
+  type Shape,
+  sizeOf,
+  stridesInOrder,
+} from "./shape.ts";
 import { Storage } from "./storage.ts";
 
 /** A shape and a dtype: what is known of a tensor before it is computed. */
@@ -22,6 +29,8 @@ export interface TensorSpec {
   readonly shape: Shape;
   /** The type of the elements. */
   readonly dtype: DType;
+  /** Of a result: its axes as they lie in memory, outermost first. Default: row-major. */
+  readonly order?: readonly number[];
 }
 
 /** Where a tensor's elements lie in its storage, counted in elements. */
@@ -77,9 +86,10 @@ export class Tensor implements Layout, Disposable {
   }
 
   /** A new dense tensor with undefined elements. Throws LimitError when it can never fit. */
-  static allocate(device: Device, { shape, dtype }: TensorSpec): Tensor {
+  static allocate(device: Device, { shape, dtype, order }: TensorSpec): Tensor {
     const storage = new Storage(device, Math.max(1, sizeOf(shape)) * bytesOf(dtype));
-    return new Tensor(storage, { shape, dtype, strides: contiguousStrides(shape), offset: 0 });
+    const strides = order === undefined ? contiguousStrides(shape) : stridesInOrder(shape, order);
+    return new Tensor(storage, { shape, dtype, strides, offset: 0 });
   }
 
   /** A new dense tensor whose elements are the given bytes, as the device lays them out. */

@@ -236,7 +236,9 @@ function longestInABinding(q: Tensor, k: Tensor, v: Tensor, blockSize: number): 
   if (bindingBytes === Infinity) return Infinity;
   const [d, e] = [q.shape[3], v.shape[3]];
   const steps = [q, k, v].map((t) => Math.abs(t.strides[2]) * bytesOf(t.dtype));
-  const bytesOfAToken = Math.max(...steps, 4 * d, 4 * e);
+  // Outputs and gradients have their axes in the order of q, k or v.
+  const isTokenFirst = [q, k, v].some((t) => t.strides[2] > t.strides[1]);
+  const bytesOfAToken = Math.max(...steps, 4 * Math.max(d, e) * (isTokenFirst ? q.shape[1] : 1));
   const tokens = Math.max(1, Math.floor(bindingBytes / bytesOfAToken) - 1);
   return tokens - tokens % Math.min(blockSize, tokens);
 }
