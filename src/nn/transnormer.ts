@@ -7,6 +7,7 @@
 import type { Device } from "../device.ts";
 import { ShapeError } from "../errors.ts";
 import { arange } from "../ops/create.ts";
+import { gatedNorm } from "../ops/gated_norm.ts";
 import { lightningAttention, lightningAttentionWithState } from "../ops/lightning_attention.ts";
 import { lightningAttention1 } from "../ops/lightning_attention1.ts";
 import { lightningAttentionStep } from "../ops/lightning_step.ts";
@@ -17,7 +18,6 @@ import type { Tensor } from "../tensor.ts";
 import { type LayerOptions, Linear, optionsOfParts } from "./linear.ts";
 import type { LinearMemory } from "./memory.ts";
 import { Module, owned } from "./module.ts";
-import { SRMSNorm } from "./norm.ts";
 
 /**
  * LRPE-d, the learnable positions of TransNormerLLM's first layer: x at position t becomes
@@ -82,7 +82,6 @@ export class GatedLinearAttention extends Module {
   readonly out_proj: Linear;
   /** Positions, in the first layer. */
   readonly lrpe: LRPE | undefined;
-  readonly #norm = new SRMSNorm();
   readonly #heads: number;
   readonly #slopes: readonly number[];
   readonly #attention: LightningVersion;
@@ -132,7 +131,7 @@ export class GatedLinearAttention extends Module {
         memory,
       );
       const o = attended.permute([0, 2, 1, 3]).reshape([b, n, size]);
-      return this.out_proj.forward(u.mul(this.#norm.forward(o)));
+      return this.out_proj.forward(gatedNorm(o, u));
     });
   }
 

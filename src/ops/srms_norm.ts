@@ -8,11 +8,11 @@
  * @module
  */
 import type { CpuView, Dispatch, GpuContext, View } from "../backend/contract.ts";
-import { isFloat } from "../dtype.ts";
+import { isFloat, type KernelArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { grad } from "../grad.ts";
 import { defineOp } from "../operation.ts";
-import { sizeOf } from "../shape.ts";
+import { format, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/srms_norm.wgsl" with { type: "text" };
 import { floatBits } from "../backend/contract.ts";
@@ -29,7 +29,7 @@ const normOp = defineOp<NormOptions>({
   output: ([{ shape, dtype }]) => ({ shape, dtype }),
   cpu: ([x], [y], { epsilon }) => {
     forEachRow(x, (start, length) => {
-      const r = inverseRms(x, start, length, epsilon);
+      const r = inverseRms(x.data, start, length, epsilon);
       for (let i = start; i < start + length; i++) y.data[i] = x.data[i] * r;
     });
   },
@@ -47,7 +47,7 @@ const gradientOp = defineOp<NormOptions>({
   output: ([{ shape, dtype }]) => ({ shape, dtype }),
   cpu: ([g, x], [dx], { epsilon }) => {
     forEachRow(x, (start, length) => {
-      const r = inverseRms(x, start, length, epsilon);
+      const r = inverseRms(x.data, start, length, epsilon);
       let product = 0;
       for (let i = start; i < start + length; i++) product += g.data[i] * x.data[i];
       const pull = r * r * product / length;
@@ -75,12 +75,32 @@ const gradientOp = defineOp<NormOptions>({
  * @throws {DTypeError} if its dtype is not floating.
  */
 export function srmsNorm(x: Tensor, epsilon = 1e-6): Tensor {
-  if (x.rank === 0) throw new ShapeError("srmsNorm: expected at least one axis, found a scalar");
-  if (!isFloat(x.dtype)) throw new DTypeError(`srmsNorm: expected f32 or f16, found ${x.dtype}`);
+  checkNorm("srmsNorm", x);
   return normOp(x, { epsilon });
 }
 
-function inverseRms({ data }: CpuView, start: number, length: number, epsilon: number): number {
+/** Refuses x without an axis or of no floating dtype, and a gate of another shape or dtype. */
+export function checkNorm(operation: string, x: Tensor, u: Tensor = x): void {
+  if (x.rank === 0) {
+    throw new ShapeError(`${operation}: expected at least one axis, found a scalar`);
+  }
+  if (!sameShape(x.shape, u.shape)) {
+    const found = `${format(x.shape)} and ${format(u.shape)}`;
+    throw new ShapeError(`${operation}: expected x and its gate of one shape, found ${found}`);
+  }
+  if (!isFloat(x.dtype) || u.dtype !== x.dtype) {
+    const found = u === x ? x.dtype : `${x.dtype} and ${u.dtype}`;
+    throw new DTypeError(`${operation}: expected f32 or f16, found ${found}`);
+  }
+}
+
+/** 1 / √(mean x² + ε) of `length` elements. */
+export function inverseRms(
+  data: KernelArray,
+  start: number,
+  length: number,
+  epsilon: number,
+): number {
   let sum = 0;
   for (let i = start; i < start + length; i++) sum += data[i] * data[i];
   return 1 / Math.sqrt(sum / length + epsilon);

@@ -3,6 +3,7 @@
 export { perform, serve } from "./threads";
 export { adamw } from "./adamw";
 export { flashAttention, flashKeys, flashQueries } from "./flash";
+export { gatedNorm, gatedNormGradient } from "./gated_norm";
 export { lightningAttention } from "./lightning";
 export { lightningStep } from "./lightning_step";
 export { matmul, matmulDots, matmulRows } from "./matmul";

@@ -18,7 +18,7 @@ function begin(params: usize, task: i32): void {
 /** The next up to four elements of a row that has `left` of them left; `rest` where it has none. */
 // @ts-ignore: decorator
 @inline
-function loadSome(at: usize, left: i32, rest: f32): v128 {
+export function loadSome(at: usize, left: i32, rest: f32): v128 {
   if (left >= 4) return v128.load(at);
   let some = f32x4.replace_lane(f32x4.splat(rest), 0, load<f32>(at));
   if (left > 1) some = f32x4.replace_lane(some, 1, load<f32>(at, 4));
@@ -28,7 +28,7 @@ function loadSome(at: usize, left: i32, rest: f32): v128 {
 
 // @ts-ignore: decorator
 @inline
-function storeSome(at: usize, left: i32, values: v128): void {
+export function storeSome(at: usize, left: i32, values: v128): void {
   if (left >= 4) {
     v128.store(at, values);
     return;
