@@ -35,8 +35,16 @@ export type Backward<Options> =
   | ((context: BackwardContext<Options>) => (Tensor | null | undefined)[])
   | readonly ((context: BackwardContext<Options>) => Tensor)[];
 
+/** What comes out of an operation. */
+export interface ResultSpec extends TensorSpec {
+  /** Its axes as they lie in memory, outermost first. Default: row-major. */
+  readonly order?: readonly number[];
+  /** It is no new tensor but a view of an input, which nobody has to write; for operations that read strides. */
+  readonly view?: Pick<Layout, "strides" | "offset"> & { readonly of: number };
+}
+
 /** A differentiable operation; see {@linkcode defineOp}. */
-export interface OpDefinition<Options, Output extends TensorSpec | TensorSpec[]>
+export interface OpDefinition<Options, Output extends ResultSpec | ResultSpec[]>
   extends Program<Options> {
   /** Shapes and dtypes of the results. The place to refuse bad input, by throwing. */
   readonly output: (inputs: readonly Tensor[], options: Options) => Output;
@@ -61,7 +69,7 @@ export interface OpDefinition<Options, Output extends TensorSpec | TensorSpec[]>
 }
 
 /** What {@linkcode defineOp} makes: call it with the inputs and, last, the options if it has any. */
-export type Op<Options = undefined, Output = TensorSpec> = (
+export type Op<Options = undefined, Output = ResultSpec> = (
   ...inputsAndOptions: undefined extends Options ? (Tensor | Options)[]
     : [...inputs: Tensor[], options: Options]
 ) => Output extends readonly unknown[] ? Tensor[] : Tensor;
@@ -97,7 +105,7 @@ export type Op<Options = undefined, Output = TensorSpec> = (
  */
 export function defineOp<
   Options = undefined,
-  const Output extends TensorSpec | TensorSpec[] = TensorSpec,
+  const Output extends ResultSpec | ResultSpec[] = ResultSpec,
 >(definition: OpDefinition<Options, Output>): Op<Options, Output> {
   const call = (...given: unknown[]) => {
     const inputs = given.filter((item) => item instanceof Tensor);
@@ -111,10 +119,10 @@ export function defineOp<
 }
 
 /** Runs an operation on new outputs of the given shapes and, if a gradient may ask, records it. */
-function apply<Options, Output extends TensorSpec | TensorSpec[]>(
+function apply<Options, Output extends ResultSpec | ResultSpec[]>(
   definition: OpDefinition<Options, Output>,
   inputs: readonly Tensor[],
-  specs: readonly (TensorSpec | Layout)[],
+  specs: readonly ResultSpec[],
   options: Options,
 ): Tensor[] {
   const device = commonDevice(definition.name, inputs);
@@ -132,18 +140,27 @@ function apply<Options, Output extends TensorSpec | TensorSpec[]>(
 }
 
 /** New tensors with the results of an operation; what fails leaves none. */
-function execute<Options, Output extends TensorSpec | TensorSpec[]>(
+function execute<Options, Output extends ResultSpec | ResultSpec[]>(
   device: Device,
   definition: OpDefinition<Options, Output>,
   operands: readonly Tensor[],
-  specs: readonly (TensorSpec | Layout)[],
+  specs: readonly ResultSpec[],
   options: Options,
 ): Tensor[] {
   const outputs: Tensor[] = [];
   try {
-    for (const spec of specs) outputs.push(Tensor.allocate(device, spec));
+    for (const { shape, dtype, order, view } of specs) {
+      outputs.push(
+        view === undefined
+          ? Tensor.allocate(device, { shape, dtype }, order)
+          : operands[view.of].alias({ shape, dtype, ...view }, null),
+      );
+    }
     if (definition.compose) noGrad(() => definition.compose!(operands, outputs, options));
-    else run(device, definition, operands.map((t) => t.view), outputs.map((t) => t.view), options);
+    else {
+      const written = outputs.filter((_, i) => specs[i].view === undefined);
+      run(device, definition, operands.map((t) => t.view), written.map((t) => t.view), options);
+    }
   } catch (error) {
     outputs.forEach((t) => t.dispose());
     throw error;
@@ -272,7 +289,7 @@ function commonDevice(name: string, tensors: readonly Tensor[]): Device {
 }
 
 /** Puts the call on the tape, where its outputs become results of the new node. */
-function record<Options, Output extends TensorSpec | TensorSpec[]>(
+function record<Options, Output extends ResultSpec | ResultSpec[]>(
   definition: OpDefinition<Options, Output>,
   inputs: readonly Tensor[],
   outputs: Tensor[],

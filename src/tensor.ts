@@ -29,8 +29,6 @@ export interface TensorSpec {
   readonly shape: Shape;
   /** The type of the elements. */
   readonly dtype: DType;
-  /** Of a result: its axes as they lie in memory, outermost first. Default: row-major. */
-  readonly order?: readonly number[];
 }
 
 /** Where a tensor's elements lie in its storage, counted in elements. */
@@ -85,8 +83,15 @@ export class Tensor implements Layout, Disposable {
     else open.add(this);
   }
 
-  /** A new dense tensor with undefined elements. Throws LimitError when it can never fit. */
-  static allocate(device: Device, { shape, dtype, order }: TensorSpec): Tensor {
+  /**
+   * A new dense tensor with undefined elements, its axes in memory in the given order, outermost first; by default
+   * row-major. Throws LimitError when it can never fit.
+   */
+  static allocate(
+    device: Device,
+    { shape, dtype }: TensorSpec,
+    order?: readonly number[],
+  ): Tensor {
     const storage = new Storage(device, Math.max(1, sizeOf(shape)) * bytesOf(dtype));
     const strides = order === undefined ? contiguousStrides(shape) : stridesInOrder(shape, order);
     return new Tensor(storage, { shape, dtype, strides, offset: 0 });

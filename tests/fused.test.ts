@@ -1,14 +1,18 @@
 /** Operations that do in one pass what single ones do in several: against float64, and against those. */
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { DTypeError, grad, gradcheck, randn, ShapeError, type Tensor } from "../mod.ts";
 import { gatedNorm } from "../src/ops/gated_norm.ts";
+import { mulGradients } from "../src/ops/mul_gradients.ts";
+import { qkvu } from "../src/ops/qkvu.ts";
 import { split } from "../src/ops/views.ts";
 import { assertNear, FLOATS, testOnBackends, testOnCpu } from "./harness.ts";
 
-/** u ⊙ n and, from its gradient g, those of x and u, with n = x / √(mean x² + ε), in float64. */
+/**
+ * u ⊙ n and, from its gradient g, those of x and u, with n = x / √(mean x² + ε), in float64; the terms of dx cancel.
+ */
 function gatedNorms(x: Float32Array, u: Float32Array, g: Float32Array, size: number) {
-  const [y, dx, du] = [0, 1, 2].map(() => new Float64Array(x.length));
+  const [y, dx, du, terms] = [0, 1, 2, 3].map(() => new Float64Array(x.length));
   for (let start = 0; start < x.length; start += size) {
     let [squares, product] = [0, 0];
     for (let i = start; i < start + size; i++) {
@@ -18,11 +22,12 @@ function gatedNorms(x: Float32Array, u: Float32Array, g: Float32Array, size: num
     const r = 1 / Math.sqrt(squares / size + 1e-6);
     for (let i = start; i < start + size; i++) {
       y[i] = u[i] * x[i] * r;
-      dx[i] = r * (g[i] * u[i] - x[i] * r * r * product / size);
+      terms[i] = r * g[i] * u[i];
+      dx[i] = terms[i] - x[i] * r * r * r * product / size;
       du[i] = g[i] * x[i] * r;
     }
   }
-  return { y, dx, du };
+  return { y, dx, du, terms };
 }
 
 testOnBackends("the gated norm and its gradients equal float64, wherever rows lie", async () => {
@@ -50,7 +55,7 @@ testOnBackends("the gated norm and its gradients equal float64, wherever rows li
     const expected = gatedNorms(xs, us, gs, size);
     const tolerance = dtype === "f16" ? 1e-3 : 1e-6;
     await assertNear(y, expected.y, tolerance, "y");
-    await assertNear(dx, expected.dx, tolerance, "dx", gs.map((g, i) => g * us[i]));
+    await assertNear(dx, expected.dx, tolerance, "dx", expected.terms);
     await assertNear(du, expected.du, tolerance, "du");
     assertEquals([y.dtype, dx.dtype, du.dtype], [dtype, dtype, dtype]);
   });
@@ -69,4 +74,78 @@ testOnCpu("a gate that does not fit is refused", () => {
   assertThrows(() => gatedNorm(randn([]), randn([])), ShapeError, "found a scalar");
   const half = randn([3], { dtype: "f16" });
   assertThrows(() => gatedNorm(randn([3]), half), DTypeError, "f32 and f16");
+});
+
+testOnBackends("q, k, v and u and their gradients equal float64, wherever rows lie", async () => {
+  const problems = fc.record({
+    n: fc.integer({ min: 1, max: 5 }),
+    size: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constantFrom(64, 129)),
+    layout: fc.constantFrom("dense", "part", "columns"),
+    dtype: fc.constantFrom(...FLOATS),
+    seed: fc.nat(),
+  });
+  const property = fc.asyncProperty(problems, async ({ n, size, layout, dtype, seed }) => {
+    const made = { seed, dtype };
+    const x = layout === "dense"
+      ? randn([2, n, 4 * size], made)
+      : layout === "part"
+      ? split(randn([2, n, 8 * size], made), 2, -1)[1]
+      : randn([4 * size, 2, n], made).permute([1, 2, 0]);
+    const wide = randn([2, n, 5 * size], { ...made, seed: seed + 1 });
+    const weights = split(wide, 5, -1).slice(1);
+    const parts = qkvu(x);
+    const dx = grad((x: Tensor) => {
+      const terms = qkvu(x).map((part, i) => part.mul(weights[i]).to("f32").sum());
+      return terms.reduce((sum, term) => sum.add(term));
+    })(x);
+    const [values, ...gs] = await Promise.all([x, ...weights].map((t) => t.data()));
+    const at = (i: number, part: number) =>
+      values[Math.floor(i / size) * 4 * size + part * size + i % size];
+    const sigmoid = (value: number) => 1 / (1 + Math.exp(-value));
+    const tolerance = dtype === "f16" ? 1e-3 : 1e-6;
+    for (const [part, t] of parts.entries()) {
+      const value = (i: number) => part < 2 ? at(i, part) * sigmoid(at(i, part)) : at(i, part);
+      assertEquals([t.shape, t.dtype], [[2, n, size], dtype]);
+      await assertNear(t, Float64Array.from({ length: t.size }, (_, i) => value(i)), tolerance);
+    }
+    const expected = Float64Array.from(values, (value, i) => {
+      const [row, part] = [Math.floor(i / size / 4), Math.floor(i / size) % 4];
+      const g = gs[part][row * size + i % size];
+      const s = sigmoid(value);
+      return part < 2 ? g * s * (1 + value * (1 - s)) : g;
+    });
+    await assertNear(dx, expected, tolerance, "dx");
+  });
+  await fc.assert(property, { numRuns: 30 });
+});
+
+testOnBackends("a gradient of some of q, k, v and u alone is that of all with zeros", async () => {
+  const x = randn([3, 8], { seed: 1 });
+  for (const some of [[0], [3], [1, 2]]) {
+    const picked = (parts: Tensor[]) => some.map((i) => parts[i].square());
+    await gradcheck((x) => picked(qkvu(x)), [x]);
+  }
+  await gradcheck((x) => qkvu(x), [x]);
+  const weights = [1, 2, 3, 4].map((seed) => randn([3, 2], { seed }));
+  const loss = (x: Tensor) =>
+    qkvu(x).map((t, i) => t.square().mul(weights[i]).sum()).reduce((a, b) => a.add(b));
+  await gradcheck((x) => grad(loss)(x), [x]);
+});
+
+testOnBackends("both gradients of a product are the two products, to the bit", async (device) => {
+  const [g, x, y] = [1, 2, 3].map((seed) => randn([3, 37], { seed }));
+  const [dx, dy] = mulGradients(g, x, y);
+  assertEquals(await dx.data(), await g.mul(y).data());
+  assertEquals(await dy.data(), await g.mul(x).data());
+  await gradcheck((...all) => mulGradients(...all), [g, x, y].map((t) => t.slice([0, 2], [0, 3])));
+  const factors = [2, 3].map((seed) => randn([3, 37], { seed, requiresGrad: true }));
+  const loss = factors[0].mul(factors[1]);
+  const { spans } = await device.profile(() => loss.backward({ gradient: g }));
+  assertEquals(spans.map(({ name }) => name), ["mulGradients"]);
+  assertEquals(await factors[0].grad!.data(), await dx.data());
+});
+
+testOnCpu("what cannot be quartered is refused", () => {
+  assertThrows(() => qkvu(randn([2, 6])), ShapeError, "found [2, 6]");
+  assertThrows(() => qkvu(randn([])), ShapeError, "found []");
 });

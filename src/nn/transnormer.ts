@@ -11,7 +11,8 @@ import { gatedNorm } from "../ops/gated_norm.ts";
 import { lightningAttention, lightningAttentionWithState } from "../ops/lightning_attention.ts";
 import { lightningAttention1 } from "../ops/lightning_attention1.ts";
 import { lightningAttentionStep } from "../ops/lightning_step.ts";
-import { concat, split } from "../ops/views.ts";
+import { qkvu } from "../ops/qkvu.ts";
+import { concat } from "../ops/views.ts";
 import { tidy } from "../scope.ts";
 import { tensor } from "../ops/create.ts";
 import type { Tensor } from "../tensor.ts";
@@ -120,13 +121,13 @@ export class GatedLinearAttention extends Module {
   forward(x: Tensor, start: number | readonly number[] = 0, memory?: LinearMemory): Tensor {
     return tidy(() => {
       const [b, n, size] = x.shape;
-      const [q, k, v, u] = split(this.qkvu_proj.forward(x), 4, -1);
+      const [q, k, v, u] = qkvu(this.qkvu_proj.forward(x));
       const byHead = (t: Tensor) =>
         t.reshape([b, n, this.#heads, size / this.#heads]).permute([0, 2, 1, 3]);
       const place = (t: Tensor) => this.lrpe === undefined ? t : this.lrpe.forward(t, start);
       const attended = this.#attend(
-        place(byHead(q.silu())),
-        place(byHead(k.silu())),
+        place(byHead(q)),
+        place(byHead(k)),
         byHead(v),
         memory,
       );

@@ -31,10 +31,10 @@ import {
   type WasmView,
 } from "../backend/contract.ts";
 import { grad } from "../grad.ts";
-import { defineOp, type Op } from "../operation.ts";
+import { defineOp, type Op, type ResultSpec } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { orderOfAxes, sizeOf } from "../shape.ts";
-import type { Tensor, TensorSpec } from "../tensor.ts";
+import type { Tensor } from "../tensor.ts";
 import forwardText from "../../shaders/flash_attention.wgsl" with { type: "text" };
 import gradientText from "../../shaders/flash_gradient.wgsl" with { type: "text" };
 import rowsText from "../../shaders/flash_rows.wgsl" with { type: "text" };
@@ -123,7 +123,7 @@ export interface FlashOptions {
 export type Wanted = "q" | "k" | "v";
 
 /** q, k and v → o and L. */
-const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec[]>({
+const attend: Op<FlashOptions, ResultSpec[]> = defineOp<FlashOptions, ResultSpec[]>({
   name: "flashAttention",
   strided: true,
   output: ([q, , v]) => [
@@ -200,7 +200,7 @@ interface GradientOptions extends FlashOptions {
 }
 
 /** q, k, v, o, L and g → the wanted ones of dq, dk and dv. */
-const gradients: Op<GradientOptions, TensorSpec[]> = defineOp<GradientOptions, TensorSpec[]>({
+const gradients: Op<GradientOptions, ResultSpec[]> = defineOp<GradientOptions, ResultSpec[]>({
   name: "flashAttentionGradient",
   strided: true,
   output: ([q, k, v], { of }) => {

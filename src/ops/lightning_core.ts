@@ -43,9 +43,9 @@ import {
   type WasmView,
 } from "../backend/contract.ts";
 import { grad } from "../grad.ts";
-import { type BackwardContext, defineOp, type Op } from "../operation.ts";
+import { type BackwardContext, defineOp, type Op, type ResultSpec } from "../operation.ts";
 import { contiguousStrides, orderOfAxes, sizeOf } from "../shape.ts";
-import type { Tensor, TensorSpec } from "../tensor.ts";
+import type { Tensor } from "../tensor.ts";
 import { full, zeros } from "./create.ts";
 import { planForMatrixUnits, suitsMatrixUnits } from "./lightning_cores.ts";
 import { attendOnCpu } from "./lightning_cpu.ts";
@@ -71,9 +71,9 @@ export interface LightningOptions {
 }
 
 /** q, k, v, g and, if there is one, the initial state → the outputs and the last state. */
-export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
+export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
   LightningOptions,
-  TensorSpec[]
+  ResultSpec[]
 >({
   name: "lightningAttention",
   strided: true,
@@ -156,7 +156,7 @@ function ofKeysAndValues(
  * k, v, g and, if there is one, the initial state → the outputs [.., n, e] and [.., n, d] and the last state. Only
  * the second is wide.
  */
-const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOptions, TensorSpec[]>({
+const lightningPair: Op<LightningOptions, ResultSpec[]> = defineOp<LightningOptions, ResultSpec[]>({
   name: "lightningAttentionPair",
   strided: true,
   output: ([q, r, k, v], { wide }) => {
