@@ -26,6 +26,8 @@ export interface BackwardContext<Options> {
   readonly specs: readonly TensorSpec[];
   /** Which inputs' gradients are wanted; the others may be left undefined. */
   readonly needs: readonly boolean[];
+  /** For inputs that `adds` names, the gradient that has arrived already, to be added to; undefined if none has. */
+  readonly before: readonly (Tensor | undefined)[];
   /** The options of the call. */
   readonly options: Options;
 }
@@ -55,6 +57,11 @@ export interface OpDefinition<Options, Output extends ResultSpec | ResultSpec[]>
   readonly backward?: Backward<Options>;
   /** Which inputs and outputs the rules use, by position. Default: all of them. */
   readonly saves?: { readonly inputs?: readonly number[]; readonly outputs?: readonly number[] };
+  /**
+   * Inputs whose gradient the rules add to `before`, what other uses of them have sent: one pass then, instead of
+   * another one that adds the two. Default: none.
+   */
+  readonly adds?: readonly number[];
   /**
    * Instead of `cpu` and `gpu`: writes the outputs by other operations in place. Nothing it does is
    * recorded; `backward` speaks for all of it.
@@ -299,14 +306,14 @@ function record<Options, Output extends ResultSpec | ResultSpec[]>(
     outputs.some((t) => isFloat(t.dtype));
   if (!isRecording() || !differentiable) return outputs;
 
-  const { name, backward, saves } = definition;
+  const { name, backward, saves, adds } = definition;
   const edges = inputs.map(({ node, outputIndex: index }) => node && { node, index });
   const specs = inputs.map(({ shape, dtype }) => ({ shape, dtype }));
   const keeps = (list: readonly number[] | undefined, i: number) =>
     backward !== undefined && (list === undefined ? saves === undefined : list.includes(i));
   const savedInputs = inputs.map((t, i) => keeps(saves?.inputs, i) ? new Saved(t, t.node) : null);
   const savedOutputs: (Saved | null)[] = [];
-  const rule: Rule = (grads, needs) => {
+  const rule: Rule = (grads, needs, before) => {
     if (backward === undefined) {
       throw new LevinError(
         `Cannot differentiate ${name}: it has no gradient rule; give defineOp a \`backward\`, or ` +
@@ -319,6 +326,7 @@ function record<Options, Output extends ResultSpec | ResultSpec[]>(
       outputs: savedOutputs.map((s, i) => s?.restore(name, node, i)) as Tensor[],
       specs,
       needs,
+      before,
       options,
     };
     if (typeof backward === "function") return backward(context);
@@ -327,6 +335,7 @@ function record<Options, Output extends ResultSpec | ResultSpec[]>(
   const node: Node = new Node(name, edges, rule, () => {
     for (const saved of [...savedInputs, ...savedOutputs]) saved?.free();
   });
+  if (adds !== undefined) node.adds = adds;
   outputs.forEach((t, i) => {
     t.attach(node.retain(), i);
     savedOutputs.push(keeps(saves?.outputs, i) ? new Saved(t) : null);

@@ -1,7 +1,7 @@
 /** Operations that do in one pass what single ones do in several: against float64, and against those. */
 import { assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { DTypeError, grad, gradcheck, randn, ShapeError, type Tensor } from "../mod.ts";
+import { DTypeError, grad, gradcheck, nn, randn, ShapeError, type Tensor } from "../mod.ts";
 import { gatedNorm } from "../src/ops/gated_norm.ts";
 import { mulGradients } from "../src/ops/mul_gradients.ts";
 import { qkvu } from "../src/ops/qkvu.ts";
@@ -149,3 +149,22 @@ testOnCpu("what cannot be quartered is refused", () => {
   assertThrows(() => qkvu(randn([2, 6])), ShapeError, "found [2, 6]");
   assertThrows(() => qkvu(randn([])), ShapeError, "found []");
 });
+
+testOnBackends(
+  "a norm's gradient adds what has gone past the norm, in one pass",
+  async (device) => {
+    const norm = new nn.SRMSNorm();
+    const [x, w, g] = [1, 2, 3].map((seed) => randn([5, 33], { seed }));
+    const f = (x: Tensor) => x.add(norm.forward(x).mul(w));
+    const leaf = randn([5, 33], { seed: 1, requiresGrad: true });
+    const y = f(leaf);
+    const { spans } = await device.profile(() => y.backward({ gradient: g }));
+    assertEquals(spans.map(({ name }) => name), ["mul", "srmsNormGradient"]);
+    const apart = grad((x: Tensor) => norm.forward(x).mul(w).mul(g).sum())(x).add(g);
+    await assertNear(leaf.grad!, await apart.data(), 1e-6);
+    const some = [x.slice([0, 2], [0, 4]), w.slice([0, 2], [0, 4])];
+    const small = (x: Tensor, w: Tensor) => x.add(norm.forward(x).mul(w)).mul(norm.forward(x));
+    await gradcheck(small, some);
+    await gradcheck((...all) => grad(([x, w]: Tensor[]) => small(x, w).square().sum())(all), some);
+  },
+);

@@ -104,7 +104,7 @@ export function srmsNorm(params: usize, task: i32, _scratch: usize): void {
   }
 }
 
-/** … ε, g, x, dx. */
+/** … ε, g, x, dx, and what it is added to or 0. */
 export function srmsNormGradient(params: usize, task: i32, _scratch: usize): void {
   begin(params, task);
   const epsilon = <f64> load<f32>(params, 12);
@@ -112,13 +112,16 @@ export function srmsNormGradient(params: usize, task: i32, _scratch: usize): voi
     const at = (row * length) << 2;
     const g = load<usize>(params, 16) + at, x = load<usize>(params, 20) + at;
     const dx = load<usize>(params, 24) + at;
+    const before = load<usize>(params, 28);
     const r = 1 / Math.sqrt(product(x, x) / length + epsilon);
     const pull = f32x4.splat(<f32> (r * r * product(g, x) / length));
     const factor = f32x4.splat(<f32> r);
     for (let i = 0; i < length; i += 4) {
       const left = length - i, by = i << 2;
       const own = f32x4.mul(loadSome(x + by, left, 0), pull);
-      storeSome(dx + by, left, f32x4.mul(factor, f32x4.sub(loadSome(g + by, left, 0), own)));
+      let result = f32x4.mul(factor, f32x4.sub(loadSome(g + by, left, 0), own));
+      if (before != 0) result = f32x4.add(result, loadSome(before + at + by, left, 0));
+      storeSome(dx + by, left, result);
     }
   }
 }
