@@ -3,6 +3,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { DTypeError, grad, gradcheck, nn, randn, ShapeError, type Tensor } from "../mod.ts";
 import { gatedNorm } from "../src/ops/gated_norm.ts";
+import { addMatmul } from "../src/ops/matmul.ts";
 import { mulGradients } from "../src/ops/mul_gradients.ts";
 import { qkvu } from "../src/ops/qkvu.ts";
 import { split } from "../src/ops/views.ts";
@@ -168,3 +169,75 @@ testOnBackends(
     await gradcheck((...all) => grad(([x, w]: Tensor[]) => small(x, w).square().sum())(all), some);
   },
 );
+
+testOnBackends("a product that is added to something equals float64, small and wide", async () => {
+  const problems = fc.record({
+    b: fc.integer({ min: 1, max: 3 }),
+    n: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.constantFrom(64, 130)),
+    k: fc.integer({ min: 1, max: 40 }),
+    columns: fc.oneof(fc.integer({ min: 1, max: 20 }), fc.constantFrom(128, 700, 1024)),
+    layout: fc.constantFrom("dense", "slices", "turned"),
+    dtype: fc.constantFrom(...FLOATS),
+    seed: fc.nat(),
+  });
+  const property = fc.asyncProperty(problems, async (problem) => {
+    const { b, n, k, columns, layout, dtype, seed } = problem;
+    const draw = (size: number, seed: number) =>
+      layout === "dense"
+        ? randn([b, n, size], { seed, dtype })
+        : layout === "slices"
+        ? split(randn([b, n, 3 * size], { seed, dtype }), 3, -1)[1]
+        : randn([size, n, b], { seed, dtype }).permute([2, 1, 0]);
+    const [x, c] = [draw(k, seed), draw(columns, seed + 1)];
+    const y = randn([columns, k], { seed: seed + 2, dtype }).transpose();
+    const [xs, cs, ys] = await Promise.all([x, c, y].map((t) => t.data()));
+    const [expected, terms] = [0, 1].map(() => new Float64Array(cs.length));
+    for (let i = 0; i < cs.length; i++) {
+      const [row, column] = [Math.floor(i / columns), i % columns];
+      expected[i] = terms[i] = cs[i];
+      for (let j = 0; j < k; j++) {
+        expected[i] += xs[row * k + j] * ys[j * columns + column];
+        terms[i] = Math.hypot(terms[i], xs[row * k + j] * ys[j * columns + column]);
+      }
+    }
+    const sum = addMatmul(c, x, y);
+    assertEquals([sum.shape, sum.dtype], [[b, n, columns], dtype]);
+    await assertNear(sum, expected, dtype === "f16" ? 1e-3 : 1e-6, "sum", terms);
+  });
+  await fc.assert(property, {
+    numRuns: 20,
+    examples: [[{
+      ...{ b: 2, n: 256, k: 33, columns: 1024, layout: "slices", dtype: "f32", seed: 1 },
+    }], [{
+      ...{ b: 3, n: 171, k: 16, columns: 1023, layout: "dense", dtype: "f32", seed: 2 },
+    }]],
+  });
+});
+
+testOnBackends("a product's gradient adds what other products of x have sent, in one pass", async (
+  device,
+) => {
+  const [x, u, w, g] = [[2, 5, 7], [7, 3], [7, 3], [2, 5, 3]]
+    .map((shape, i) => randn(shape, { seed: i + 1 }));
+  const leaf = randn([2, 5, 7], { seed: 1, requiresGrad: true });
+  const gated = leaf.matmul(u).mul(leaf.matmul(w));
+  const { spans } = await device.profile(() => gated.backward({ gradient: g }));
+  assertEquals(spans.map(({ name }) => name), ["mulGradients", "matmul", "matmul"]);
+  const apart = [u, w].map((other, i) =>
+    grad((x: Tensor) => x.matmul([u, w][1 - i]).mul(x.detach().matmul(other)).mul(g).sum())(x)
+  );
+  await assertNear(leaf.grad!, await apart[0].add(apart[1]).data(), 1e-6);
+  const f = (c: Tensor, x: Tensor, u: Tensor) => addMatmul(c, x, u).mul(x.matmul(u));
+  await gradcheck(f, [g, x, u]);
+  await gradcheck((...all) => grad(([c, x, u]: Tensor[]) => f(c, x, u).square().sum())(all), [
+    ...[g.slice(1, [0, 2]), x.slice(1, [0, 2]), u],
+  ]);
+});
+
+testOnCpu("what cannot be added to a product is refused", () => {
+  const [x, y] = [randn([2, 5, 3]), randn([3, 4])];
+  assertThrows(() => addMatmul(randn([5, 4]), x, y), ShapeError, "expected [.., n], [.., k]");
+  assertThrows(() => addMatmul(randn([2, 5, 4]), x, randn([2, 3, 4])), ShapeError, "Cannot add");
+  const half = randn([2, 5, 4], { dtype: "f16" });
+  assertThrows(() => addMatmul(half, x, y), DTypeError, "Cannot add f16");
+});

@@ -116,9 +116,14 @@ export class GatedLinearAttention extends Module {
 
   /**
    * x [b, n, size], which stands at `start`, one position for all or one a row → the same shape. With a
-   * memory, x comes after what it holds, and is held then too.
+   * memory, x comes after what it holds, and is held then too. A `residual` of that shape is added to.
    */
-  forward(x: Tensor, start: number | readonly number[] = 0, memory?: LinearMemory): Tensor {
+  forward(
+    x: Tensor,
+    start: number | readonly number[] = 0,
+    memory?: LinearMemory,
+    residual?: Tensor,
+  ): Tensor {
     return tidy(() => {
       const [b, n, size] = x.shape;
       const [q, k, v, u] = qkvu(this.qkvu_proj.forward(x));
@@ -132,7 +137,7 @@ export class GatedLinearAttention extends Module {
         memory,
       );
       const o = attended.permute([0, 2, 1, 3]).reshape([b, n, size]);
-      return this.out_proj.forward(gatedNorm(o, u));
+      return this.out_proj.forward(gatedNorm(o, u), residual);
     });
   }
 
@@ -182,8 +187,8 @@ export class SGLU extends Module {
     this.l3 = new Linear(inner, size, next());
   }
 
-  /** x [.., size] → the same shape. */
-  forward(x: Tensor): Tensor {
-    return tidy(() => this.l3.forward(this.l1.forward(x).mul(this.l2.forward(x))));
+  /** x [.., size] → the same shape, added to a `residual` of it if there is one. */
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    return tidy(() => this.l3.forward(this.l1.forward(x).mul(this.l2.forward(x)), residual));
   }
 }
