@@ -38,14 +38,28 @@ export class LRPE extends Module {
 
   /** x [b, heads, n, size] from position `start` on, one for all or one a row → [b, heads, n, 2 · size]. */
   forward(x: Tensor, start: number | readonly number[] = 0): Tensor {
+    return tidy(() => this.place(x, this.waves(x.shape[2], start)));
+  }
+
+  /** cos θt and sin θt of `n` positions from `start` on: [n, heads, 2, size], or [b, n, heads, 2, size]. */
+  waves(n: number, start: number | readonly number[]): Tensor {
     return tidy(() => {
-      const n = x.shape[2];
-      const steps = arange(n, { device: x.device }).reshape([n, 1]);
+      const { theta, theta: { device } } = this;
+      const steps = arange(n, { device }).reshape([n, 1, 1, 1]);
       const from = typeof start === "number"
         ? start
-        : tensor(Float32Array.from(start), { shape: [start.length, 1, 1, 1], device: x.device });
-      const angle = this.theta.mul(steps.add(from));
-      return concat([x.mul(angle.cos().to(x.dtype)), x.mul(angle.sin().to(x.dtype))], -1);
+        : tensor([...start], { shape: [start.length, 1, 1, 1, 1], device });
+      const angle = theta.permute([1, 0, 2]).unsqueeze(2).mul(steps.add(from));
+      return concat([angle.cos(), angle.sin()], -2);
+    });
+  }
+
+  /** x at the positions of `waves`, its heads side by side in memory, as those of x in a projection. */
+  place(x: Tensor, waves: Tensor): Tensor {
+    return tidy(() => {
+      const [b, heads, n, size] = x.shape;
+      const placed = x.permute([0, 2, 1, 3]).unsqueeze(3).mul(waves.to(x.dtype));
+      return placed.reshape([b, n, heads, 2 * size]).permute([0, 2, 1, 3]);
     });
   }
 }
@@ -129,7 +143,8 @@ export class GatedLinearAttention extends Module {
       const [q, k, v, u] = qkvu(this.qkvu_proj.forward(x));
       const byHead = (t: Tensor) =>
         t.reshape([b, n, this.#heads, size / this.#heads]).permute([0, 2, 1, 3]);
-      const place = (t: Tensor) => this.lrpe === undefined ? t : this.lrpe.forward(t, start);
+      const waves = this.lrpe?.waves(n, start);
+      const place = (t: Tensor) => waves === undefined ? t : this.lrpe!.place(t, waves);
       const attended = this.#attend(
         place(byHead(q)),
         place(byHead(k)),

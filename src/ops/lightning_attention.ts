@@ -14,7 +14,7 @@ import { checkInputs, checkScale, checkState, inGroups } from "./attention_argum
 import { tensor, zeros } from "./create.ts";
 import { lightning, type LightningOptions } from "./lightning_core.ts";
 import { where } from "./pointwise.ts";
-import { decaySlopes, slopesTensor } from "./slopes.ts";
+import { decaySlopes, minusSlopes } from "./slopes.ts";
 import { concat, split } from "./views.ts";
 
 /** The decay of linear attention: by head, or by head and token. */
@@ -282,8 +282,8 @@ export function logDecayOf(operation: string, options: DecayOptions, q: Tensor):
   const { slopes, logDecay } = options;
   const [b, h, n] = q.shape;
   if (logDecay === undefined) {
-    const s = slopesTensor(operation, slopes ?? decaySlopes(h), h, q.device);
-    return s.neg().reshape([1, h, 1]).expand([b, h, n]);
+    const g = minusSlopes(operation, slopes ?? decaySlopes(h), h, q.device);
+    return g.reshape([1, h, 1]).expand([b, h, n]);
   }
   if (slopes !== undefined) {
     throw new ShapeError(`${operation}: expected slopes or logDecay, found both`);

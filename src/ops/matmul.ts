@@ -61,7 +61,7 @@ const product: Op = defineOp({
   ],
   gpu: ([x, y, c], [out], _, context) =>
     plan(tall(x, y)!, y, c && tall(c, y), tall(out, y)!, context),
-  cuts: ([x, y, c], [out]) => {
+  cuts: ([, y, c], [out]) => {
     const rank = out.shape.length;
     const last = y.shape.length - 1;
     const cut = (ofX: number, ofY: number, axis: number) =>
