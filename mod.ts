@@ -47,6 +47,7 @@ export {
   defineOp,
   type Op,
   type OpDefinition,
+  type ResultSpec,
 } from "./src/operation.ts";
 export {
   arange,

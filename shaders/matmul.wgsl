@@ -1,4 +1,4 @@
-// out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n], over any strides.
+// out[b] = x[b] · y[b], with ADD + plus[b]:  [m, k] · [k, n] → [m, n], over any strides.
 // A workgroup computes a 64 × 64 tile; a thread, 4 × 4 of it, in four named vectors, because an array
 // indexed by a loop variable would leave the registers.
 // Goes on from matmul_params.wgsl.
@@ -6,6 +6,8 @@
 alias StoredX = f32;
 alias StoredY = f32;
 alias StoredOut = f32;
+alias StoredPlus = f32;
+const ADD: bool = false;
 // Which way threads walk while loading, so that neighbours read neighbours.
 const X_ALONG_K: bool = true;
 const Y_ALONG_K: bool = false;
@@ -17,6 +19,8 @@ const PITCH: u32 = 17;
 @group(0) @binding(0) var<storage, read> x: array<StoredX>;
 @group(0) @binding(1) var<storage, read> y: array<StoredY>;
 @group(0) @binding(2) var<storage, read_write> out: array<StoredOut>;
+@group(0) @binding(3) var<storage, read> plus: array<StoredPlus>;
+@group(0) @binding(4) var<uniform> params: Params;
 
 // Tiles by depth, then by groups of four rows of x or columns of y.
 var<workgroup> tile_x: array<vec4f, DEPTH * PITCH>;
@@ -32,13 +36,20 @@ fn load_y(base: u32, k: u32, column: u32) -> f32 {
   return f32(y[base + k * params.y_k + column * params.y_n]);
 }
 
+// A sum, and what it is added to, as they are stored.
+fn total(at: u32, sum: f32) -> StoredOut {
+  if (ADD) { return StoredOut(sum + f32(plus[params.plus_offset + at])); }
+  return StoredOut(sum);
+}
+
 fn store(base: u32, row: u32, column: u32, values: vec4f) {
   if (row >= params.m) { return; }
   let at = base + row * params.out_m + column * params.out_n;
-  if (column < params.n) { out[at] = StoredOut(values.x); }
-  if (column + 1u < params.n) { out[at + params.out_n] = StoredOut(values.y); }
-  if (column + 2u < params.n) { out[at + 2u * params.out_n] = StoredOut(values.z); }
-  if (column + 3u < params.n) { out[at + 3u * params.out_n] = StoredOut(values.w); }
+  let first = params.out_offset + at;
+  if (column < params.n) { out[first] = total(at, values.x); }
+  if (column + 1u < params.n) { out[first + params.out_n] = total(at + params.out_n, values.y); }
+  if (column + 2u < params.n) { out[first + 2u * params.out_n] = total(at + 2u * params.out_n, values.z); }
+  if (column + 3u < params.n) { out[first + 3u * params.out_n] = total(at + 3u * params.out_n, values.w); }
 }
 
 @compute @workgroup_size(256)
@@ -84,7 +95,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     workgroupBarrier();
   }
 
-  let base_out = params.out_offset + dot(batch, params.batch_out);
+  let base_out = dot(batch, params.batch_out);
   let out_row = first_row + 4u * tile_row;
   let out_column = first_column + 4u * tile_column;
   store(base_out, out_row, out_column, row0);

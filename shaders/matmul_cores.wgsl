@@ -32,6 +32,7 @@ const SUM_PITCH: u32 = SIDE + 1;
 @group(0) @binding(0) var<storage, read> x: array<Element_x>;
 @group(0) @binding(1) var<storage, read> y: array<Element_y>;
 @group(0) @binding(2) var<storage, read_write> out: array<Element_out>;
+@group(0) @binding(3) var<uniform> params: Params;
 
 // A slice of x, then one of y; in the end, fragments of the result in float32.
 var<workgroup> tiles: array<vec4u, 2 * TILE_EIGHTS>;

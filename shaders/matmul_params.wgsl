@@ -17,9 +17,8 @@ struct Params {
   out_offset: u32,
   out_m: u32,
   out_n: u32,
+  plus_offset: u32,          // otherwise it lies as out does
 }
-
-@group(0) @binding(3) var<uniform> params: Params;
 
 // The entry of each batch axis of the batch's `number`-th matrix.
 fn batch_of(number: u32) -> vec4u {

@@ -1,10 +1,12 @@
-// out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n], for products large enough to fill a GPU. A workgroup
+// out[b] = x[b] · y[b], with ADD + plus[b]:  [m, k] · [k, n] → [m, n], for products large enough to fill a GPU. A workgroup
 // computes 64 × 128 of them.
 // Goes on from blocks.wgsl, tiles.wgsl and matmul_params.wgsl.
 
 // A scalar, or four neighbours along whichever axis of the matrix is dense.
 alias Element_x = f32;
 alias Element_y = f32;
+alias Element_plus = f32;
+const ADD: bool = false;
 // The axis along which loads take four neighbours: k, or m of x and n of y.
 const X_ALONG_K: bool = true;
 const Y_ALONG_K: bool = false;
@@ -14,6 +16,8 @@ const WHOLE: bool = false;
 @group(0) @binding(0) var<storage, read> x: array<Element_x>;
 @group(0) @binding(1) var<storage, read> y: array<Element_y>;
 @group(0) @binding(2) var<storage, read_write> out: array<ResultElement>;
+@group(0) @binding(3) var<storage, read> plus: array<Element_plus>;
+@group(0) @binding(4) var<uniform> params: Params;
 
 fn four_x(at: u32, step: u32) -> vec4f { return vec4f(f32(x[at]), f32(x[at + step]), f32(x[at + 2u * step]), f32(x[at + 3u * step])); }
 fn four_y(at: u32, step: u32) -> vec4f { return vec4f(f32(y[at]), f32(y[at + step]), f32(y[at + 2u * step]), f32(y[at + 3u * step])); }
@@ -33,6 +37,18 @@ fn load_y(base: u32, k: u32, column: u32) -> vec4f {
   if (WHOLE) { return values; }
   let left = select(params.n - column, params.k - k, Y_ALONG_K);
   return first(values, select(0, i32(left), column < params.n && k < params.k));
+}
+
+fn four_plus(at: u32, step: u32) -> vec4f { return vec4f(f32(plus[at]), f32(plus[at + step]), f32(plus[at + 2u * step]), f32(plus[at + 3u * step])); }
+
+// A block of sums, and what they are added to; rows and columns beyond the matrix are not stored.
+fn total(base: u32, row: u32, column: u32, sum: mat4x4f) -> mat4x4f {
+  let at = base + row * params.out_m + column * params.out_n;
+  return sum + mat4x4f(
+    four_plus(at, params.out_n),
+    four_plus(at + params.out_m, params.out_n),
+    four_plus(at + 2u * params.out_m, params.out_n),
+    four_plus(at + 3u * params.out_m, params.out_n));
 }
 
 // What a thread asks for: two rows of x 32 apart, or two terms 8 apart; and of y two terms 8 apart, here and
@@ -103,7 +119,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     sums = add_tiles(sums, across, along);
     workgroupBarrier();
   }
-  let base = params.out_offset + dot(batch, params.batch_out);
-  let to = Matrix(base, params.m, params.n, params.out_m, params.out_n);
-  store_sums(to, first_row + 4u * across, first_column + 4u * along, sums);
+  let row = first_row + 4u * across;
+  let column = first_column + 4u * along;
+  let base = dot(batch, params.batch_out);
+  if (ADD) {
+    let base_plus = params.plus_offset + base;
+    sums.upper = total(base_plus, row, column, sums.upper);
+    sums.lower = total(base_plus, row + 32u, column, sums.lower);
+    sums.upper_right = total(base_plus, row, column + 64u, sums.upper_right);
+    sums.lower_right = total(base_plus, row + 32u, column + 64u, sums.lower_right);
+  }
+  let to = Matrix(params.out_offset + base, params.m, params.n, params.out_m, params.out_n);
+  store_sums(to, row, column, sums);
 }

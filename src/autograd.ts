@@ -13,10 +13,14 @@ import { adopt, type Scope, scope, tidy } from "./scope.ts";
 import { format, sameShape } from "./shape.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** Turns the gradients of a node's results into those of its inputs; `needs` says which are used. */
+/**
+ * Turns the gradients of a node's results into those of its inputs; `needs` says which are used. `before` is what has
+ * arrived at the inputs that the node adds to: it is part of what the rule returns for them.
+ */
 export type Rule = (
   grads: (Tensor | undefined)[],
   needs: boolean[],
+  before: readonly (Tensor | undefined)[],
 ) => (Tensor | null | undefined)[];
 
 /** Where a leaf's gradient accumulates. */
@@ -43,6 +47,8 @@ export class Node {
    * the same inputs, and returns its results.
    */
   reopen: (() => readonly Tensor[]) | undefined;
+  /** Inputs whose gradient the rule adds to what has arrived there before. */
+  adds: readonly number[] = [];
   #holders = 1;
   #freed = false;
 
@@ -209,6 +215,12 @@ function walkBack(
     list[index] = before === undefined ? gradient : before.add(gradient);
     if (before !== undefined) [before, gradient].forEach((t) => t.dispose());
   };
+  const take = ({ node, index }: Edge) => {
+    const list = grads.get(node);
+    const gradient = list?.[index];
+    if (list !== undefined) list[index] = undefined;
+    return gradient;
+  };
   arrive({ node: root.node!, index: root.outputIndex }, seed.alias());
 
   const visit = (node: Node, release: boolean) => {
@@ -239,8 +251,11 @@ function walkBack(
       return;
     }
     const needs = node.edges.map((edge) => edge !== undefined && leads.has(edge.node));
+    const before: (Tensor | undefined)[] = [];
+    for (const i of node.adds) if (needs[i]) before[i] = take(node.edges[i]!);
     // Aliases, because a rule may hand on the very tensor it was given, or the same one twice.
-    const results = tidy(() => node.rule!(arrived, needs).map((t) => t?.alias()));
+    const results = tidy(() => node.rule!(arrived, needs, before).map((t) => t?.alias()));
+    before.forEach((t) => t?.dispose());
     node.edges.forEach((edge, i) => {
       const gradient = results[i];
       if (gradient === undefined) return;

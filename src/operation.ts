@@ -26,6 +26,8 @@ export interface BackwardContext<Options> {
   readonly specs: readonly TensorSpec[];
   /** Which inputs' gradients are wanted; the others may be left undefined. */
   readonly needs: readonly boolean[];
+  /** For inputs that `adds` names, the gradient that has arrived already, to be added to; undefined if none has. */
+  readonly before: readonly (Tensor | undefined)[];
   /** The options of the call. */
   readonly options: Options;
 }
@@ -35,8 +37,16 @@ export type Backward<Options> =
   | ((context: BackwardContext<Options>) => (Tensor | null | undefined)[])
   | readonly ((context: BackwardContext<Options>) => Tensor)[];
 
+/** What comes out of an operation. */
+export interface ResultSpec extends TensorSpec {
+  /** Its axes as they lie in memory, outermost first. Default: row-major. */
+  readonly order?: readonly number[];
+  /** It is no new tensor but a view of an input, which nobody has to write; for operations that read strides. */
+  readonly view?: Pick<Layout, "strides" | "offset"> & { readonly of: number };
+}
+
 /** A differentiable operation; see {@linkcode defineOp}. */
-export interface OpDefinition<Options, Output extends TensorSpec | TensorSpec[]>
+export interface OpDefinition<Options, Output extends ResultSpec | ResultSpec[]>
   extends Program<Options> {
   /** Shapes and dtypes of the results. The place to refuse bad input, by throwing. */
   readonly output: (inputs: readonly Tensor[], options: Options) => Output;
@@ -47,6 +57,11 @@ export interface OpDefinition<Options, Output extends TensorSpec | TensorSpec[]>
   readonly backward?: Backward<Options>;
   /** Which inputs and outputs the rules use, by position. Default: all of them. */
   readonly saves?: { readonly inputs?: readonly number[]; readonly outputs?: readonly number[] };
+  /**
+   * Inputs whose gradient the rules add to `before`, what other uses of them have sent: one pass then, instead of
+   * another one that adds the two. Default: none.
+   */
+  readonly adds?: readonly number[];
   /**
    * Instead of `cpu` and `gpu`: writes the outputs by other operations in place. Nothing it does is
    * recorded; `backward` speaks for all of it.
@@ -61,7 +76,7 @@ export interface OpDefinition<Options, Output extends TensorSpec | TensorSpec[]>
 }
 
 /** What {@linkcode defineOp} makes: call it with the inputs and, last, the options if it has any. */
-export type Op<Options = undefined, Output = TensorSpec> = (
+export type Op<Options = undefined, Output = ResultSpec> = (
   ...inputsAndOptions: undefined extends Options ? (Tensor | Options)[]
     : [...inputs: Tensor[], options: Options]
 ) => Output extends readonly unknown[] ? Tensor[] : Tensor;
@@ -97,7 +112,7 @@ export type Op<Options = undefined, Output = TensorSpec> = (
  */
 export function defineOp<
   Options = undefined,
-  const Output extends TensorSpec | TensorSpec[] = TensorSpec,
+  const Output extends ResultSpec | ResultSpec[] = ResultSpec,
 >(definition: OpDefinition<Options, Output>): Op<Options, Output> {
   const call = (...given: unknown[]) => {
     const inputs = given.filter((item) => item instanceof Tensor);
@@ -111,10 +126,10 @@ export function defineOp<
 }
 
 /** Runs an operation on new outputs of the given shapes and, if a gradient may ask, records it. */
-function apply<Options, Output extends TensorSpec | TensorSpec[]>(
+function apply<Options, Output extends ResultSpec | ResultSpec[]>(
   definition: OpDefinition<Options, Output>,
   inputs: readonly Tensor[],
-  specs: readonly (TensorSpec | Layout)[],
+  specs: readonly ResultSpec[],
   options: Options,
 ): Tensor[] {
   const device = commonDevice(definition.name, inputs);
@@ -132,18 +147,27 @@ function apply<Options, Output extends TensorSpec | TensorSpec[]>(
 }
 
 /** New tensors with the results of an operation; what fails leaves none. */
-function execute<Options, Output extends TensorSpec | TensorSpec[]>(
+function execute<Options, Output extends ResultSpec | ResultSpec[]>(
   device: Device,
   definition: OpDefinition<Options, Output>,
   operands: readonly Tensor[],
-  specs: readonly (TensorSpec | Layout)[],
+  specs: readonly ResultSpec[],
   options: Options,
 ): Tensor[] {
   const outputs: Tensor[] = [];
   try {
-    for (const spec of specs) outputs.push(Tensor.allocate(device, spec));
+    for (const { shape, dtype, order, view } of specs) {
+      outputs.push(
+        view === undefined
+          ? Tensor.allocate(device, { shape, dtype }, order)
+          : operands[view.of].alias({ shape, dtype, ...view }, null),
+      );
+    }
     if (definition.compose) noGrad(() => definition.compose!(operands, outputs, options));
-    else run(device, definition, operands.map((t) => t.view), outputs.map((t) => t.view), options);
+    else {
+      const written = outputs.filter((_, i) => specs[i].view === undefined);
+      run(device, definition, operands.map((t) => t.view), written.map((t) => t.view), options);
+    }
   } catch (error) {
     outputs.forEach((t) => t.dispose());
     throw error;
@@ -272,7 +296,7 @@ function commonDevice(name: string, tensors: readonly Tensor[]): Device {
 }
 
 /** Puts the call on the tape, where its outputs become results of the new node. */
-function record<Options, Output extends TensorSpec | TensorSpec[]>(
+function record<Options, Output extends ResultSpec | ResultSpec[]>(
   definition: OpDefinition<Options, Output>,
   inputs: readonly Tensor[],
   outputs: Tensor[],
@@ -282,14 +306,14 @@ function record<Options, Output extends TensorSpec | TensorSpec[]>(
     outputs.some((t) => isFloat(t.dtype));
   if (!isRecording() || !differentiable) return outputs;
 
-  const { name, backward, saves } = definition;
+  const { name, backward, saves, adds } = definition;
   const edges = inputs.map(({ node, outputIndex: index }) => node && { node, index });
   const specs = inputs.map(({ shape, dtype }) => ({ shape, dtype }));
   const keeps = (list: readonly number[] | undefined, i: number) =>
     backward !== undefined && (list === undefined ? saves === undefined : list.includes(i));
   const savedInputs = inputs.map((t, i) => keeps(saves?.inputs, i) ? new Saved(t, t.node) : null);
   const savedOutputs: (Saved | null)[] = [];
-  const rule: Rule = (grads, needs) => {
+  const rule: Rule = (grads, needs, before) => {
     if (backward === undefined) {
       throw new LevinError(
         `Cannot differentiate ${name}: it has no gradient rule; give defineOp a \`backward\`, or ` +
@@ -302,6 +326,7 @@ function record<Options, Output extends TensorSpec | TensorSpec[]>(
       outputs: savedOutputs.map((s, i) => s?.restore(name, node, i)) as Tensor[],
       specs,
       needs,
+      before,
       options,
     };
     if (typeof backward === "function") return backward(context);
@@ -310,6 +335,7 @@ function record<Options, Output extends TensorSpec | TensorSpec[]>(
   const node: Node = new Node(name, edges, rule, () => {
     for (const saved of [...savedInputs, ...savedOutputs]) saved?.free();
   });
+  if (adds !== undefined) node.adds = adds;
   outputs.forEach((t, i) => {
     t.attach(node.retain(), i);
     savedOutputs.push(keeps(saves?.outputs, i) ? new Saved(t) : null);

@@ -48,6 +48,30 @@ export function contiguousStrides(shape: Shape): number[] {
   return strides;
 }
 
+/** Strides, in elements, of axes that lie densely in memory in the given order, outermost first. */
+export function stridesInOrder(shape: Shape, order: readonly number[]): number[] {
+  const inOrder = contiguousStrides(order.map((axis) => shape[axis]));
+  const strides = new Array<number>(shape.length);
+  order.forEach((axis, i) => strides[axis] = inOrder[i]);
+  return strides;
+}
+
+/**
+ * The axes by their steps in memory, outermost first. Those that have none, of size 1 or repeated, follow the axis
+ * before them.
+ */
+export function orderOfAxes(
+  { shape, strides }: { readonly shape: Shape; readonly strides: readonly number[] },
+): number[] {
+  let before = Infinity;
+  const steps = strides.map((stride, axis) =>
+    before = shape[axis] === 1 || stride === 0 ? before : Math.abs(stride)
+  );
+  return shape.map((_, axis) => axis).sort((a, b) =>
+    steps[b] === steps[a] ? a - b : steps[b] - steps[a]
+  );
+}
+
 /** Whether `strides` walk `shape` in row-major order without gaps; axes of size 1 may have any. */
 export function isContiguous(shape: Shape, strides: readonly number[]): boolean {
   let step = 1;

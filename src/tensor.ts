@@ -21,7 +21,14 @@ import {
 import { DTypeError, LevinError, ShapeError } from "./errors.ts";
 import type { TensorMethods } from "./methods.ts";
 import { adopt, currentScope } from "./scope.ts";
-import { contiguousStrides, format, isContiguous, type Shape, sizeOf } from "./shape.ts";
+import {
+  contiguousStrides,
+  format,
+  isContiguous,
+  type Shape,
+  sizeOf,
+  stridesInOrder,
+} from "./shape.ts";
 import { Storage } from "./storage.ts";
 
 /** A shape and a dtype: what is known of a tensor before it is computed. */
@@ -84,10 +91,18 @@ export class Tensor implements Layout, Disposable {
     else open.add(this);
   }
 
-  /** A new dense tensor with undefined elements. Throws LimitError when it can never fit. */
-  static allocate(device: Device, { shape, dtype }: TensorSpec): Tensor {
+  /**
+   * A new dense tensor with undefined elements, its axes in memory in the given order, outermost first; by default
+   * row-major. Throws LimitError when it can never fit.
+   */
+  static allocate(
+    device: Device,
+    { shape, dtype }: TensorSpec,
+    order?: readonly number[],
+  ): Tensor {
     const storage = new Storage(device, Math.max(1, sizeOf(shape)) * bytesOf(dtype));
-    return new Tensor(storage, { shape, dtype, strides: contiguousStrides(shape), offset: 0 });
+    const strides = order === undefined ? contiguousStrides(shape) : stridesInOrder(shape, order);
+    return new Tensor(storage, { shape, dtype, strides, offset: 0 });
   }
 
   /**

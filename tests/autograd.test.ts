@@ -130,6 +130,28 @@ testOnBackends("a user's own operation differentiates to any order and reads vie
   await gradcheck(grad((t: Tensor) => scale(t, { factor: 3 }).pow(3).sum()), [x]);
 });
 
+testOnCpu("a rule that adds is given what has arrived before, once", async () => {
+  const given: (number | null)[] = [];
+  const double = defineOp({
+    name: "double",
+    output: ([x]) => ({ shape: x.shape, dtype: x.dtype }),
+    cpu: ([x, z], [y]) => y.data.forEach((_, i) => y.data[i] = x.data[i] + z.data[i]),
+    adds: [0, 1],
+    backward: ({ grads: [g], before }) => {
+      given.push(...before.map((t) => t?.size ?? null));
+      return [before[0] === undefined ? g : g.add(before[0]), before[1]?.add(g) ?? g];
+    },
+  });
+  const x = tensor([1, 2], { requiresGrad: true });
+  // The later use sends its gradient first; a use of x twice is given it at the first place alone.
+  double(x, x).add(x.mul(3)).sum().backward();
+  assertEquals([await x.grad!.array(), given.splice(0)], [[5, 5], [2, null]]);
+  const z = tensor([1, 2], { requiresGrad: true });
+  x.mul(3).mul(double(z, x.detach())).add(double(x, z)).sum().backward();
+  assertEquals(await z.grad!.array(), [4, 7]);
+  assertEquals(await grad((t: Tensor) => double(t, t.mul(t)).mul(t).sum())(x).array(), [5, 16]);
+});
+
 testOnCpu("gradcheck finds a wrong rule, and names the element", async () => {
   const wrong = defineOp({
     name: "wrong",

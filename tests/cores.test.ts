@@ -15,6 +15,7 @@ import {
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
 import { type Variants, variants } from "../src/ops/lightning_cores.ts";
+import { addMatmul } from "../src/ops/matmul.ts";
 import { assertNear, matricesOf, sumsOf, test, testOnWebgpu, webgpu } from "./harness.ts";
 import { attend, attendGradients } from "./oracle.ts";
 
@@ -60,6 +61,24 @@ for (
     assertEquals(kernels, ["matmul: on matrix units"]);
   });
 }
+
+testOnMatrixUnits(
+  "a product on matrix units is added to something by another kernel",
+  async (device) => {
+    const [m, k, n] = [3 * side, 5 * side + 8, 8 * side + 8];
+    const [c, x, y] = [[2, m, n], [2, m, k], [k, n]]
+      .map((shape, i) => randn(shape, { seed: i + 1, dtype: "f16" }));
+    const [cs, xs, [ys]] = [
+      await c.data(),
+      await matricesOf(x.unsqueeze(0)),
+      await matricesOf(y.reshape([1, 1, k, n])),
+    ];
+    const expected = xs.flatMap((one) => multiply(one, ys)).map((value, i) => value + cs[i]);
+    await assertNear(addMatmul(c, x, y), expected, 1e-3);
+    const kernels = await kernelsOf(device, () => void addMatmul(c, x, y));
+    assertEquals(kernels, ["matmul: on matrix units", "matmul"]);
+  },
+);
 
 /** A call of the operator, its gradients, and what they should be. */
 interface Case {

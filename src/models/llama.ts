@@ -118,8 +118,11 @@ export class LlamaAttention extends Module {
     this.o_proj = new Linear(heads * headSize, size, { ...next(), bias });
   }
 
-  /** x [b, n, size], turned by `rotations`, after what `memory` holds → the same shape. */
-  forward(x: Tensor, rotations: Tensor, memory?: SoftmaxMemory): Tensor {
+  /**
+   * x [b, n, size], turned by `rotations`, after what `memory` holds → the same shape, added to a `residual` of it if
+   * there is one.
+   */
+  forward(x: Tensor, rotations: Tensor, memory?: SoftmaxMemory, residual?: Tensor): Tensor {
     return tidy(() => {
       const [b, n] = x.shape;
       const byHead = (t: Tensor) => t.reshape([b, n, -1, this.#headSize]).permute([0, 2, 1, 3]);
@@ -127,7 +130,7 @@ export class LlamaAttention extends Module {
       const k = rotary(byHead(this.k_proj.forward(x)), rotations);
       const v = byHead(this.v_proj.forward(x));
       const o = memory === undefined ? flashAttention(q, k, v) : memory.attend(q, k, v);
-      return this.o_proj.forward(o.permute([0, 2, 1, 3]).reshape([b, n, -1]));
+      return this.o_proj.forward(o.permute([0, 2, 1, 3]).reshape([b, n, -1]), residual);
     });
   }
 }
@@ -150,11 +153,12 @@ export class SwiGLU extends Module {
     this.down_proj = new Linear(inner, size, { ...next(), bias });
   }
 
-  /** x [.., size] → the same shape. */
-  forward(x: Tensor): Tensor {
-    return tidy(() =>
-      this.down_proj.forward(this.gate_proj.forward(x).silu().mul(this.up_proj.forward(x)))
-    );
+  /** x [.., size] → the same shape, added to a `residual` of it if there is one. */
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    return tidy(() => {
+      const gated = this.gate_proj.forward(x).silu().mul(this.up_proj.forward(x));
+      return this.down_proj.forward(gated, residual);
+    });
   }
 }
 
@@ -183,8 +187,8 @@ export class LlamaLayer extends Module {
   /** x [b, n, size], turned by `rotations`, after what `memory` holds → the same shape. */
   forward(x: Tensor, rotations: Tensor, memory?: SoftmaxMemory): Tensor {
     return tidy(() => {
-      const h = x.add(this.self_attn.forward(this.input_layernorm.forward(x), rotations, memory));
-      return h.add(this.mlp.forward(this.post_attention_layernorm.forward(h)));
+      const h = this.self_attn.forward(this.input_layernorm.forward(x), rotations, memory, x);
+      return this.mlp.forward(this.post_attention_layernorm.forward(h), h);
     });
   }
 }

@@ -88,8 +88,11 @@ export class PythiaAttention extends Module {
     this.#heads = heads;
   }
 
-  /** x [b, n, size], turned by `rotations`, after what `memory` holds → the same shape. */
-  forward(x: Tensor, rotations: Tensor, memory?: SoftmaxMemory): Tensor {
+  /**
+   * x [b, n, size], turned by `rotations`, after what `memory` holds → the same shape, added to a `residual` of it if
+   * there is one.
+   */
+  forward(x: Tensor, rotations: Tensor, memory?: SoftmaxMemory, residual?: Tensor): Tensor {
     return tidy(() => {
       const [b, n, size] = x.shape;
       const all = this.query_key_value.forward(x).reshape([
@@ -103,7 +106,7 @@ export class PythiaAttention extends Module {
       const o = memory === undefined
         ? flashAttention(turnedQ, turnedK, v)
         : memory.attend(turnedQ, turnedK, v);
-      return this.dense.forward(o.permute([0, 2, 1, 3]).reshape([b, n, size]));
+      return this.dense.forward(o.permute([0, 2, 1, 3]).reshape([b, n, size]), residual);
     });
   }
 }
@@ -123,9 +126,9 @@ export class PythiaFeedForward extends Module {
     this.dense_4h_to_h = new Linear(inner, size, { ...next(), bias: true });
   }
 
-  /** x [.., size] → the same shape. */
-  forward(x: Tensor): Tensor {
-    return tidy(() => this.dense_4h_to_h.forward(this.dense_h_to_4h.forward(x).gelu()));
+  /** x [.., size] → the same shape, added to a `residual` of it if there is one. */
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    return tidy(() => this.dense_4h_to_h.forward(this.dense_h_to_4h.forward(x).gelu(), residual));
   }
 }
 
@@ -156,8 +159,8 @@ export class PythiaLayer extends Module {
   /** x [b, n, size], turned by `rotations`, after what `memory` holds → the same shape. */
   forward(x: Tensor, rotations: Tensor, memory?: SoftmaxMemory): Tensor {
     return tidy(() => {
-      const h = x.add(this.attention.forward(this.input_layernorm.forward(x), rotations, memory));
-      return h.add(this.mlp.forward(this.post_attention_layernorm.forward(this.#parallel ? x : h)));
+      const h = this.attention.forward(this.input_layernorm.forward(x), rotations, memory, x);
+      return this.mlp.forward(this.post_attention_layernorm.forward(this.#parallel ? x : h), h);
     });
   }
 }

@@ -107,8 +107,8 @@ export class TransNormerLayer extends Module {
   /** x [b, n, size], at position `start`, after what `memory` holds → the same shape. */
   forward(x: Tensor, start?: number | readonly number[], memory?: LinearMemory): Tensor {
     return tidy(() => {
-      const h = x.add(this.token_mixer.forward(this.#norm.forward(x), start, memory));
-      return h.add(this.channel_mixer.forward(this.#norm.forward(h)));
+      const h = this.token_mixer.forward(this.#norm.forward(x), start, memory, x);
+      return this.channel_mixer.forward(this.#norm.forward(h), h);
     });
   }
 }

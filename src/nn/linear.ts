@@ -5,6 +5,7 @@
  */
 import type { Device } from "../device.ts";
 import { asLeaf, randn, uniform, zeros } from "../ops/create.ts";
+import { addMatmul } from "../ops/matmul.ts";
 import { freshSeed, Seeds } from "../random.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
@@ -64,10 +65,14 @@ export class Linear extends Module {
     this.bias = bias ? parameter([outputs], { ...options, blank: true }, zeros) : undefined;
   }
 
-  /** x [.., in] → [.., out], in the dtype of x, whatever that of the parameters. */
-  forward(x: Tensor): Tensor {
+  /**
+   * x [.., in] → [.., out], in the dtype of x, whatever that of the parameters; with a `residual` [.., out] of that
+   * dtype, which it is added to in the same pass.
+   */
+  forward(x: Tensor, residual?: Tensor): Tensor {
     return tidy(() => {
-      const y = x.matmul(this.weight.to(x.dtype).transpose());
+      const weight = this.weight.to(x.dtype).transpose();
+      const y = residual === undefined ? x.matmul(weight) : addMatmul(residual, x, weight);
       return this.bias === undefined ? y : y.add(this.bias.to(x.dtype));
     });
   }

@@ -7,17 +7,18 @@
 import type { Device } from "../device.ts";
 import { ShapeError } from "../errors.ts";
 import { arange } from "../ops/create.ts";
+import { gatedNorm } from "../ops/gated_norm.ts";
 import { lightningAttention, lightningAttentionWithState } from "../ops/lightning_attention.ts";
 import { lightningAttention1 } from "../ops/lightning_attention1.ts";
 import { lightningAttentionStep } from "../ops/lightning_step.ts";
-import { concat, split } from "../ops/views.ts";
+import { qkvu } from "../ops/qkvu.ts";
+import { concat } from "../ops/views.ts";
 import { tidy } from "../scope.ts";
 import { tensor } from "../ops/create.ts";
 import type { Tensor } from "../tensor.ts";
 import { type LayerOptions, Linear, optionsOfParts } from "./linear.ts";
 import type { LinearMemory } from "./memory.ts";
 import { Module, owned } from "./module.ts";
-import { SRMSNorm } from "./norm.ts";
 
 /**
  * LRPE-d, the learnable positions of TransNormerLLM's first layer: x at position t becomes
@@ -37,14 +38,28 @@ export class LRPE extends Module {
 
   /** x [b, heads, n, size] from position `start` on, one for all or one a row → [b, heads, n, 2 · size]. */
   forward(x: Tensor, start: number | readonly number[] = 0): Tensor {
+    return tidy(() => this.place(x, this.waves(x.shape[2], start)));
+  }
+
+  /** cos θt and sin θt of `n` positions from `start` on: [n, heads, 2, size], or [b, n, heads, 2, size]. */
+  waves(n: number, start: number | readonly number[]): Tensor {
     return tidy(() => {
-      const n = x.shape[2];
-      const steps = arange(n, { device: x.device }).reshape([n, 1]);
+      const { theta, theta: { device } } = this;
+      const steps = arange(n, { device }).reshape([n, 1, 1, 1]);
       const from = typeof start === "number"
         ? start
-        : tensor(Float32Array.from(start), { shape: [start.length, 1, 1, 1], device: x.device });
-      const angle = this.theta.mul(steps.add(from));
-      return concat([x.mul(angle.cos().to(x.dtype)), x.mul(angle.sin().to(x.dtype))], -1);
+        : tensor([...start], { shape: [start.length, 1, 1, 1, 1], device });
+      const angle = theta.permute([1, 0, 2]).unsqueeze(2).mul(steps.add(from));
+      return concat([angle.cos(), angle.sin()], -2);
+    });
+  }
+
+  /** x at the positions of `waves`, its heads side by side in memory, as those of x in a projection. */
+  place(x: Tensor, waves: Tensor): Tensor {
+    return tidy(() => {
+      const [b, heads, n, size] = x.shape;
+      const placed = x.permute([0, 2, 1, 3]).unsqueeze(3).mul(waves.to(x.dtype));
+      return placed.reshape([b, n, heads, 2 * size]).permute([0, 2, 1, 3]);
     });
   }
 }
@@ -82,7 +97,6 @@ export class GatedLinearAttention extends Module {
   readonly out_proj: Linear;
   /** Positions, in the first layer. */
   readonly lrpe: LRPE | undefined;
-  readonly #norm = new SRMSNorm();
   readonly #heads: number;
   readonly #slopes: readonly number[];
   readonly #attention: LightningVersion;
@@ -116,23 +130,29 @@ export class GatedLinearAttention extends Module {
 
   /**
    * x [b, n, size], which stands at `start`, one position for all or one a row → the same shape. With a
-   * memory, x comes after what it holds, and is held then too.
+   * memory, x comes after what it holds, and is held then too. A `residual` of that shape is added to.
    */
-  forward(x: Tensor, start: number | readonly number[] = 0, memory?: LinearMemory): Tensor {
+  forward(
+    x: Tensor,
+    start: number | readonly number[] = 0,
+    memory?: LinearMemory,
+    residual?: Tensor,
+  ): Tensor {
     return tidy(() => {
       const [b, n, size] = x.shape;
-      const [q, k, v, u] = split(this.qkvu_proj.forward(x), 4, -1);
+      const [q, k, v, u] = qkvu(this.qkvu_proj.forward(x));
       const byHead = (t: Tensor) =>
         t.reshape([b, n, this.#heads, size / this.#heads]).permute([0, 2, 1, 3]);
-      const place = (t: Tensor) => this.lrpe === undefined ? t : this.lrpe.forward(t, start);
+      const waves = this.lrpe?.waves(n, start);
+      const place = (t: Tensor) => waves === undefined ? t : this.lrpe!.place(t, waves);
       const attended = this.#attend(
-        place(byHead(q.silu())),
-        place(byHead(k.silu())),
+        place(byHead(q)),
+        place(byHead(k)),
         byHead(v),
         memory,
       );
       const o = attended.permute([0, 2, 1, 3]).reshape([b, n, size]);
-      return this.out_proj.forward(u.mul(this.#norm.forward(o)));
+      return this.out_proj.forward(gatedNorm(o, u), residual);
     });
   }
 
@@ -182,8 +202,8 @@ export class SGLU extends Module {
     this.l3 = new Linear(inner, size, next());
   }
 
-  /** x [.., size] → the same shape. */
-  forward(x: Tensor): Tensor {
-    return tidy(() => this.l3.forward(this.l1.forward(x).mul(this.l2.forward(x))));
+  /** x [.., size] → the same shape, added to a `residual` of it if there is one. */
+  forward(x: Tensor, residual?: Tensor): Tensor {
+    return tidy(() => this.l3.forward(this.l1.forward(x).mul(this.l2.forward(x)), residual));
   }
 }

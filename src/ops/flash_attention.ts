@@ -10,7 +10,8 @@
  *     dq = scale · dS k        dk = scale · dSᵀ q        dv = Pᵀ g
  *
  * Shapes: q, dq [b, h, n, d]; k, dk [b, g, m, d]; v, dv [b, g, m, e]; o [b, h, n, e]; L, D [b, h, n] in
- * float32. Within this file every operand has its heads as [groups, members of a group]; k and v have one
+ * float32. Results have their axes in the order in memory that q, or what they are the gradient of, has.
+ * Within this file every operand has its heads as [groups, members of a group]; k and v have one
  * member, read by all through a stride of 0, and the members of dk and dv are summed by the one workgroup
  * that owns them. Saved: q, k, v, o and L. Nothing is added atomically: results are the same bit for bit
  * from run to run.
@@ -30,10 +31,10 @@ import {
   type WasmView,
 } from "../backend/contract.ts";
 import { grad } from "../grad.ts";
-import { defineOp, type Op } from "../operation.ts";
+import { defineOp, type Op, type ResultSpec } from "../operation.ts";
 import { tidy } from "../scope.ts";
-import { sizeOf } from "../shape.ts";
-import type { Tensor, TensorSpec } from "../tensor.ts";
+import { orderOfAxes, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
 import forwardText from "../../shaders/flash_attention.wgsl" with { type: "text" };
 import gradientText from "../../shaders/flash_gradient.wgsl" with { type: "text" };
 import rowsText from "../../shaders/flash_rows.wgsl" with { type: "text" };
@@ -122,11 +123,11 @@ export interface FlashOptions {
 export type Wanted = "q" | "k" | "v";
 
 /** q, k and v → o and L. */
-const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec[]>({
+const attend: Op<FlashOptions, ResultSpec[]> = defineOp<FlashOptions, ResultSpec[]>({
   name: "flashAttention",
   strided: true,
   output: ([q, , v]) => [
-    { shape: q.shape.with(4, v.shape[4]), dtype: q.dtype },
+    { shape: q.shape.with(4, v.shape[4]), dtype: q.dtype, order: orderOfAxes(q) },
     { shape: q.shape.slice(0, 4), dtype: "f32" },
   ],
   cpu: attendOnCpu,
@@ -199,12 +200,15 @@ interface GradientOptions extends FlashOptions {
 }
 
 /** q, k, v, o, L and g → the wanted ones of dq, dk and dv. */
-const gradients: Op<GradientOptions, TensorSpec[]> = defineOp<GradientOptions, TensorSpec[]>({
+const gradients: Op<GradientOptions, ResultSpec[]> = defineOp<GradientOptions, ResultSpec[]>({
   name: "flashAttentionGradient",
   strided: true,
   output: ([q, k, v], { of }) => {
     const specs = { q, k, v };
-    return of.map((name) => ({ shape: specs[name].shape, dtype: q.dtype }));
+    return of.map((name) => {
+      const own = specs[name];
+      return { shape: own.shape, dtype: q.dtype, order: orderOfAxes(own) };
+    });
   },
   cpu: gradientsOnCpu,
   wasm: ([q, k, v, out, logsum, g], outputs, { of, ...options }) => {

@@ -14,7 +14,7 @@ import { checkInputs, checkScale, checkState, inGroups } from "./attention_argum
 import { tensor, zeros } from "./create.ts";
 import { lightning, type LightningOptions } from "./lightning_core.ts";
 import { where } from "./pointwise.ts";
-import { decaySlopes, slopesTensor } from "./slopes.ts";
+import { decaySlopes, minusSlopes } from "./slopes.ts";
 import { concat, split } from "./views.ts";
 
 /** The decay of linear attention: by head, or by head and token. */
@@ -236,7 +236,9 @@ function longestInABinding(q: Tensor, k: Tensor, v: Tensor, blockSize: number): 
   if (bindingBytes === Infinity) return Infinity;
   const [d, e] = [q.shape[3], v.shape[3]];
   const steps = [q, k, v].map((t) => Math.abs(t.strides[2]) * bytesOf(t.dtype));
-  const bytesOfAToken = Math.max(...steps, 4 * d, 4 * e);
+  // Outputs and gradients have their axes in the order of q, k or v.
+  const isTokenFirst = [q, k, v].some((t) => t.strides[2] > t.strides[1]);
+  const bytesOfAToken = Math.max(...steps, 4 * Math.max(d, e) * (isTokenFirst ? q.shape[1] : 1));
   const tokens = Math.max(1, Math.floor(bindingBytes / bytesOfAToken) - 1);
   return tokens - tokens % Math.min(blockSize, tokens);
 }
@@ -280,8 +282,8 @@ export function logDecayOf(operation: string, options: DecayOptions, q: Tensor):
   const { slopes, logDecay } = options;
   const [b, h, n] = q.shape;
   if (logDecay === undefined) {
-    const s = slopesTensor(operation, slopes ?? decaySlopes(h), h, q.device);
-    return s.neg().reshape([1, h, 1]).expand([b, h, n]);
+    const g = minusSlopes(operation, slopes ?? decaySlopes(h), h, q.device);
+    return g.reshape([1, h, 1]).expand([b, h, n]);
   }
   if (slopes !== undefined) {
     throw new ShapeError(`${operation}: expected slopes or logDecay, found both`);

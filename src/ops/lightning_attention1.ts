@@ -29,6 +29,7 @@ import {
 import { LevinError, ShapeError } from "../errors.ts";
 import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
+import { orderOfAxes } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import text from "../../shaders/lightning1.wgsl" with { type: "text" };
 import { checkQuadratic, inGroups } from "./attention_arguments.ts";
@@ -125,7 +126,11 @@ interface Lightning1Options {
 const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
   name: "lightningAttention1",
   strided: true,
-  output: ([q, , v]) => ({ shape: q.shape.with(4, v.shape[4]), dtype: q.dtype }),
+  output: ([q, , v]) => ({
+    shape: q.shape.with(4, v.shape[4]),
+    dtype: q.dtype,
+    order: orderOfAxes(q),
+  }),
   cpu: ([q, k, v, slopes], [out], { scale, reverse }) => {
     const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
     attendOnCpu(views, slopes, scale);

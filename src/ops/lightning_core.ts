@@ -13,7 +13,8 @@
  *
  * Shapes: q, k [b, groups, members, n, d]; v, o [.., n, e]; g [b, groups, members, n] and states
  * [b, groups, members, d, e] in float32. Heads that share keys are the members of a group, over which k
- * and v are repeated by a stride of 0.
+ * and v are repeated by a stride of 0. Outputs have their axes in the order in memory that those of q have, so that
+ * what was projected as [b, n, heads, d] comes out, and its gradients too, as the next product reads it.
  * Saved: q, k, v, g and the first and last state; no [n, n] matrix and no block state outlives the call.
  *
  * The operator is closed under differentiation. Let R be its twin that runs backwards in time and decays
@@ -42,9 +43,9 @@ import {
   type WasmView,
 } from "../backend/contract.ts";
 import { grad } from "../grad.ts";
-import { type BackwardContext, defineOp, type Op } from "../operation.ts";
-import { contiguousStrides, sizeOf } from "../shape.ts";
-import type { Tensor, TensorSpec } from "../tensor.ts";
+import { type BackwardContext, defineOp, type Op, type ResultSpec } from "../operation.ts";
+import { contiguousStrides, orderOfAxes, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
 import { full, zeros } from "./create.ts";
 import { planForMatrixUnits, suitsMatrixUnits } from "./lightning_cores.ts";
 import { attendOnCpu } from "./lightning_cpu.ts";
@@ -70,9 +71,9 @@ export interface LightningOptions {
 }
 
 /** q, k, v, g and, if there is one, the initial state → the outputs and the last state. */
-export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
+export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
   LightningOptions,
-  TensorSpec[]
+  ResultSpec[]
 >({
   name: "lightningAttention",
   strided: true,
@@ -81,7 +82,7 @@ export const lightning: Op<LightningOptions, TensorSpec[]> = defineOp<
     const [n, d] = k.shape.slice(3);
     const e = v.shape[4];
     return [
-      { shape: [...heads, n, e], dtype: wide ? "f32" : q.dtype },
+      { shape: [...heads, n, e], dtype: wide ? "f32" : q.dtype, order: orderOfAxes(q) },
       { shape: [...heads, d, e], dtype: "f32" },
     ];
   },
@@ -155,7 +156,7 @@ function ofKeysAndValues(
  * k, v, g and, if there is one, the initial state → the outputs [.., n, e] and [.., n, d] and the last state. Only
  * the second is wide.
  */
-const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOptions, TensorSpec[]>({
+const lightningPair: Op<LightningOptions, ResultSpec[]> = defineOp<LightningOptions, ResultSpec[]>({
   name: "lightningAttentionPair",
   strided: true,
   output: ([q, r, k, v], { wide }) => {
@@ -163,8 +164,8 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
     const [n, d] = k.shape.slice(3);
     const e = v.shape[4];
     return [
-      { shape: [...heads, n, e], dtype: q.dtype },
-      { shape: [...heads, n, d], dtype: wide ? "f32" : r.dtype },
+      { shape: [...heads, n, e], dtype: q.dtype, order: orderOfAxes(q) },
+      { shape: [...heads, n, d], dtype: wide ? "f32" : r.dtype, order: orderOfAxes(r) },
       { shape: [...heads, d, e], dtype: "f32" },
     ];
   },

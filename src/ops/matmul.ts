@@ -1,11 +1,12 @@
 /**
- * The matrix product over the last two axes, batched over the others:
+ * The matrix product over the last two axes, batched over the others, alone or added to something:
  *
- *     out[b, i, j] = Σ_k x[b, i, k] · y[b, k, j]        [.., m, k] · [.., k, n] → [.., m, n]
- *     dx = g · yᵀ        dy = xᵀ · g
+ *     out[b, i, j] = c[b, i, j] + Σ_k x[b, i, k] · y[b, k, j]        [.., m, k] · [.., k, n] → [.., m, n]
+ *     dx = g · yᵀ        dy = xᵀ · g        dc = g
  *
- * Saves x and y. Transposes are strides, never copies. The CPU accumulates in float64, WebAssembly and
- * GPUs in float32. Where the GPU has matrix units (tensor cores, through Dawn), float16 runs on them.
+ * With one y [k, n] for all x [.., k] it is one tall product. Saves x and y. Transposes are strides, never copies;
+ * dx is added to what has arrived at x before. The CPU accumulates in float64, WebAssembly and GPUs in float32, and c
+ * comes last. Where the GPU has matrix units (tensor cores, through Dawn), float16 runs on them.
  *
  * @module
  */
@@ -22,7 +23,15 @@ import { bytesOf, isFloat } from "../dtype.ts";
 import { DTypeError, LimitError, ShapeError } from "../errors.ts";
 import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
-import { broadcastShapes, collapse, format, sizeOf } from "../shape.ts";
+import {
+  broadcastShapes,
+  collapse,
+  contiguousStrides,
+  format,
+  sameShape,
+  type Shape,
+  sizeOf,
+} from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import narrowText from "../../shaders/matmul.wgsl" with { type: "text" };
 import coresText from "../../shaders/matmul_cores.wgsl" with { type: "text" };
@@ -30,42 +39,64 @@ import paramsText from "../../shaders/matmul_params.wgsl" with { type: "text" };
 import wideText from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
 import { eightResults, eights, withCoresAndResults } from "./cores.ts";
+import { pointwiseProgram } from "./pointwise_program.ts";
 import { elements, results, withTiles } from "./tiles.ts";
 
 const shader = `${paramsText}\n${narrowText}`;
 const wideShader = withTiles(paramsText, wideText);
 const coresShader = withCoresAndResults(coresText, paramsText);
 
-const batched: Op = defineOp({
+/** x, y and, if there is one, a dense c → out. */
+const product: Op = defineOp({
   name: "matmul",
   strided: true,
   output: ([x, y]) => ({ shape: [...x.shape.slice(0, -1), y.shape.at(-1)!], dtype: x.dtype }),
-  cpu: ([x, y], [out]) => {
-    const { batch, sizes, steps } = geometry(x, y, out);
-    for (let b = 0, count = sizeOf(batch); b < count; b++) {
-      const [xo, yo, oo] = [x, y, out].map((v, i) => v.offset + offsetOf(b, batch, steps[i]));
-      multiply(
-        sizes,
-        { data: x.data, offset: xo, row: x.strides.at(-2)!, column: x.strides.at(-1)! },
-        { data: y.data, offset: yo, row: y.strides.at(-2)!, column: y.strides.at(-1)! },
-        { data: out.data, offset: oo, row: out.strides.at(-2)!, column: out.strides.at(-1)! },
-      );
-    }
+  cpu: ([x, y, c], [out]) => {
+    multiplyAll(tall(x, y)!, y, tall(out, y)!);
+    if (c !== undefined) sum.cpu!([out, c], [out], undefined);
   },
-  wasm: ([x, y], [out]) => planJob(x, y, out),
-  gpu: ([x, y], [out], _, context) => plan(x, y, out, context),
-  cuts: ([x], [out]) => {
-    const rank = out.shape.length;
-    const leading = out.shape.slice(0, -2).map((_, axis) => [axis, axis, axis]);
-    return [...leading, [x.shape.length - 2, -1, rank - 2], [-1, rank - 1, rank - 1]];
-  },
-  backward: [
-    ({ grads: [g], inputs: [x, y] }) =>
-      isTransposed(x) ? product(y, g.transpose()).transpose() : product(g, y.transpose()),
-    ({ grads: [g], inputs: [x, y] }) =>
-      isTransposed(y) ? product(g.transpose(), x).transpose() : product(x.transpose(), g),
+  wasm: ([x, y, c], [out], _, context) => [
+    planJob(tall(x, y)!, y, tall(out, y)!),
+    ...(c === undefined ? [] : [sum.wasm!([out, c], [out], undefined, context)!].flat()),
   ],
+  gpu: ([x, y, c], [out], _, context) =>
+    plan(tall(x, y)!, y, c && tall(c, y), tall(out, y)!, context),
+  cuts: ([, y, c], [out]) => {
+    const rank = out.shape.length;
+    const last = y.shape.length - 1;
+    const cut = (ofX: number, ofY: number, axis: number) =>
+      c === undefined ? [ofX, ofY, axis] : [ofX, ofY, axis, axis];
+    const leading = Array.from(
+      { length: rank - 1 },
+      (_, axis) => cut(axis, axis < last - 1 ? axis : -1, axis),
+    );
+    return [...leading, cut(-1, last, rank - 1)];
+  },
+  saves: { inputs: [0, 1] },
+  adds: [0],
+  backward: ({ grads: [g], inputs: [x, y], needs, before: [arrived] }) => {
+    const dx = () => {
+      if (x.rank > y.rank || !isTransposed(x)) return multiplied(g, y.transpose(), arrived);
+      const dx = multiplied(y, g.transpose()).transpose();
+      return arrived === undefined ? dx : dx.add(arrived);
+    };
+    const dy = () => {
+      const [tallX, tallG] = y.rank === x.rank ? [x, g] : [x, g].map(flat);
+      return isTransposed(y)
+        ? multiplied(tallG.transpose(), tallX).transpose()
+        : multiplied(tallX.transpose(), tallG);
+    };
+    return [needs[0] ? dx() : null, needs[1] ? dy() : null, ...(needs[2] ? [g] : [])];
+  },
 });
+
+/** x + y, as the CPU and WebAssembly add c to a product. */
+const sum = pointwiseProgram("add", { cpu: (x, y) => x + y, wgsl: "x + y" });
+
+/** x [.., k] as [rows, k]. */
+function flat(x: Tensor): Tensor {
+  return x.reshape([-1, x.shape.at(-1)!]);
+}
 
 /**
  * Whether columns lie densely, as those of a transposed weight do. Its gradient is laid out like it, so that
@@ -76,15 +107,23 @@ function isTransposed({ strides }: Tensor): boolean {
 }
 
 /** One call of the operation; or, where a row of x or a column of y outgrows a binding, a sum of two. */
-function product(x: Tensor, y: Tensor): Tensor {
+function multiplied(x: Tensor, y: Tensor, c?: Tensor): Tensor {
+  if (x.rank > y.rank && tall(x, y) === undefined) {
+    const shape = [...x.shape.slice(0, -1), y.shape[1]];
+    return multiplied(flat(x), y, c && flat(c)).reshape(shape);
+  }
   const k = x.shape.at(-1)!;
   const step = Math.max(Math.abs(x.strides.at(-1)!), Math.abs(y.strides.at(-2)!));
-  if (k < 2 || k * step * bytesOf(x.dtype) <= x.device.engine.bindingBytes) return batched(x, y);
+  if (k < 2 || k * step * bytesOf(x.dtype) <= x.device.engine.bindingBytes) {
+    return c === undefined ? product(x, y) : product(x, y, c.contiguous());
+  }
   const middle = Math.ceil(k / 2);
-  const before = x.shape.slice(0, -2).map(() => null);
-  const part = (from: number, to: number) =>
-    product(x.slice(...before, null, [from, to]), y.slice(...before, [from, to]));
-  return part(0, middle).add(part(middle, k));
+  const before = (t: Tensor) => t.shape.slice(0, -2).map(() => null);
+  const part = (from: number, to: number, c?: Tensor) => {
+    const rows = y.slice(...before(y), [from, to]);
+    return multiplied(x.slice(...before(x), null, [from, to]), rows, c);
+  };
+  return part(middle, k, part(0, middle, c));
 }
 
 /** The matrix product, with NumPy's rules for one-dimensional operands and for broadcasting. */
@@ -93,15 +132,34 @@ export function matmul(x: Tensor, y: Tensor): Tensor {
   return tidy(() => {
     if (y.rank === 1) return matmul(x, y.unsqueeze(1)).squeeze(-1);
     if (x.rank === 1) return matmul(x.unsqueeze(0), y).squeeze(-2);
+    // One matrix for the whole batch: one tall product, and one product for its gradient.
+    if (y.rank === 2) return multiplied(x, y);
     const [m, k] = x.shape.slice(-2);
     const n = y.shape[y.rank - 1];
-    if (y.rank === 2 && x.rank > 2) {
-      // One matrix for the whole batch: one tall product, and one product for its gradient.
-      return product(x.reshape([-1, k]), y).reshape([...x.shape.slice(0, -1), n]);
-    }
     const batch = broadcastShapes([x.shape.slice(0, -2), y.shape.slice(0, -2)], "batch in matmul");
-    return product(x.expand([...batch, m, k]), y.expand([...batch, k, n]));
+    return multiplied(x.expand([...batch, m, k]), y.expand([...batch, k, n]));
   });
+}
+
+/**
+ * c + x · y in one pass: x [.., k], y [k, n], c [.., n].
+ *
+ * @throws {ShapeError} if the shapes do not fit.
+ * @throws {DTypeError} if the dtypes differ or are not floating.
+ */
+export function addMatmul(c: Tensor, x: Tensor, y: Tensor): Tensor {
+  check(x, y);
+  const shape = [...x.shape.slice(0, -1), y.shape[y.rank - 1]];
+  if (x.rank < 2 || y.rank !== 2 || !sameShape(c.shape, shape)) {
+    throw new ShapeError(
+      `Cannot add ${format(c.shape)} and ${format(x.shape)} by ${format(y.shape)}: expected ` +
+        `[.., n], [.., k] and [k, n]`,
+    );
+  }
+  if (c.dtype !== x.dtype) {
+    throw new DTypeError(`Cannot add ${c.dtype} and a product of ${x.dtype}: convert with to()`);
+  }
+  return tidy(() => multiplied(x, y, c));
 }
 
 function check(x: Tensor, y: Tensor): void {
@@ -122,12 +180,38 @@ function check(x: Tensor, y: Tensor): void {
 
 type Matrices = Pick<CpuView, "shape" | "strides">;
 
+/** x or out [.., m, k] as one matrix [rows, k] if there is one y for all; undefined if its rows lie unevenly. */
+function tall<V extends Matrices>(view: V, y: { readonly shape: Shape }): V | undefined {
+  if (view.shape.length === y.shape.length) return view;
+  const [shape, steps] = [view.shape, view.strides].map((list) => list.slice(0, -1));
+  const { strides: [merged] } = collapse(shape, [steps]);
+  if (merged.length > 1) return undefined;
+  return {
+    ...view,
+    shape: [sizeOf(shape), view.shape.at(-1)!],
+    strides: [merged[0] ?? 0, view.strides.at(-1)!],
+  };
+}
+
 /** The batch axes, merged as far as all three operands allow, and the sizes [m, n, k]. */
 function geometry(x: Matrices, y: Matrices, out: Matrices) {
   const operands = [x, y, out].map((v) => v.strides.slice(0, -2));
   const { shape: batch, strides: steps } = collapse(out.shape.slice(0, -2), operands);
   const [m, n] = out.shape.slice(-2);
   return { batch, steps, sizes: [m, n, x.shape.at(-1)!] as const };
+}
+
+function multiplyAll(x: CpuView, y: CpuView, out: CpuView): void {
+  const { batch, sizes, steps } = geometry(x, y, out);
+  for (let b = 0, count = sizeOf(batch); b < count; b++) {
+    const [xo, yo, oo] = [x, y, out].map((v, i) => v.offset + offsetOf(b, batch, steps[i]));
+    multiply(
+      sizes,
+      { data: x.data, offset: xo, row: x.strides.at(-2)!, column: x.strides.at(-1)! },
+      { data: y.data, offset: yo, row: y.strides.at(-2)!, column: y.strides.at(-1)! },
+      { data: out.data, offset: oo, row: out.strides.at(-2)!, column: out.strides.at(-1)! },
+    );
+  }
 }
 
 function offsetOf(entry: number, shape: readonly number[], strides: readonly number[]): number {
@@ -181,7 +265,14 @@ function planJob(x: WasmView, y: WasmView, out: WasmView): WasmJob {
 /** Wide tiles are faster once there are enough of them to occupy a GPU. */
 const ENOUGH_TILES = 64;
 
-function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext): Dispatch {
+function plan(
+  x: View,
+  y: View,
+  c: View | undefined,
+  out: View,
+  context: GpuContext,
+): Dispatch | Dispatch[] {
+  const { software, matrixUnits } = context;
   const { batch, steps, sizes: [m, n, k] } = geometry(x, y, out);
   if (batch.length > 4) {
     throw new LimitError(
@@ -202,12 +293,18 @@ function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext
   const wide = () => ({
     ...elements({ x }, along.X_ALONG_K ? -1 : -2),
     ...elements({ y }, along.Y_ALONG_K ? -2 : -1),
+    ...(c === undefined ? { Element_plus: x.dtype } : elements({ plus: c })),
     ...results(out),
     WIDE: true,
     UNROLLED: !software,
     WHOLE: !software && m % 64 === 0 && n % 128 === 0 && k % 16 === 0,
   });
-  const narrow = () => ({ StoredX: x.dtype, StoredY: y.dtype, StoredOut: out.dtype });
+  const narrow = () => ({
+    StoredX: x.dtype,
+    StoredY: y.dtype,
+    StoredOut: out.dtype,
+    StoredPlus: x.dtype,
+  });
   const params = [
     ...four(batch, 1),
     ...steps.flatMap((list) => four(list, 0)),
@@ -215,10 +312,20 @@ function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext
     n,
     k,
     ...[x, y, out].flatMap((v) => [v.offset, ...v.strides.slice(-2)]),
+    c?.offset ?? 0,
   ];
   if (matrixUnits !== undefined && x.dtype === "f16" && k > 0) {
     const { side, lanes } = matrixUnits;
     const [tile, depth] = [8 * side, 4 * side];
+    if (c !== undefined) {
+      const { shape } = out;
+      const strides = contiguousStrides(shape);
+      const apart = { ...context.scratch(sizeOf(shape), "f16"), shape, strides };
+      return [
+        plan(x, y, undefined, apart, context),
+        sum.gpu!([apart, c], [out], undefined, context),
+      ].flat();
+    }
     return {
       label: "on matrix units",
       shader: coresShader,
@@ -231,13 +338,15 @@ function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext
         ...eightResults(out),
         WHOLE: m % tile === 0 && n % tile === 0 && k % depth === 0,
       },
+      bindings: [x, y, out],
       params,
       workgroups: tiles(tile, tile),
     };
   }
   return {
     shader: isWide ? wideShader : shader,
-    constants: { ...(isWide ? wide() : narrow()), ...along },
+    constants: { ...(isWide ? wide() : narrow()), ...along, ADD: c !== undefined },
+    bindings: [x, y, out, c ?? x],
     params,
     workgroups: isWide ? tiles(64, 128) : tiles(64, 64),
   };

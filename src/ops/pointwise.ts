@@ -20,6 +20,7 @@ import { defineOp, runInPlace } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { broadcastShapes, sameShape, type Shape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import { mulGradients } from "./mul_gradients.ts";
 import {
   filled,
   pointwiseProgram,
@@ -54,6 +55,8 @@ interface BinaryRule extends Pick<PointwiseRule, "loop"> {
   readonly integers?: (x: number, y: number) => number;
   readonly dx?: (context: BinaryGradient) => Tensor;
   readonly dy?: (context: BinaryGradient) => Tensor;
+  /** Both at once, of dense operands, where that is one pass instead of two. */
+  readonly both?: (g: Tensor, x: Tensor, y: Tensor) => Tensor[];
   /** What the gradients use, as characters of "xyo" (o for out). */
   readonly saves?: string;
   readonly on?: Domain;
@@ -97,6 +100,7 @@ const BINARY = {
   sub: { cpu: (x, y) => x - y, wgsl: "x - y", dx: ({ g }) => g, dy: ({ g }) => g.neg() },
   mul: { cpu: (x, y) => x * y, wgsl: "x * y", integers: Math.imul, saves: "xy",
          dx: ({ g, y }) => g.mul(y), dy: ({ g, x }) => g.mul(x),
+         both: (g, x, y) => mulGradients(g, x, y),
          loop: (n, [o, a, b], [os, as, bs], [out, x, y]) => {
            for (let i = 0; i < n; i++) out[o + i * os] = x[a + i * as] * y[b + i * bs];
          } },
@@ -140,7 +144,7 @@ function siluSlope(x: number): number {
 }
 
 /** x · silu′(y). */
-function siluGradient(x: Operand, y: Operand): Tensor {
+export function siluGradient(x: Operand, y: Operand): Tensor {
   return binary("siluGradient", x, y);
 }
 
@@ -234,6 +238,9 @@ const binaryOps = mapTable(BINARY, (name, rule: BinaryRule) => {
         : [inputs[0], options.value];
       const context = { g, x, y, out };
       if (options !== undefined) return [(options.at === 0 ? rule.dy : rule.dx)!(context)];
+      if (rule.both && needs[0] && needs[1] && [g, ...inputs].every((t) => t.isContiguous)) {
+        return rule.both(g, inputs[0], inputs[1]);
+      }
       return [needs[0] ? rule.dx!(context) : null, needs[1] ? rule.dy!(context) : null];
     },
   });
@@ -350,7 +357,15 @@ export function cast(x: Tensor, dtype: DType): Tensor {
   return x.dtype === dtype ? x.alias() : castOps[dtype](x);
 }
 
-const copyProgram = pointwiseProgram("copy", {
+/** x / (1 + e⁻ˣ), as a part of other operations; so are the next two. */
+export const siluProgram: Program<unknown> = pointwiseProgram("silu", UNARY.silu);
+/** x · silu′(y). */
+export const siluGradientProgram: Program<unknown> = pointwiseProgram(
+  "siluGradient",
+  BINARY.siluGradient,
+);
+/** The elements as they are. */
+export const copyProgram: Program<unknown> = pointwiseProgram("copy", {
   cpu: (x) => x,
   wgsl: "x",
   wasm: "copy",

@@ -1,10 +1,11 @@
 /**
- * Operations on dense rows, as WebAssembly runs them: many rows to a task.
+ * Operations on dense rows: how far apart the rows lie, and how WebAssembly runs them, many rows to a task.
  *
  * @module
  */
 import { addressOf, type WasmJob, type WasmView } from "../backend/contract.ts";
-import { type Shape, sizeOf } from "../shape.ts";
+import { collapse, type Shape, sizeOf } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
 
 /** Elements that are worth a task. */
 const TASK = 2 ** 13;
@@ -24,4 +25,18 @@ export function rowsJob(
     params: [rows, perTask, length, ...before, ...views.map(addressOf), ...after],
     tasks: Math.ceil(rows / perTask),
   };
+}
+
+/** Elements from one row, over the last axis, to the next; undefined unless rows are dense and lie evenly. */
+export function rowStep(
+  { shape, strides }: { readonly shape: Shape; readonly strides: readonly number[] },
+): number | undefined {
+  if (shape[shape.length - 1] > 1 && strides[strides.length - 1] !== 1) return undefined;
+  const rows = collapse(shape.slice(0, -1), [strides.slice(0, -1)]);
+  return rows.shape.length > 1 ? undefined : rows.strides[0][0] ?? 0;
+}
+
+/** `t` itself, or a dense copy if its rows do not lie evenly. */
+export function inEvenRows(t: Tensor): Tensor {
+  return rowStep(t) === undefined ? t.contiguous() : t.alias();
 }

@@ -69,6 +69,28 @@ export function slopesTensor(
   heads: number,
   device: Device,
 ): Tensor {
+  const checked = checkSlopes(operation, slopes, heads);
+  return checked instanceof Tensor ? checked : tensor(checked, { device });
+}
+
+/** The logarithms of their decay, −slope, likewise. */
+export function minusSlopes(
+  operation: string,
+  slopes: number | readonly number[] | Tensor,
+  heads: number,
+  device: Device,
+): Tensor {
+  const checked = checkSlopes(operation, slopes, heads);
+  return checked instanceof Tensor
+    ? checked.neg()
+    : tensor(checked.map((slope) => -slope), { device });
+}
+
+function checkSlopes(
+  operation: string,
+  slopes: number | readonly number[] | Tensor,
+  heads: number,
+): number[] | Tensor {
   if (slopes instanceof Tensor) {
     if (slopes.dtype !== "f32") {
       throw new DTypeError(`${operation}: expected slopes of dtype f32, found ${slopes.dtype}`);
@@ -94,5 +116,5 @@ export function slopesTensor(
       `${operation}: expected slopes ≥ 0 and finite, found ${bad}: decay is e^(−slope)`,
     );
   }
-  return tensor([...list], { device });
+  return [...list];
 }

@@ -3,19 +3,26 @@
  *
  *     y = x · r, r = 1 / √(mean x² + ε)        dx = r · (g − y · mean(g · y))
  *
- * Saves x; the gradient is one fused pass, itself an operation with a gradient.
+ * Saves x; the gradient is one fused pass, itself an operation with a gradient. Where x goes past the norm as well, as
+ * in x + f(norm(x)), that pass adds the other gradient, b.
  *
  * @module
  */
-import type { CpuView, Dispatch, GpuContext, View } from "../backend/contract.ts";
-import { isFloat } from "../dtype.ts";
+import {
+  addressOf,
+  type CpuView,
+  type Dispatch,
+  floatBits,
+  type GpuContext,
+  type View,
+} from "../backend/contract.ts";
+import { isFloat, type KernelArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { grad } from "../grad.ts";
 import { defineOp } from "../operation.ts";
-import { sizeOf } from "../shape.ts";
+import { format, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/srms_norm.wgsl" with { type: "text" };
-import { floatBits } from "../backend/contract.ts";
 import { grid } from "./pointwise_program.ts";
 import { rowsJob } from "./rows.ts";
 
@@ -29,43 +36,54 @@ const normOp = defineOp<NormOptions>({
   output: ([{ shape, dtype }]) => ({ shape, dtype }),
   cpu: ([x], [y], { epsilon }) => {
     forEachRow(x, (start, length) => {
-      const r = inverseRms(x, start, length, epsilon);
+      const r = inverseRms(x.data, start, length, epsilon);
       for (let i = start; i < start + length; i++) y.data[i] = x.data[i] * r;
     });
   },
   wasm: ([x], [y], { epsilon }) =>
     rowsJob("srmsNorm", x.shape, [x, y], { before: [floatBits(epsilon)] }),
-  gpu: ([x], [y], { epsilon }, context) => plan(x, x, y, epsilon, false, context),
+  gpu: ([x], [y], { epsilon }, context) => plan([x, x], y, epsilon, false, context),
   cuts: ([x]) => x.shape.length > 1 ? [[0, 0]] : [],
   saves: { inputs: [0] },
-  backward: [({ grads: [g], inputs: [x], options }) => gradientOp(g, x, options)],
+  adds: [0],
+  backward: ({ grads: [g], inputs: [x], before: [b], options }) => [
+    b === undefined ? gradientOp(g, x, options) : gradientOp(g, x, b, options),
+  ],
 });
 
-/** g, x → dx. */
+/** g, x and, if there is one, b → dx, or b + dx. */
 const gradientOp = defineOp<NormOptions>({
   name: "srmsNormGradient",
   output: ([{ shape, dtype }]) => ({ shape, dtype }),
-  cpu: ([g, x], [dx], { epsilon }) => {
+  cpu: ([g, x, b], [dx], { epsilon }) => {
     forEachRow(x, (start, length) => {
-      const r = inverseRms(x, start, length, epsilon);
+      const r = inverseRms(x.data, start, length, epsilon);
       let product = 0;
       for (let i = start; i < start + length; i++) product += g.data[i] * x.data[i];
       const pull = r * r * product / length;
-      for (let i = start; i < start + length; i++) dx.data[i] = r * (g.data[i] - x.data[i] * pull);
+      for (let i = start; i < start + length; i++) {
+        dx.data[i] = r * (g.data[i] - x.data[i] * pull) + (b === undefined ? 0 : b.data[i]);
+      }
     });
   },
-  wasm: ([g, x], [dx], { epsilon }) =>
-    rowsJob("srmsNormGradient", x.shape, [g, x, dx], { before: [floatBits(epsilon)] }),
-  gpu: ([g, x], [dx], { epsilon }, context) => plan(g, x, dx, epsilon, true, context),
-  cuts: ([g]) => g.shape.length > 1 ? [[0, 0, 0]] : [],
+  wasm: ([g, x, b], [dx], { epsilon }) =>
+    rowsJob("srmsNormGradient", x.shape, [g, x, dx], {
+      before: [floatBits(epsilon)],
+      after: [b === undefined ? 0 : addressOf(b)],
+    }),
+  gpu: (inputs, [dx], { epsilon }, context) => plan(inputs, dx, epsilon, true, context),
+  cuts: (inputs) => inputs[0].shape.length > 1 ? [[...inputs.map(() => 0), 0]] : [],
   // The same in single operations, for the gradient of the gradient.
-  backward: ({ grads: [u], inputs: [g, x], options: { epsilon } }) =>
-    grad(([g, x]: Tensor[]) => {
+  saves: { inputs: [0, 1] },
+  backward: ({ grads: [u], inputs: [g, x], options: { epsilon } }) => [
+    ...grad(([g, x]: Tensor[]) => {
       const r = x.square().mean(-1, { keepDims: true }).add(epsilon).rsqrt();
       const y = x.mul(r);
       const dx = g.sub(y.mul(g.mul(y).mean(-1, { keepDims: true }))).mul(r);
       return dx.mul(u).sum();
     })([g, x]),
+    u,
+  ],
 });
 
 /**
@@ -75,12 +93,32 @@ const gradientOp = defineOp<NormOptions>({
  * @throws {DTypeError} if its dtype is not floating.
  */
 export function srmsNorm(x: Tensor, epsilon = 1e-6): Tensor {
-  if (x.rank === 0) throw new ShapeError("srmsNorm: expected at least one axis, found a scalar");
-  if (!isFloat(x.dtype)) throw new DTypeError(`srmsNorm: expected f32 or f16, found ${x.dtype}`);
+  checkNorm("srmsNorm", x);
   return normOp(x, { epsilon });
 }
 
-function inverseRms({ data }: CpuView, start: number, length: number, epsilon: number): number {
+/** Refuses x without an axis or of no floating dtype, and a gate of another shape or dtype. */
+export function checkNorm(operation: string, x: Tensor, u: Tensor = x): void {
+  if (x.rank === 0) {
+    throw new ShapeError(`${operation}: expected at least one axis, found a scalar`);
+  }
+  if (!sameShape(x.shape, u.shape)) {
+    const found = `${format(x.shape)} and ${format(u.shape)}`;
+    throw new ShapeError(`${operation}: expected x and its gate of one shape, found ${found}`);
+  }
+  if (!isFloat(x.dtype) || u.dtype !== x.dtype) {
+    const found = u === x ? x.dtype : `${x.dtype} and ${u.dtype}`;
+    throw new DTypeError(`${operation}: expected f32 or f16, found ${found}`);
+  }
+}
+
+/** 1 / √(mean x² + ε) of `length` elements. */
+export function inverseRms(
+  data: KernelArray,
+  start: number,
+  length: number,
+  epsilon: number,
+): number {
   let sum = 0;
   for (let i = start; i < start + length; i++) sum += data[i] * data[i];
   return 1 / Math.sqrt(sum / length + epsilon);
@@ -95,8 +133,7 @@ function forEachRow(
 }
 
 function plan(
-  g: View,
-  x: View,
+  [g, x, b = x]: View[],
   out: View,
   epsilon: number,
   gradient: boolean,
@@ -106,9 +143,9 @@ function plan(
   const rows = sizeOf(x.shape) / length;
   return {
     shader,
-    constants: { Stored: x.dtype, GRADIENT: gradient },
-    bindings: [x, g, out],
-    params: [rows, length, x.offset, g.offset, out.offset, floatBits(epsilon)],
+    constants: { Stored: x.dtype, GRADIENT: gradient, ADD: b !== x },
+    bindings: [x, g, b, out],
+    params: [rows, length, x.offset, g.offset, b.offset, out.offset, floatBits(epsilon)],
     workgroups: grid(rows, context),
   };
 }

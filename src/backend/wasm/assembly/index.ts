@@ -3,9 +3,10 @@
 export { perform, serve } from "./threads";
 export { adamw, adamwCount } from "./adamw";
 export { flashAttention, flashKeys, flashQueries } from "./flash";
+export { gatedNorm, gatedNormGradient } from "./gated_norm";
 export { gather, scatterAdd } from "./gather";
-export * from "./integer_maps";
 export { narrow, widen } from "./half";
+export * from "./integer_maps";
 export { lightningAttention } from "./lightning";
 export { lightningAttention1 } from "./lightning1";
 export { lightningStep } from "./lightning_step";

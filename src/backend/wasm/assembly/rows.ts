@@ -18,7 +18,7 @@ function begin(params: usize, task: i32): void {
 /** The next up to four elements of a row that has `left` of them left; `rest` where it has none. */
 // @ts-ignore: decorator
 @inline
-function loadSome(at: usize, left: i32, rest: f32): v128 {
+export function loadSome(at: usize, left: i32, rest: f32): v128 {
   if (left >= 4) return v128.load(at);
   let some = f32x4.replace_lane(f32x4.splat(rest), 0, load<f32>(at));
   if (left > 1) some = f32x4.replace_lane(some, 1, load<f32>(at, 4));
@@ -28,7 +28,7 @@ function loadSome(at: usize, left: i32, rest: f32): v128 {
 
 // @ts-ignore: decorator
 @inline
-function storeSome(at: usize, left: i32, values: v128): void {
+export function storeSome(at: usize, left: i32, values: v128): void {
   if (left >= 4) {
     v128.store(at, values);
     return;
@@ -104,7 +104,7 @@ export function srmsNorm(params: usize, task: i32, _scratch: usize): void {
   }
 }
 
-/** … ε, g, x, dx. */
+/** … ε, g, x, dx, and what it is added to or 0. */
 export function srmsNormGradient(params: usize, task: i32, _scratch: usize): void {
   begin(params, task);
   const epsilon = <f64> load<f32>(params, 12);
@@ -112,13 +112,16 @@ export function srmsNormGradient(params: usize, task: i32, _scratch: usize): voi
     const at = (row * length) << 2;
     const g = load<usize>(params, 16) + at, x = load<usize>(params, 20) + at;
     const dx = load<usize>(params, 24) + at;
+    const before = load<usize>(params, 28);
     const r = 1 / Math.sqrt(product(x, x) / length + epsilon);
     const pull = f32x4.splat(<f32> (r * r * product(g, x) / length));
     const factor = f32x4.splat(<f32> r);
     for (let i = 0; i < length; i += 4) {
       const left = length - i, by = i << 2;
       const own = f32x4.mul(loadSome(x + by, left, 0), pull);
-      storeSome(dx + by, left, f32x4.mul(factor, f32x4.sub(loadSome(g + by, left, 0), own)));
+      let result = f32x4.mul(factor, f32x4.sub(loadSome(g + by, left, 0), own));
+      if (before != 0) result = f32x4.add(result, loadSome(before + at + by, left, 0));
+      storeSome(dx + by, left, result);
     }
   }
 }

@@ -1,0 +1,46 @@
+/**
+ * Both gradients of a product in one pass, in which g is read once:
+ *
+ *     dx = g ⊙ y        dy = g ⊙ x
+ *
+ * for dense g, x and y of one shape. Saved: all three, for the gradients' own gradients.
+ *
+ * @module
+ */
+import { defineOp, type Op } from "../operation.ts";
+import { sizeOf } from "../shape.ts";
+import type { Tensor, TensorSpec } from "../tensor.ts";
+import shader from "../../shaders/mul_gradients.wgsl" with { type: "text" };
+import { grid, pointwiseProgram } from "./pointwise_program.ts";
+
+const product = pointwiseProgram("mul", { cpu: (x, y) => x * y, wgsl: "x * y" });
+
+/** g, x, y → dx, dy. */
+export const mulGradients: Op<undefined, TensorSpec[]> = defineOp<undefined, TensorSpec[]>({
+  name: "mulGradients",
+  output: ([{ shape, dtype }]) => [{ shape, dtype }, { shape, dtype }],
+  cpu: ([g, x, y], [dx, dy]) => {
+    for (let i = 0; i < g.data.length; i++) {
+      dx.data[i] = g.data[i] * y.data[i];
+      dy.data[i] = g.data[i] * x.data[i];
+    }
+  },
+  wasm: ([g, x, y], [dx, dy], _, context) => [
+    ...[product.wasm!([g, y], [dx], undefined, context)!].flat(),
+    ...[product.wasm!([g, x], [dy], undefined, context)!].flat(),
+  ],
+  gpu: ([g, x, y], [dx, dy], _, context) => ({
+    shader,
+    constants: { Stored: g.dtype },
+    params: [...[g, x, y].map((view) => view.offset), sizeOf(g.shape), dx.offset, dy.offset],
+    workgroups: grid(Math.ceil(sizeOf(g.shape) / 256), context),
+  }),
+  cuts: ([g]) => g.shape.map((_, axis) => [axis, axis, axis, axis, axis]),
+  backward: ({ grads: [a, b], inputs: [g, x, y], needs }) => {
+    const sum = (...terms: (Tensor | undefined)[]) => {
+      const [first, second] = terms.filter((t) => t !== undefined);
+      return second === undefined ? first : first.add(second);
+    };
+    return [needs[0] ? sum(a?.mul(y), b?.mul(x)) : null, b?.mul(g), a?.mul(g)];
+  },
+});
