@@ -29,7 +29,7 @@ export function scores(
       let y0 = y + t * yRow, y1 = y0 + yRow, y2 = y1 + yRow;
       let s00 = f32x4.splat(0), s01 = s00, s02 = s00, s10 = s00, s11 = s00, s12 = s00;
       let s20 = s00, s21 = s00, s22 = s00;
-      for (let i = d; i > 0; i -= 8) {
+      for (let i = d;;) {
         let a0 = v128.load(x0), a1 = v128.load(x1), a2 = v128.load(x2);
         let b = v128.load(y0);
         s00 = madd(a0, b, s00);
@@ -43,6 +43,7 @@ export function scores(
         s02 = madd(a0, b, s02);
         s12 = madd(a1, b, s12);
         s22 = madd(a2, b, s22);
+        if ((i -= 4) <= 0) break;
         a0 = v128.load(x0, 16), a1 = v128.load(x1, 16), a2 = v128.load(x2, 16);
         b = v128.load(y0, 16);
         s00 = madd(a0, b, s00);
@@ -56,6 +57,7 @@ export function scores(
         s02 = madd(a0, b, s02);
         s12 = madd(a1, b, s12);
         s22 = madd(a2, b, s22);
+        if ((i -= 4) <= 0) break;
         x0 += 32;
         x1 += 32;
         x2 += 32;
@@ -112,7 +114,7 @@ export function outputs(
       let y = state + (j >> 3) * panel, yRow: usize = 32;
       for (let last = 0; last < 2; last++) {
         let x1 = x0 + row, x2 = x1 + row, x3 = x2 + row, x4 = x3 + row, x5 = x4 + row;
-        for (; left > 0; left -= 2) {
+        while (left > 0) {
           let y0 = v128.load(y), y1 = v128.load(y, 16);
           let a = v128.load32_splat(x0);
           s00 = madd(a, y0, s00);
@@ -132,6 +134,7 @@ export function outputs(
           a = v128.load32_splat(x5);
           s50 = madd(a, y0, s50);
           s51 = madd(a, y1, s51);
+          if (--left == 0) break;
           y += yRow;
           y0 = v128.load(y), y1 = v128.load(y, 16);
           a = v128.load32_splat(x0, 4);
@@ -152,6 +155,7 @@ export function outputs(
           a = v128.load32_splat(x5, 4);
           s50 = madd(a, y0, s50);
           s51 = madd(a, y1, s51);
+          --left;
           y += yRow;
           x0 += 8;
           x1 += 8;
@@ -231,7 +235,7 @@ export function addToState(
       let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
       let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
       let x = k + (i << 2), y = v + (j << 2);
-      for (let left = depth; left > 0; left -= 2) {
+      for (let left = depth;;) {
         let y0 = v128.load(y), y1 = v128.load(y, 16);
         let a = v128.load32_splat(x);
         s00 = madd(a, y0, s00);
@@ -251,6 +255,7 @@ export function addToState(
         a = v128.load32_splat(x, 20);
         s50 = madd(a, y0, s50);
         s51 = madd(a, y1, s51);
+        if (--left == 0) break;
         x += kRow;
         y += vRow;
         y0 = v128.load(y), y1 = v128.load(y, 16);
@@ -272,6 +277,7 @@ export function addToState(
         a = v128.load32_splat(x, 20);
         s50 = madd(a, y0, s50);
         s51 = madd(a, y1, s51);
+        if (--left == 0) break;
         x += kRow;
         y += vRow;
       }
