@@ -303,7 +303,8 @@ function planJob(
   const block = Math.min(blockSize, MOST_ROWS, Math.max(n, 1));
   // Whole tiles of six rows and eight columns, and what is loaded beyond them.
   const [rows, deep, wide] = [block, d, e].map((size) => size + 16);
-  const words = 2 * rows * (rows + 8) + rows * (5 + 3 * deep + 2 * wide + Math.max(deep, wide)) +
+  const larger = Math.max(deep, wide);
+  const words = (2 * rows + larger) * (rows + 8) + rows * (5 + 3 * deep + 2 * wide + larger) +
     2 * deep * wide;
   const gSteps = [...stepsOf(g).slice(0, 3), g.strides[3]].map((step) => 4 * step);
   // Whole panels of eight columns.

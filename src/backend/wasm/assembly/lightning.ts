@@ -79,7 +79,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   const toEnd = fromStart + (<usize> tall << 2) + 32;
   const between = toEnd + (<usize> tall << 2) + 32;
   const p = between + tall * scoresRow;
-  const decayedK = p + tall * scoresRow;
+  const x = p + tall * scoresRow;
+  const decayedK = x + max(deep, wide) * scoresRow;
   const copyQ = decayedK + tall * decayedRow;
   const copyK = copyQ + tall * deepRow;
   const copyV = copyK + tall * deepRow;
@@ -113,40 +114,44 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       decay = <f32> (slight ? NativeMath.expm1(sum) : NativeMath.exp(sum));
       decayed = m;
     }
-    let x = q, xRow = qRow;
+    let qAt = q, qStep = qRow;
     if (!inPlace(qRow, qColumn, m, d)) {
       copyRows(copyQ, deepRow, q, qRow, qColumn, m, d, rows, 0);
-      x = copyQ, xRow = deepRow;
+      qAt = copyQ, qStep = deepRow;
     }
-    let y = k, yRow = kRow;
+    let kAt = k, kStep = kRow;
     if (!inPlace(kRow, kColumn, m, d)) {
       copyRows(copyK, deepRow, k, kRow, kColumn, m, d, rows, 0);
-      y = copyK, yRow = deepRow;
+      kAt = copyK, kStep = deepRow;
     }
-    let z = v, zRow = vRow;
+    let vAt = v, vStep = vRow;
     if (!inPlace(vRow, vColumn, m, e)) {
       copyRows(copyV, wideRow, v, vRow, vColumn, m, e, rows, 0);
-      z = copyV, zRow = wideRow;
+      vAt = copyV, vStep = wideRow;
     }
-    // P = (q kᵀ) ⊙ decays, o = α exp(P_r) q S + P v
+    // Pᵀ = (k qᵀ) ⊙ decays, o = (α exp(P_r) q) S + P v
     let direct = inPlace(outRow, outColumn, m, e);
-    scores(p, between, scoresRow, x, xRow, y, yRow, rows, deep);
+    scores(p, between, scoresRow, kAt, kStep, qAt, qStep, rows, deep);
+    if (!empty) columnsOf(x, scoresRow, qAt, qStep, rows, deep, fromStart);
     outputs(
-      rows, wide, empty ? 0 : deep, x, xRow, state, panel, fromStart, p, scoresRow, z, zRow,
+      rows, wide, empty ? 0 : deep, x, scoresRow, state, panel, p, scoresRow, vAt, vStep,
       direct ? out : result, direct ? outRow : wideRow,
     );
     if (!direct) copyOut(out, outRow, outColumn, result, wideRow, m, e);
     if (pair) {
-      x = r, xRow = rRow;
+      let rAt = r, rStep = rRow;
       if (!inPlace(rRow, rColumn, m, e)) {
         copyRows(copyR, wideRow, r, rRow, rColumn, m, e, rows, 0);
-        x = copyR, xRow = wideRow;
+        rAt = copyR, rStep = wideRow;
       }
-      if (!empty) turnOver(turned, turnedPanel, state, panel, deep, wide);
       direct = inPlace(turnedRow, turnedColumn, m, d);
-      scores(p, between, scoresRow, x, xRow, z, zRow, rows, wide);
+      scores(p, between, scoresRow, vAt, vStep, rAt, rStep, rows, wide);
+      if (!empty) {
+        turnOver(turned, turnedPanel, state, panel, deep, wide);
+        columnsOf(x, scoresRow, rAt, rStep, rows, wide, fromStart);
+      }
       outputs(
-        rows, deep, empty ? 0 : wide, x, xRow, turned, turnedPanel, fromStart, p, scoresRow, y, yRow,
+        rows, deep, empty ? 0 : wide, x, scoresRow, turned, turnedPanel, p, scoresRow, kAt, kStep,
         direct ? turnedOut : result, direct ? turnedRow : deepRow,
       );
       if (!direct) copyOut(turnedOut, turnedRow, turnedColumn, result, deepRow, m, d);
@@ -154,8 +159,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       turnedOut += most * turnedRow;
     }
     // S ← exp(P_m) S + (β exp(P_m − P_r) k)ᵀ v
-    copyRows(decayedK, decayedRow, y, yRow, 4, m, deep, rows, toEnd);
-    addToState(state, panel, stateRows, wide, rows, decayedK, decayedRow, z, zRow, decay, slight);
+    copyRows(decayedK, decayedRow, kAt, kStep, 4, m, deep, rows, toEnd);
+    addToState(state, panel, stateRows, wide, rows, decayedK, decayedRow, vAt, vStep, decay, slight);
     empty = false;
     q += most * qRow;
     k += most * kRow;
@@ -174,7 +179,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
 
 /**
  * The decays within a block from sums in float64, whose sum P_m it returns: α exp(P_r) and
- * β exp(P_m − P_r); and αβ exp(P_r − P_t) where t ≤ r, elsewhere 0, in rows `step` bytes apart.
+ * β exp(P_m − P_r); and αβ exp(P_r − P_t) at row t and column r where t ≤ r, elsewhere 0, in rows `step`
+ * bytes apart.
  */
 function decays(
   params: usize,
@@ -197,20 +203,20 @@ function decays(
     store<f64>(positions + (r << 3), after ? sum : next);
     sum = next;
   }
-  for (let r = 0; r < m; r++) {
-    const position = load<f64>(positions + (r << 3));
-    store<f32>(fromStart + (r << 2), alpha * <f32> NativeMath.exp(position));
-    store<f32>(toEnd + (r << 2), beta * <f32> NativeMath.exp(sum - position));
-    const row = between + r * step;
+  for (let t = 0; t < m; t++) {
+    const position = load<f64>(positions + (t << 3));
+    store<f32>(fromStart + (t << 2), alpha * <f32> NativeMath.exp(position));
+    store<f32>(toEnd + (t << 2), beta * <f32> NativeMath.exp(sum - position));
+    const row = between + t * step;
     const here = f64x2.splat(position);
-    for (let t = 0; t <= r; t += 4) {
-      const at = positions + (t << 3);
-      const low = f32x4.demote_f64x2_zero(f64x2.sub(here, v128.load(at)));
-      const high = f32x4.demote_f64x2_zero(f64x2.sub(here, v128.load(at, 16)));
+    for (let r = t & ~3; r < m; r += 4) {
+      const at = positions + (r << 3);
+      const low = f32x4.demote_f64x2_zero(f64x2.sub(v128.load(at), here));
+      const high = f32x4.demote_f64x2_zero(f64x2.sub(v128.load(at, 16), here));
       const exponents = v128.shuffle<f32>(low, high, 0, 1, 4, 5);
-      v128.store(row + (t << 2), f32x4.mul(factor, exp(exponents)));
+      v128.store(row + (r << 2), f32x4.mul(factor, exp(exponents)));
     }
-    memory.fill(row + ((r + 1) << 2), 0, step - ((r + 1) << 2));
+    memory.fill(row, 0, t << 2);
   }
   return sum;
 }
@@ -245,6 +251,47 @@ function copyRows(
     to += toRow;
   }
   memory.fill(to, 0, (whole - rows) * toRow);
+}
+
+/** xᵀ [columns, rows] of x [rows, columns], row r times weights[r]: four by four, and what is left. */
+function columnsOf(
+  to: usize,
+  toRow: usize,
+  from: usize,
+  row: usize,
+  rows: i32,
+  columns: i32,
+  weights: usize,
+): void {
+  let r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    const weight = v128.load(weights + (r << 2));
+    let x0 = from + r * row, target = to + (r << 2);
+    let x1 = x0 + row, x2 = x1 + row, x3 = x2 + row;
+    for (let j = 0; j < columns; j += 4) {
+      const a = v128.load(x0), b = v128.load(x1), c = v128.load(x2), d = v128.load(x3);
+      const ab0 = v128.shuffle<f32>(a, b, 0, 4, 1, 5), ab1 = v128.shuffle<f32>(a, b, 2, 6, 3, 7);
+      const cd0 = v128.shuffle<f32>(c, d, 0, 4, 1, 5), cd1 = v128.shuffle<f32>(c, d, 2, 6, 3, 7);
+      v128.store(target, f32x4.mul(weight, v128.shuffle<f32>(ab0, cd0, 0, 1, 4, 5)));
+      target += toRow;
+      v128.store(target, f32x4.mul(weight, v128.shuffle<f32>(ab0, cd0, 2, 3, 6, 7)));
+      target += toRow;
+      v128.store(target, f32x4.mul(weight, v128.shuffle<f32>(ab1, cd1, 0, 1, 4, 5)));
+      target += toRow;
+      v128.store(target, f32x4.mul(weight, v128.shuffle<f32>(ab1, cd1, 2, 3, 6, 7)));
+      target += toRow;
+      x0 += 16;
+      x1 += 16;
+      x2 += 16;
+      x3 += 16;
+    }
+  }
+  for (; r < rows; r++) {
+    const weight = load<f32>(weights + (r << 2));
+    for (let j = 0; j < columns; j++) {
+      store<f32>(to + j * toRow + (r << 2), weight * load<f32>(from + r * row + (j << 2)));
+    }
+  }
 }
 
 function copyOut(

@@ -1,6 +1,12 @@
-// The products of Lightning Attention-2 for one block of tokens, over operands read where they lie. Rows are in sixes,
-// columns and depths in eights, what is missing is zero (see `placed` in lightning.ts). A 6 × 8 tile of sums fills 12
-// of the 16 vector registers that x86 has, two of columns and one of a row's entry three more. Steps are in bytes.
+// The products of Lightning Attention-2 for one block of tokens. Rows are in sixes, columns and depths in eights, what is
+// missing is zero (see lightning.ts). Steps are in bytes.
+//
+// A tile of 6 × 8 sums fills 12 of the 16 vector registers that x86 has; V8 keeps one for itself. At every depth it
+// takes 6 rows' entries from x, side by side, and 8 columns' from y. An access to memory can cost as much as four
+// operations (without a trap handler, as in Deno, it is checked, in shared memory against a size that is read anew), so
+// an entry of x is not loaded for each row: four are loaded at once and turned by a lane from one row of sums to the
+// next, and two are loaded twice over and swapped. Lane l of sum k then belongs to row (l + k) mod 4, or mod 2, until
+// the tile is done.
 import { madd } from "./simd";
 
 /** Rows of a tile. */
@@ -8,9 +14,35 @@ export const ROWS: i32 = 6;
 /** Columns of a tile. */
 export const COLUMNS: i32 = 8;
 
+// @ts-ignore: decorator
+@inline
+function turned(a: v128): v128 {
+  return v128.shuffle<f32>(a, a, 1, 2, 3, 0);
+}
+
+// @ts-ignore: decorator
+@inline
+function swapped(a: v128): v128 {
+  return v128.shuffle<f32>(a, a, 1, 0, 3, 2);
+}
+
+/** Lanes 0 and 2 of a, 1 and 3 of b. */
+// @ts-ignore: decorator
+@inline
+function alternate(a: v128, b: v128): v128 {
+  return v128.shuffle<f32>(a, b, 0, 5, 2, 7);
+}
+
+/** Lanes 0 and 1 of a, 2 and 3 of b. */
+// @ts-ignore: decorator
+@inline
+function halves(a: v128, b: v128): v128 {
+  return v128.shuffle<f32>(a, b, 0, 1, 6, 7);
+}
+
 /**
- * p [rows, ≤ rows] = (x yᵀ) ⊙ weights in tiles of 3 × 3 on and below the diagonal, whose sums run in four lanes along
- * d. Where a weight is 0 the product is not read as a number: it may be none. p and weights share their rows' step.
+ * p [rows, rows] = (x yᵀ) ⊙ weights in tiles of 3 × 3 on and above the diagonal, whose sums run in four lanes along d.
+ * Where a weight is 0 the product is not read as a number: it may be none. p and weights share their rows' step.
  */
 export function scores(
   p: usize,
@@ -23,10 +55,10 @@ export function scores(
   rows: i32,
   d: i32,
 ): void {
-  for (let r = 0; r < rows; r += 3) {
-    for (let t = 0; t <= r; t += 3) {
-      let x0 = x + r * xRow, x1 = x0 + xRow, x2 = x1 + xRow;
-      let y0 = y + t * yRow, y1 = y0 + yRow, y2 = y1 + yRow;
+  for (let t = 0; t < rows; t += 3) {
+    for (let r = t; r < rows; r += 3) {
+      let x0 = x + t * xRow, x1 = x0 + xRow, x2 = x1 + xRow;
+      let y0 = y + r * yRow, y1 = y0 + yRow, y2 = y1 + yRow;
       let s00 = f32x4.splat(0), s01 = s00, s02 = s00, s10 = s00, s11 = s00, s12 = s00;
       let s20 = s00, s21 = s00, s22 = s00;
       for (let i = d;;) {
@@ -65,7 +97,7 @@ export function scores(
         y1 += 32;
         y2 += 32;
       }
-      const at = r * step + (t << 2);
+      const at = t * step + (r << 2);
       storeScores(p + at, weights + at, s00, s01, s02);
       storeScores(p + at + step, weights + at + step, s10, s11, s12);
       storeScores(p + at + 2 * step, weights + at + 2 * step, s20, s21, s22);
@@ -86,8 +118,8 @@ function storeScores(to: usize, weights: usize, a: v128, b: v128, c: v128): void
 }
 
 /**
- * out [rows, columns] = diag(weights) x S + p v: S in panels of eight columns `panel` bytes apart, p zero above the
- * diagonal. Without a state (`depth` 0) only the second.
+ * out [rows, columns] = xᵀ S + pᵀ v, x [depth, rows] and S in panels of eight columns `panel` bytes apart, p
+ * [rows, rows] zero below the diagonal.
  */
 export function outputs(
   rows: i32,
@@ -97,7 +129,6 @@ export function outputs(
   xRow: usize,
   state: usize,
   panel: usize,
-  weights: usize,
   p: usize,
   pRow: usize,
   v: usize,
@@ -109,105 +140,83 @@ export function outputs(
     for (let j = 0; j < columns; j += COLUMNS) {
       let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
       let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
-      let left = depth;
-      let x0 = x + i * xRow, row = xRow;
-      let y = state + (j >> 3) * panel, yRow: usize = 32;
-      for (let last = 0; last < 2; last++) {
-        let x1 = x0 + row, x2 = x1 + row, x3 = x2 + row, x4 = x3 + row, x5 = x4 + row;
-        while (left > 0) {
-          let y0 = v128.load(y), y1 = v128.load(y, 16);
-          let a = v128.load32_splat(x0);
-          s00 = madd(a, y0, s00);
-          s01 = madd(a, y1, s01);
-          a = v128.load32_splat(x1);
-          s10 = madd(a, y0, s10);
-          s11 = madd(a, y1, s11);
-          a = v128.load32_splat(x2);
-          s20 = madd(a, y0, s20);
-          s21 = madd(a, y1, s21);
-          a = v128.load32_splat(x3);
-          s30 = madd(a, y0, s30);
-          s31 = madd(a, y1, s31);
-          a = v128.load32_splat(x4);
-          s40 = madd(a, y0, s40);
-          s41 = madd(a, y1, s41);
-          a = v128.load32_splat(x5);
-          s50 = madd(a, y0, s50);
-          s51 = madd(a, y1, s51);
-          if (--left == 0) break;
-          y += yRow;
-          y0 = v128.load(y), y1 = v128.load(y, 16);
-          a = v128.load32_splat(x0, 4);
-          s00 = madd(a, y0, s00);
-          s01 = madd(a, y1, s01);
-          a = v128.load32_splat(x1, 4);
-          s10 = madd(a, y0, s10);
-          s11 = madd(a, y1, s11);
-          a = v128.load32_splat(x2, 4);
-          s20 = madd(a, y0, s20);
-          s21 = madd(a, y1, s21);
-          a = v128.load32_splat(x3, 4);
-          s30 = madd(a, y0, s30);
-          s31 = madd(a, y1, s31);
-          a = v128.load32_splat(x4, 4);
-          s40 = madd(a, y0, s40);
-          s41 = madd(a, y1, s41);
-          a = v128.load32_splat(x5, 4);
-          s50 = madd(a, y0, s50);
-          s51 = madd(a, y1, s51);
-          --left;
-          y += yRow;
-          x0 += 8;
-          x1 += 8;
-          x2 += 8;
-          x3 += 8;
-          x4 += 8;
-          x5 += 8;
+      let a = x + (i << 2), aRow = xRow, left = depth;
+      let b = state + (j >> 3) * panel, bRow: usize = 32;
+      for (let both = depth == 0; ; both = true) {
+        if (both) {
+          a = p + (i << 2), aRow = pRow, left = i + ROWS;
+          b = v + (j << 2), bRow = vRow;
         }
-        if (last != 0) break;
-        const w = weights + (i << 2);
-        let a = v128.load32_splat(w);
-        s00 = f32x4.mul(a, s00);
-        s01 = f32x4.mul(a, s01);
-        a = v128.load32_splat(w, 4);
-        s10 = f32x4.mul(a, s10);
-        s11 = f32x4.mul(a, s11);
-        a = v128.load32_splat(w, 8);
-        s20 = f32x4.mul(a, s20);
-        s21 = f32x4.mul(a, s21);
-        a = v128.load32_splat(w, 12);
-        s30 = f32x4.mul(a, s30);
-        s31 = f32x4.mul(a, s31);
-        a = v128.load32_splat(w, 16);
-        s40 = f32x4.mul(a, s40);
-        s41 = f32x4.mul(a, s41);
-        a = v128.load32_splat(w, 20);
-        s50 = f32x4.mul(a, s50);
-        s51 = f32x4.mul(a, s51);
-        left = i + ROWS;
-        x0 = p + i * pRow;
-        row = pRow;
-        y = v + (j << 2);
-        yRow = vRow;
+        for (;;) {
+          let y0 = v128.load(b), y1 = v128.load(b, 16);
+          let x = v128.load(a);
+          s00 = madd(x, y0, s00);
+          s01 = madd(x, y1, s01);
+          x = turned(x);
+          s10 = madd(x, y0, s10);
+          s11 = madd(x, y1, s11);
+          x = turned(x);
+          s20 = madd(x, y0, s20);
+          s21 = madd(x, y1, s21);
+          x = turned(x);
+          s30 = madd(x, y0, s30);
+          s31 = madd(x, y1, s31);
+          x = v128.load64_splat(a, 16);
+          s40 = madd(x, y0, s40);
+          s41 = madd(x, y1, s41);
+          x = swapped(x);
+          s50 = madd(x, y0, s50);
+          s51 = madd(x, y1, s51);
+          if (--left == 0) break;
+          a += aRow;
+          b += bRow;
+          y0 = v128.load(b), y1 = v128.load(b, 16);
+          x = v128.load(a);
+          s00 = madd(x, y0, s00);
+          s01 = madd(x, y1, s01);
+          x = turned(x);
+          s10 = madd(x, y0, s10);
+          s11 = madd(x, y1, s11);
+          x = turned(x);
+          s20 = madd(x, y0, s20);
+          s21 = madd(x, y1, s21);
+          x = turned(x);
+          s30 = madd(x, y0, s30);
+          s31 = madd(x, y1, s31);
+          x = v128.load64_splat(a, 16);
+          s40 = madd(x, y0, s40);
+          s41 = madd(x, y1, s41);
+          x = swapped(x);
+          s50 = madd(x, y0, s50);
+          s51 = madd(x, y1, s51);
+          if (--left == 0) break;
+          a += aRow;
+          b += bRow;
+        }
+        if (both) break;
       }
+      const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
+      const last0 = alternate(s20, s10), other0 = alternate(s30, s20);
+      const even1 = alternate(s01, s31), odd1 = alternate(s11, s01);
+      const last1 = alternate(s21, s11), other1 = alternate(s31, s21);
       let to = out + i * outRow + (j << 2);
-      v128.store(to, s00);
-      v128.store(to, s01, 16);
+      v128.store(to, halves(even0, last0));
+      v128.store(to, halves(even1, last1), 16);
       to += outRow;
-      v128.store(to, s10);
-      v128.store(to, s11, 16);
+      v128.store(to, halves(odd0, other0));
+      v128.store(to, halves(odd1, other1), 16);
       to += outRow;
-      v128.store(to, s20);
-      v128.store(to, s21, 16);
+      v128.store(to, halves(last0, even0));
+      v128.store(to, halves(last1, even1), 16);
       to += outRow;
-      v128.store(to, s30);
-      v128.store(to, s31, 16);
+      v128.store(to, halves(other0, odd0));
+      v128.store(to, halves(other1, odd1), 16);
       to += outRow;
-      v128.store(to, s40);
-      v128.store(to, s41, 16);
+      v128.store(to, alternate(s40, s50));
+      v128.store(to, alternate(s41, s51), 16);
       to += outRow;
-      v128.store(to, s50);
-      v128.store(to, s51, 16);
+      v128.store(to, alternate(s50, s40));
+      v128.store(to, alternate(s51, s41), 16);
     }
   }
 }
@@ -234,60 +243,64 @@ export function addToState(
     for (let i = 0; i < rows; i += ROWS) {
       let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
       let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
-      let x = k + (i << 2), y = v + (j << 2);
+      let a = k + (i << 2), b = v + (j << 2);
       for (let left = depth;;) {
-        let y0 = v128.load(y), y1 = v128.load(y, 16);
-        let a = v128.load32_splat(x);
-        s00 = madd(a, y0, s00);
-        s01 = madd(a, y1, s01);
-        a = v128.load32_splat(x, 4);
-        s10 = madd(a, y0, s10);
-        s11 = madd(a, y1, s11);
-        a = v128.load32_splat(x, 8);
-        s20 = madd(a, y0, s20);
-        s21 = madd(a, y1, s21);
-        a = v128.load32_splat(x, 12);
-        s30 = madd(a, y0, s30);
-        s31 = madd(a, y1, s31);
-        a = v128.load32_splat(x, 16);
-        s40 = madd(a, y0, s40);
-        s41 = madd(a, y1, s41);
-        a = v128.load32_splat(x, 20);
-        s50 = madd(a, y0, s50);
-        s51 = madd(a, y1, s51);
+        let y0 = v128.load(b), y1 = v128.load(b, 16);
+        let x = v128.load(a);
+        s00 = madd(x, y0, s00);
+        s01 = madd(x, y1, s01);
+        x = turned(x);
+        s10 = madd(x, y0, s10);
+        s11 = madd(x, y1, s11);
+        x = turned(x);
+        s20 = madd(x, y0, s20);
+        s21 = madd(x, y1, s21);
+        x = turned(x);
+        s30 = madd(x, y0, s30);
+        s31 = madd(x, y1, s31);
+        x = v128.load64_splat(a, 16);
+        s40 = madd(x, y0, s40);
+        s41 = madd(x, y1, s41);
+        x = swapped(x);
+        s50 = madd(x, y0, s50);
+        s51 = madd(x, y1, s51);
         if (--left == 0) break;
-        x += kRow;
-        y += vRow;
-        y0 = v128.load(y), y1 = v128.load(y, 16);
-        a = v128.load32_splat(x);
-        s00 = madd(a, y0, s00);
-        s01 = madd(a, y1, s01);
-        a = v128.load32_splat(x, 4);
-        s10 = madd(a, y0, s10);
-        s11 = madd(a, y1, s11);
-        a = v128.load32_splat(x, 8);
-        s20 = madd(a, y0, s20);
-        s21 = madd(a, y1, s21);
-        a = v128.load32_splat(x, 12);
-        s30 = madd(a, y0, s30);
-        s31 = madd(a, y1, s31);
-        a = v128.load32_splat(x, 16);
-        s40 = madd(a, y0, s40);
-        s41 = madd(a, y1, s41);
-        a = v128.load32_splat(x, 20);
-        s50 = madd(a, y0, s50);
-        s51 = madd(a, y1, s51);
+        a += kRow;
+        b += vRow;
+        y0 = v128.load(b), y1 = v128.load(b, 16);
+        x = v128.load(a);
+        s00 = madd(x, y0, s00);
+        s01 = madd(x, y1, s01);
+        x = turned(x);
+        s10 = madd(x, y0, s10);
+        s11 = madd(x, y1, s11);
+        x = turned(x);
+        s20 = madd(x, y0, s20);
+        s21 = madd(x, y1, s21);
+        x = turned(x);
+        s30 = madd(x, y0, s30);
+        s31 = madd(x, y1, s31);
+        x = v128.load64_splat(a, 16);
+        s40 = madd(x, y0, s40);
+        s41 = madd(x, y1, s41);
+        x = swapped(x);
+        s50 = madd(x, y0, s50);
+        s51 = madd(x, y1, s51);
         if (--left == 0) break;
-        x += kRow;
-        y += vRow;
+        a += kRow;
+        b += vRow;
       }
+      const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
+      const last0 = alternate(s20, s10), other0 = alternate(s30, s20);
+      const even1 = alternate(s01, s31), odd1 = alternate(s11, s01);
+      const last1 = alternate(s21, s11), other1 = alternate(s31, s21);
       const to = state + (j >> 3) * panel + (i << 5);
-      decayAndAdd(to, factor, difference, s00, s01);
-      decayAndAdd(to + 32, factor, difference, s10, s11);
-      decayAndAdd(to + 64, factor, difference, s20, s21);
-      decayAndAdd(to + 96, factor, difference, s30, s31);
-      decayAndAdd(to + 128, factor, difference, s40, s41);
-      decayAndAdd(to + 160, factor, difference, s50, s51);
+      decayAndAdd(to, factor, difference, halves(even0, last0), halves(even1, last1));
+      decayAndAdd(to + 32, factor, difference, halves(odd0, other0), halves(odd1, other1));
+      decayAndAdd(to + 64, factor, difference, halves(last0, even0), halves(last1, even1));
+      decayAndAdd(to + 96, factor, difference, halves(other0, odd0), halves(other1, odd1));
+      decayAndAdd(to + 128, factor, difference, alternate(s40, s50), alternate(s41, s51));
+      decayAndAdd(to + 160, factor, difference, alternate(s50, s40), alternate(s51, s41));
     }
   }
 }
