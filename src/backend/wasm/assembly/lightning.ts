@@ -132,7 +132,7 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
     // Pᵀ = (k qᵀ) ⊙ decays, o = (α exp(P_r) q) S + P v
     let direct = inPlace(outRow, outColumn, m, e);
     scores(p, between, scoresRow, kAt, kStep, qAt, qStep, rows, deep);
-    if (!empty) columnsOf(x, scoresRow, qAt, qStep, rows, deep, fromStart);
+    if (!empty) turnRows(x, scoresRow, qAt, qStep, rows, deep, fromStart);
     outputs(
       rows, wide, empty ? 0 : deep, x, scoresRow, state, panel, p, scoresRow, vAt, vStep,
       direct ? out : result, direct ? outRow : wideRow,
@@ -147,8 +147,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       direct = inPlace(turnedRow, turnedColumn, m, d);
       scores(p, between, scoresRow, vAt, vStep, rAt, rStep, rows, wide);
       if (!empty) {
-        turnOver(turned, turnedPanel, state, panel, deep, wide);
-        columnsOf(x, scoresRow, rAt, rStep, rows, wide, fromStart);
+        turnState(turned, turnedPanel, state, panel, deep, wide);
+        turnRows(x, scoresRow, rAt, rStep, rows, wide, fromStart);
       }
       outputs(
         rows, deep, empty ? 0 : wide, x, scoresRow, turned, turnedPanel, p, scoresRow, kAt, kStep,
@@ -236,25 +236,33 @@ function copyRows(
   whole: i32,
   weights: usize,
 ): void {
+  const end = to + whole * toRow;
   for (let r = 0; r < rows; r++) {
     const weight: f32 = weights != 0 ? load<f32>(weights + (r << 2)) : 1;
-    const factor = f32x4.splat(weight);
-    let j = 0;
+    let source = from, target = to, left = columns;
     if (column == 4) {
-      for (; j + 4 <= columns; j += 4) {
-        v128.store(to + (j << 2), f32x4.mul(factor, v128.load(from + (j << 2))));
+      const factor = f32x4.splat(weight);
+      for (; left >= 8; left -= 8) {
+        v128.store(target, f32x4.mul(factor, v128.load(source)));
+        v128.store(target, f32x4.mul(factor, v128.load(source, 16)), 16);
+        source += 32;
+        target += 32;
       }
     }
-    for (; j < columns; j++) store<f32>(to + (j << 2), weight * load<f32>(from + j * column));
-    memory.fill(to + (columns << 2), 0, toRow - (columns << 2));
+    for (; left > 0; left--) {
+      store<f32>(target, weight * load<f32>(source));
+      source += column;
+      target += 4;
+    }
     from += row;
     to += toRow;
+    for (; target < to; target += 4) store<f32>(target, 0);
   }
-  memory.fill(to, 0, (whole - rows) * toRow);
+  if (to < end) memory.fill(to, 0, end - to);
 }
 
 /** xᵀ [columns, rows] of x [rows, columns], row r times weights[r]: four by four, and what is left. */
-function columnsOf(
+function turnRows(
   to: usize,
   toRow: usize,
   from: usize,
@@ -266,24 +274,11 @@ function columnsOf(
   let r = 0;
   for (; r + 4 <= rows; r += 4) {
     const weight = v128.load(weights + (r << 2));
-    let x0 = from + r * row, target = to + (r << 2);
-    let x1 = x0 + row, x2 = x1 + row, x3 = x2 + row;
+    let source = from + r * row, target = to + (r << 2);
     for (let j = 0; j < columns; j += 4) {
-      const a = v128.load(x0), b = v128.load(x1), c = v128.load(x2), d = v128.load(x3);
-      const ab0 = v128.shuffle<f32>(a, b, 0, 4, 1, 5), ab1 = v128.shuffle<f32>(a, b, 2, 6, 3, 7);
-      const cd0 = v128.shuffle<f32>(c, d, 0, 4, 1, 5), cd1 = v128.shuffle<f32>(c, d, 2, 6, 3, 7);
-      v128.store(target, f32x4.mul(weight, v128.shuffle<f32>(ab0, cd0, 0, 1, 4, 5)));
-      target += toRow;
-      v128.store(target, f32x4.mul(weight, v128.shuffle<f32>(ab0, cd0, 2, 3, 6, 7)));
-      target += toRow;
-      v128.store(target, f32x4.mul(weight, v128.shuffle<f32>(ab1, cd1, 0, 1, 4, 5)));
-      target += toRow;
-      v128.store(target, f32x4.mul(weight, v128.shuffle<f32>(ab1, cd1, 2, 3, 6, 7)));
-      target += toRow;
-      x0 += 16;
-      x1 += 16;
-      x2 += 16;
-      x3 += 16;
+      turnFour(target, toRow, source, row, true, weight);
+      source += 16;
+      target += toRow << 2;
     }
   }
   for (; r < rows; r++) {
@@ -310,8 +305,8 @@ function copyOut(
   }
 }
 
-/** Sᵀ in panels of eight columns out of S [rows, columns] in panels. */
-function turnOver(
+/** Sᵀ in panels of eight columns out of S [rows, columns] in panels; rows and columns are eights. */
+function turnState(
   to: usize,
   toPanel: usize,
   from: usize,
@@ -320,18 +315,35 @@ function turnOver(
   columns: i32,
 ): void {
   for (let j = 0; j < columns; j += 4) {
-    let source = from + (j >> 3) * fromPanel + ((j & 4) << 2);
-    for (let i = 0; i < rows; i += 4) {
-      const a = v128.load(source), b = v128.load(source, 32);
-      const c = v128.load(source, 64), d = v128.load(source, 96);
-      const ab0 = v128.shuffle<f32>(a, b, 0, 4, 1, 5), ab1 = v128.shuffle<f32>(a, b, 2, 6, 3, 7);
-      const cd0 = v128.shuffle<f32>(c, d, 0, 4, 1, 5), cd1 = v128.shuffle<f32>(c, d, 2, 6, 3, 7);
-      const target = to + (i >> 3) * toPanel + (j << 5) + ((i & 4) << 2);
-      v128.store(target, v128.shuffle<f32>(ab0, cd0, 0, 1, 4, 5));
-      v128.store(target, v128.shuffle<f32>(ab0, cd0, 2, 3, 6, 7), 32);
-      v128.store(target, v128.shuffle<f32>(ab1, cd1, 0, 1, 4, 5), 64);
-      v128.store(target, v128.shuffle<f32>(ab1, cd1, 2, 3, 6, 7), 96);
-      source += 128;
+    let source = from + (j >> 3) * fromPanel + ((j & 4) << 2), target = to + (j << 5);
+    for (let i = 0; i < rows; i += 8) {
+      turnFour(target, 32, source, 32);
+      turnFour(target + 16, 32, source + 128, 32);
+      source += 256;
+      target += toPanel;
     }
   }
+}
+
+/** The transpose of 4 × 4, each column times its weight if it is `weighted`. */
+// @ts-ignore: decorator
+@inline
+function turnFour(
+  to: usize,
+  toRow: usize,
+  from: usize,
+  row: usize,
+  weighted: bool = false,
+  weight: v128 = f32x4.splat(1),
+): void {
+  const a = v128.load(from), b = v128.load(from + row);
+  const c = v128.load(from + 2 * row), d = v128.load(from + 3 * row);
+  const ab0 = v128.shuffle<f32>(a, b, 0, 4, 1, 5), ab1 = v128.shuffle<f32>(a, b, 2, 6, 3, 7);
+  const cd0 = v128.shuffle<f32>(c, d, 0, 4, 1, 5), cd1 = v128.shuffle<f32>(c, d, 2, 6, 3, 7);
+  const r0 = v128.shuffle<f32>(ab0, cd0, 0, 1, 4, 5), r1 = v128.shuffle<f32>(ab0, cd0, 2, 3, 6, 7);
+  const r2 = v128.shuffle<f32>(ab1, cd1, 0, 1, 4, 5), r3 = v128.shuffle<f32>(ab1, cd1, 2, 3, 6, 7);
+  v128.store(to, weighted ? f32x4.mul(weight, r0) : r0);
+  v128.store(to + toRow, weighted ? f32x4.mul(weight, r1) : r1);
+  v128.store(to + 2 * toRow, weighted ? f32x4.mul(weight, r2) : r2);
+  v128.store(to + 3 * toRow, weighted ? f32x4.mul(weight, r3) : r3);
 }

@@ -136,8 +136,8 @@ export function outputs(
   out: usize,
   outRow: usize,
 ): void {
-  for (let i = 0; i < rows; i += ROWS) {
-    for (let j = 0; j < columns; j += COLUMNS) {
+  for (let j = 0; j < columns; j += COLUMNS) {
+    for (let i = 0; i < rows; i += ROWS) {
       let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
       let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
       let a = x + (i << 2), aRow = xRow, left = depth;
