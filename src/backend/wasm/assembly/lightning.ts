@@ -1,8 +1,9 @@
 // Lightning Attention-2, one task a head or some columns of its values: see lightning_core.ts for the formulas, and
 // lightning_tiles.ts for the products of a block. Columns of v, of the outputs and of the state never meet, so a part
 // of them is the same work.
-import { addToState, COLUMNS, outputs, ROWS, scores } from "./lightning_tiles";
+import { addToState, outputs, scores } from "./lightning_tiles";
 import { exp } from "./simd";
+import { COLUMNS, ROWS } from "./tile";
 
 // Params: sizes; then for each of q, k, v, out, last and initial, and of the pair's r and its out, its address and the
 // steps, in bytes, of batch, group, member, row and column; then for g its address and the steps of batch, group,

@@ -1,44 +1,7 @@
 // The products of Lightning Attention-2 for one block of tokens. Rows are in sixes, columns and depths in eights, what is
 // missing is zero (see lightning.ts). Steps are in bytes.
-//
-// A tile of 6 × 8 sums fills 12 of the 16 vector registers that x86 has; V8 keeps one for itself. At every depth it
-// takes 6 rows' entries from x, side by side, and 8 columns' from y. An access to memory can cost as much as four
-// operations (without a trap handler, as in Deno, it is checked, in shared memory against a size that is read anew), so
-// an entry of x is not loaded for each row: four are loaded at once and turned by a lane from one row of sums to the
-// next, and two are loaded twice over and swapped. Lane l of sum k then belongs to row (l + k) mod 4, or mod 2, until
-// the tile is done.
 import { madd } from "./simd";
-
-/** Rows of a tile. */
-export const ROWS: i32 = 6;
-/** Columns of a tile. */
-export const COLUMNS: i32 = 8;
-
-// @ts-ignore: decorator
-@inline
-function turned(a: v128): v128 {
-  return v128.shuffle<f32>(a, a, 1, 2, 3, 0);
-}
-
-// @ts-ignore: decorator
-@inline
-function swapped(a: v128): v128 {
-  return v128.shuffle<f32>(a, a, 1, 0, 3, 2);
-}
-
-/** Lanes 0 and 2 of a, 1 and 3 of b. */
-// @ts-ignore: decorator
-@inline
-function alternate(a: v128, b: v128): v128 {
-  return v128.shuffle<f32>(a, b, 0, 5, 2, 7);
-}
-
-/** Lanes 0 and 1 of a, 2 and 3 of b. */
-// @ts-ignore: decorator
-@inline
-function halves(a: v128, b: v128): v128 {
-  return v128.shuffle<f32>(a, b, 0, 1, 6, 7);
-}
+import { alternate, COLUMNS, halves, ROWS, swapped, turned } from "./tile";
 
 /**
  * p [rows, rows] = (x yᵀ) ⊙ weights in tiles of 3 × 3 on and above the diagonal, whose sums run in four lanes along d.
