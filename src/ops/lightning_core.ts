@@ -191,8 +191,10 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
     const first = inTimeOrder([q, k, v, g, ...(initial ? [initial] : [])], [out, last], options);
     const second = inTimeOrder([r, v, k, g], [turnedOut, last], options);
     const pair = { q: second.inputs[0], out: second.outputs[0] };
-    if (partsOf(k.shape, v.shape) === 1) return planJob(first.inputs, first.outputs, options, pair);
-    // Parts of columns have no whole row of r Sᵀ: two walks, the last state of the second for nobody.
+    if (partsOf(k.shape, v.shape) === 1) {
+      return planJob(first.inputs, first.outputs, options, { pair });
+    }
+    // A part of the columns has no whole row of r Sᵀ: two walks, the last state of the second for nobody.
     const shape = transposedShape(last.shape);
     const spare = {
       ...last,
@@ -202,7 +204,7 @@ const lightningPair: Op<LightningOptions, TensorSpec[]> = defineOp<LightningOpti
     const turned = initial === undefined ? [] : [transposedView(initial)];
     return [
       planJob(first.inputs, first.outputs, options),
-      planJob([...second.inputs, ...turned], [pair.out, spare], options),
+      planJob([...second.inputs, ...turned], [pair.out, spare], options, { turned: true }),
     ];
   },
   gpu: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
@@ -286,17 +288,23 @@ const LEAST_COLUMNS = 32;
  * of v each, which compute the scores again and nothing else: by the shape alone, and no element is computed otherwise
  * than in one task.
  */
-function partsOf([b, groups, members, n]: readonly number[], [, , , , e]: readonly number[]): number {
+function partsOf(
+  [b, groups, members, n]: readonly number[],
+  [, , , , e]: readonly number[],
+): number {
   const wanted = Math.ceil(FEW / (b * groups * members));
   return n < LONG ? 1 : Math.max(1, Math.min(wanted, Math.floor(e / LEAST_COLUMNS)));
 }
 
-/** WebAssembly: one task a head or a part of it, its blocks one after the other; with `second`, both of a pair. */
+/**
+ * WebAssembly: one task a head or a part of it, its blocks one after the other. `pair` is the second call of a pair,
+ * computed beside; `turned` says that this is the second call.
+ */
 function planJob(
   [q, k, v, g, initial]: WasmView[],
   [out, last]: WasmView[],
   { alpha, beta, decayAfter, blockSize }: LightningOptions,
-  second?: { q: WasmView; out: WasmView },
+  { pair, turned = false }: { pair?: { q: WasmView; out: WasmView }; turned?: boolean } = {},
 ): WasmJob {
   const [b, groups, members, n, d] = k.shape;
   const e = v.shape[4];
@@ -319,9 +327,10 @@ function planJob(
         decayAfter ? 1 : 0,
         initial === undefined ? 0 : 1,
         width,
-        second === undefined ? 0 : 1,
+        pair === undefined ? 0 : 1,
+        turned ? 1 : 0,
       ],
-      ...[q, k, v, out, last, initial ?? last, second?.q ?? q, second?.out ?? out]
+      ...[q, k, v, out, last, initial ?? last, pair?.q ?? q, pair?.out ?? out]
         .flatMap(placeInMemory),
       ...[addressOf(g), ...gSteps],
     ],

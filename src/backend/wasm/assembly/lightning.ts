@@ -7,7 +7,8 @@ import { COLUMNS, ROWS } from "./tile";
 
 // Params: sizes; then for each of q, k, v, out, last and initial, and of the pair's r and its out, its address and the
 // steps, in bytes, of batch, group, member, row and column; then for g its address and the steps of batch, group,
-// member and row. WIDTH: columns of a part. With PAIR, LA(r, v, k) over the same states turned over.
+// member and row. WIDTH: columns of a part. With PAIR, LA(r, v, k) over the same states turned over; TURNED where a job
+// of its own is that, whose states then are the same to the last bit.
 const GROUPS: usize = 0;
 const MEMBERS: usize = 4;
 const N: usize = 8;
@@ -20,7 +21,8 @@ const DECAY_AFTER: usize = 32;
 const HAS_INITIAL: usize = 36;
 const WIDTH: usize = 40;
 const PAIR: usize = 44;
-const VIEWS: usize = 48;
+const TURNED: usize = 48;
+const VIEWS: usize = 52;
 const VIEW_BYTES: usize = 24;
 
 /** A token's strongest decay: its exponential is 0 in float32. */
@@ -52,6 +54,7 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   const head = task / parts, first = (task % parts) * width;
   const e = min(width, load<i32>(params, E) - first);
   const most = load<i32>(params, BLOCK), pair = load<i32>(params, PAIR) != 0;
+  const decaysValues = load<i32>(params, TURNED) != 0;
   const qView = params + VIEWS, kView = qView + VIEW_BYTES, vView = kView + VIEW_BYTES;
   const outView = vView + VIEW_BYTES, lastView = outView + VIEW_BYTES;
   const initialView = lastView + VIEW_BYTES, rView = initialView + VIEW_BYTES;
@@ -160,7 +163,11 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       turnedOut += most * turnedRow;
     }
     // S ← exp(P_m) S + (β exp(P_m − P_r) k)ᵀ v
-    copyRows(decayedK, decayedRow, kAt, kStep, 4, m, deep, rows, toEnd);
+    copyRows(decayedK, decayedRow, kAt, kStep, 4, m, deep, rows, decaysValues ? 0 : toEnd);
+    if (decaysValues) {
+      copyRows(copyR, wideRow, vAt, vStep, 4, m, wide, rows, toEnd);
+      vAt = copyR, vStep = wideRow;
+    }
     addToState(state, panel, stateRows, wide, rows, decayedK, decayedRow, vAt, vStep, decay, slight);
     empty = false;
     q += most * qRow;
