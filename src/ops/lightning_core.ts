@@ -189,19 +189,23 @@ const lightningPair: Op<LightningOptions, ResultSpec[]> = defineOp<LightningOpti
     }
   },
   wasm: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
+    const first = inTimeOrder([q, k, v, g, ...(initial ? [initial] : [])], [out, last], options);
+    const second = inTimeOrder([r, v, k, g], [turnedOut, last], options);
+    const pair = { q: second.inputs[0], out: second.outputs[0] };
+    if (partsOf(k.shape, v.shape) === 1) {
+      return planJob(first.inputs, first.outputs, options, { pair });
+    }
+    // A part of the columns has no whole row of r Sᵀ: two walks, the last state of the second for nobody.
     const shape = transposedShape(last.shape);
     const spare = {
       ...last,
       ...{ shape, strides: contiguousStrides(shape), offset: 0 },
       base: context.scratch(sizeOf(shape)),
     };
-    const job = (inputs: (WasmView | undefined)[], outputs: WasmView[]) => {
-      const given = inTimeOrder(inputs.filter((view) => view !== undefined), outputs, options);
-      return planJob(given.inputs, given.outputs, options);
-    };
+    const turned = initial === undefined ? [] : [transposedView(initial)];
     return [
-      job([q, k, v, g, initial], [out, last]),
-      job([r, v, k, g, initial && transposedView(initial)], [turnedOut, spare]),
+      planJob(first.inputs, first.outputs, options),
+      planJob([...second.inputs, ...turned], [pair.out, spare], options, { turned: true }),
     ];
   },
   gpu: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
@@ -281,25 +285,39 @@ const LONG = 256;
 const LEAST_COLUMNS = 32;
 
 /**
- * WebAssembly: one task a head, its blocks one after the other. Where heads are fewer than `FEW`, each is several tasks,
- * a part of the columns of v each, which compute the scores again and nothing else: by the shape alone, and no
- * element is computed otherwise than in one task.
+ * How many tasks one head is in WebAssembly. Where heads are fewer than `FEW`, each is several, a part of the columns
+ * of v each, which compute the scores again and nothing else: by the shape alone, and no element is computed otherwise
+ * than in one task.
+ */
+function partsOf(
+  [b, groups, members, n]: readonly number[],
+  [, , , , e]: readonly number[],
+): number {
+  const wanted = Math.ceil(FEW / (b * groups * members));
+  return n < LONG ? 1 : Math.max(1, Math.min(wanted, Math.floor(e / LEAST_COLUMNS)));
+}
+
+/**
+ * WebAssembly: one task a head or a part of it, its blocks one after the other. `pair` is the second call of a pair,
+ * computed beside; `turned` says that this is the second call.
  */
 function planJob(
   [q, k, v, g, initial]: WasmView[],
   [out, last]: WasmView[],
   { alpha, beta, decayAfter, blockSize }: LightningOptions,
+  { pair, turned = false }: { pair?: { q: WasmView; out: WasmView }; turned?: boolean } = {},
 ): WasmJob {
   const [b, groups, members, n, d] = k.shape;
   const e = v.shape[4];
   const block = Math.min(blockSize, MOST_ROWS, Math.max(n, 1));
-  const [rows, deep, wide] = [block, d, e].map((size) => size + 8);
-  const words = 6 * rows + 3 * rows * rows + 2 * rows * deep + rows * wide + 2 * deep * wide;
+  // Whole tiles of six rows and eight columns, and what is loaded beyond them.
+  const [rows, deep, wide] = [block, d, e].map((size) => size + 16);
+  const larger = Math.max(deep, wide);
+  const words = (2 * rows + larger) * (rows + 8) + rows * (5 + 3 * deep + 2 * wide + larger) +
+    2 * deep * wide;
   const gSteps = [...stepsOf(g).slice(0, 3), g.strides[3]].map((step) => 4 * step);
-  const heads = b * groups * members;
-  const wanted = n < LONG ? 1 : Math.min(Math.ceil(FEW / heads), Math.floor(e / LEAST_COLUMNS));
   // Whole panels of eight columns.
-  const width = Math.ceil(e / Math.max(1, wanted) / 8) * 8;
+  const width = Math.ceil(e / partsOf(k.shape, v.shape) / 8) * 8;
   return {
     kernel: "lightningAttention",
     params: [
@@ -310,11 +328,14 @@ function planJob(
         decayAfter ? 1 : 0,
         initial === undefined ? 0 : 1,
         width,
+        pair === undefined ? 0 : 1,
+        turned ? 1 : 0,
       ],
-      ...[q, k, v, out, last, initial ?? last].flatMap(placeInMemory),
+      ...[q, k, v, out, last, initial ?? last, pair?.q ?? q, pair?.out ?? out]
+        .flatMap(placeInMemory),
       ...[addressOf(g), ...gSteps],
     ],
-    tasks: heads * Math.ceil(e / width),
+    tasks: b * groups * members * Math.ceil(e / width),
     scratchBytes: 192 + 4 * words,
   };
 }

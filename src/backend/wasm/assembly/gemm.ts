@@ -1,12 +1,10 @@
 // The matrix product out of packed panels. x is packed in panels of 6 rows, y in panels of 8 columns, each depth
-// by depth, so that the innermost loop reads straight ahead and keeps its 6 × 8 block of sums in 12 of the 16
-// vector registers that x86 has; missing rows and columns are zero. Steps are in bytes throughout.
+// by depth, so that the innermost loop reads straight ahead; missing rows and columns are zero. Steps are in bytes
+// throughout.
 import { madd } from "./simd";
+import { alternate, COLUMNS, halves, ROWS, swapped, turned } from "./tile";
 
-/** Rows of a panel of x. */
-export const ROWS: i32 = 6;
-/** Columns of a panel of y. */
-export const COLUMNS: i32 = 8;
+export { COLUMNS, ROWS };
 
 /** Bytes of `rows` × `depth`, packed by rows. */
 // @ts-ignore: decorator
@@ -167,40 +165,67 @@ export function packPanel(
 function block(depth: i32, x: usize, y: usize, out: usize, rowStep: usize, accumulate: bool): void {
   let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
   let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
-  for (; depth > 0; depth--) {
-    const y0 = v128.load(y), y1 = v128.load(y, 16);
-    const x0 = v128.load32_splat(x);
-    s00 = madd(x0, y0, s00);
-    s01 = madd(x0, y1, s01);
-    const x1 = v128.load32_splat(x, 4);
-    s10 = madd(x1, y0, s10);
-    s11 = madd(x1, y1, s11);
-    const x2 = v128.load32_splat(x, 8);
-    s20 = madd(x2, y0, s20);
-    s21 = madd(x2, y1, s21);
-    const x3 = v128.load32_splat(x, 12);
-    s30 = madd(x3, y0, s30);
-    s31 = madd(x3, y1, s31);
-    const x4 = v128.load32_splat(x, 16);
-    s40 = madd(x4, y0, s40);
-    s41 = madd(x4, y1, s41);
-    const x5 = v128.load32_splat(x, 20);
-    s50 = madd(x5, y0, s50);
-    s51 = madd(x5, y1, s51);
+  while (depth > 0) {
+    let y0 = v128.load(y), y1 = v128.load(y, 16);
+    let p = v128.load(x);
+    s00 = madd(p, y0, s00);
+    s01 = madd(p, y1, s01);
+    p = turned(p);
+    s10 = madd(p, y0, s10);
+    s11 = madd(p, y1, s11);
+    p = turned(p);
+    s20 = madd(p, y0, s20);
+    s21 = madd(p, y1, s21);
+    p = turned(p);
+    s30 = madd(p, y0, s30);
+    s31 = madd(p, y1, s31);
+    p = v128.load64_splat(x, 16);
+    s40 = madd(p, y0, s40);
+    s41 = madd(p, y1, s41);
+    p = swapped(p);
+    s50 = madd(p, y0, s50);
+    s51 = madd(p, y1, s51);
+    if (--depth == 0) break;
+    x += 24;
+    y += 32;
+    y0 = v128.load(y), y1 = v128.load(y, 16);
+    p = v128.load(x);
+    s00 = madd(p, y0, s00);
+    s01 = madd(p, y1, s01);
+    p = turned(p);
+    s10 = madd(p, y0, s10);
+    s11 = madd(p, y1, s11);
+    p = turned(p);
+    s20 = madd(p, y0, s20);
+    s21 = madd(p, y1, s21);
+    p = turned(p);
+    s30 = madd(p, y0, s30);
+    s31 = madd(p, y1, s31);
+    p = v128.load64_splat(x, 16);
+    s40 = madd(p, y0, s40);
+    s41 = madd(p, y1, s41);
+    p = swapped(p);
+    s50 = madd(p, y0, s50);
+    s51 = madd(p, y1, s51);
+    --depth;
     x += 24;
     y += 32;
   }
-  storeRow(out, s00, s01, accumulate);
+  const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
+  const last0 = alternate(s20, s10), other0 = alternate(s30, s20);
+  const even1 = alternate(s01, s31), odd1 = alternate(s11, s01);
+  const last1 = alternate(s21, s11), other1 = alternate(s31, s21);
+  storeRow(out, halves(even0, last0), halves(even1, last1), accumulate);
   out += rowStep;
-  storeRow(out, s10, s11, accumulate);
+  storeRow(out, halves(odd0, other0), halves(odd1, other1), accumulate);
   out += rowStep;
-  storeRow(out, s20, s21, accumulate);
+  storeRow(out, halves(last0, even0), halves(last1, even1), accumulate);
   out += rowStep;
-  storeRow(out, s30, s31, accumulate);
+  storeRow(out, halves(other0, odd0), halves(other1, odd1), accumulate);
   out += rowStep;
-  storeRow(out, s40, s41, accumulate);
+  storeRow(out, alternate(s40, s50), alternate(s41, s51), accumulate);
   out += rowStep;
-  storeRow(out, s50, s51, accumulate);
+  storeRow(out, alternate(s50, s40), alternate(s51, s41), accumulate);
 }
 
 // @ts-ignore: decorator
@@ -217,11 +242,7 @@ function storeRow(out: usize, first: v128, second: v128, accumulate: bool): void
 /** Bytes that {@linkcode multiplyPanels} needs to work in. */
 export const BLOCK_BYTES: usize = 192;
 
-/**
- * out [rows, columns] = x · y over packed panels whose depth is `depth`, or out += x · y. `reach` > 0 says that row r
- * of x has zeros from depth r + reach on, which are not multiplied; `triangle` that only blocks with a column ≤ row
- * are wanted. `panelStep` is the way from eight columns of out to the next, if it is not 8 · columnStep.
- */
+/** out [rows, columns] = x · y over packed panels whose depth is `depth`, or out += x · y. */
 export function multiplyPanels(
   rows: i32,
   columns: i32,
@@ -233,30 +254,23 @@ export function multiplyPanels(
   columnStep: usize,
   accumulate: bool,
   spare: usize,
-  reach: i32 = 0,
-  triangle: bool = false,
-  panelStep: usize = 0,
 ): void {
-  if (panelStep == 0) panelStep = COLUMNS * columnStep;
   for (let j = 0; j < columns; j += COLUMNS) {
     const width = min(COLUMNS, columns - j);
     let panel = x;
     for (let i = 0; i < rows; i += ROWS) {
       const height = min(ROWS, rows - i);
-      if (!triangle || j < i + height) {
-        const deep = reach > 0 ? min(depth, i + height - 1 + reach) : depth;
-        const to = out + i * rowStep;
-        if (height == ROWS && width == COLUMNS && columnStep == 4) {
-          block(deep, panel, y, to, rowStep, accumulate);
-        } else {
-          block(deep, panel, y, spare, 32, false);
-          copyBlock(spare, to, height, width, rowStep, columnStep, accumulate);
-        }
+      const to = out + i * rowStep;
+      if (height == ROWS && width == COLUMNS && columnStep == 4) {
+        block(depth, panel, y, to, rowStep, accumulate);
+      } else {
+        block(depth, panel, y, spare, 32, false);
+        copyBlock(spare, to, height, width, rowStep, columnStep, accumulate);
       }
       panel += (ROWS * depth) << 2;
     }
     y += (COLUMNS * depth) << 2;
-    out += panelStep;
+    out += COLUMNS * columnStep;
   }
 }
 

@@ -1,21 +1,14 @@
-// Lightning Attention-2, one task a head or some columns of its values: see lightning_core.ts for the formulas. A block
-// of m rows is four products of packed panels; what two of them share is packed once, and the state stays packed from
-// block to block. Columns of v, of the outputs and of the state never meet, so a part of them is the same work.
-import {
-  BLOCK_BYTES,
-  COLUMNS,
-  columnsBytes,
-  multiplyPanels,
-  packColumns,
-  packPanel,
-  packRows,
-  ROWS,
-  rowsBytes,
-} from "./gemm";
-import { exp, madd } from "./simd";
+// Lightning Attention-2, one task a head or some columns of its values: see lightning_core.ts for the formulas, and
+// lightning_tiles.ts for the products of a block. Columns of v, of the outputs and of the state never meet, so a part
+// of them is the same work.
+import { addToState, outputs, scores } from "./lightning_tiles";
+import { exp } from "./simd";
+import { COLUMNS, ROWS } from "./tile";
 
-// Params: sizes; then for each of q, k, v, out, last and initial its address and the steps, in bytes, of batch, group,
-// member, row and column; then for g its address and the steps of batch, group, member and row. WIDTH: columns of a part.
+// Params: sizes; then for each of q, k, v, out, last and initial, and of the pair's r and its out, its address and the
+// steps, in bytes, of batch, group, member, row and column; then for g its address and the steps of batch, group,
+// member and row. WIDTH: columns of a part. With PAIR, LA(r, v, k) over the same states turned over; TURNED where a job
+// of its own is that, whose states then are the same to the last bit.
 const GROUPS: usize = 0;
 const MEMBERS: usize = 4;
 const N: usize = 8;
@@ -27,11 +20,15 @@ const BETA: usize = 28;
 const DECAY_AFTER: usize = 32;
 const HAS_INITIAL: usize = 36;
 const WIDTH: usize = 40;
-const VIEWS: usize = 44;
+const PAIR: usize = 44;
+const TURNED: usize = 48;
+const VIEWS: usize = 52;
 const VIEW_BYTES: usize = 24;
 
 /** A token's strongest decay: its exponential is 0 in float32. */
 const STRONGEST: f32 = -127;
+/** Rows further apart than this are copied together: those of a block would meet in few places of the cache. */
+const FARTHEST: i32 = 1024;
 
 /** Where a head of the view whose fields begin at `view` lies. */
 function headOf(params: usize, view: usize, head: i32): usize {
@@ -46,109 +43,132 @@ function up(size: i32, multiple: i32): i32 {
   return ((size + multiple - 1) / multiple) * multiple;
 }
 
+/** Whether tiles can read or write rows of so many columns where they lie. */
+function inPlace(row: usize, column: usize, rows: i32, columns: i32): bool {
+  return column == 4 && rows % ROWS == 0 && columns % COLUMNS == 0 && abs(<i32> row) <= FARTHEST;
+}
+
 export function lightningAttention(params: usize, task: i32, scratch: usize): void {
   const n = load<i32>(params, N), d = load<i32>(params, D), width = load<i32>(params, WIDTH);
   const parts = (load<i32>(params, E) + width - 1) / width;
   const head = task / parts, first = (task % parts) * width;
   const e = min(width, load<i32>(params, E) - first);
-  const most = load<i32>(params, BLOCK);
-  const alpha = load<f32>(params, ALPHA), beta = load<f32>(params, BETA);
+  const most = load<i32>(params, BLOCK), pair = load<i32>(params, PAIR) != 0;
+  const decaysValues = load<i32>(params, TURNED) != 0;
   const qView = params + VIEWS, kView = qView + VIEW_BYTES, vView = kView + VIEW_BYTES;
   const outView = vView + VIEW_BYTES, lastView = outView + VIEW_BYTES;
-  const initialView = lastView + VIEW_BYTES, gView = initialView + VIEW_BYTES;
+  const initialView = lastView + VIEW_BYTES, rView = initialView + VIEW_BYTES;
+  const turnedView = rView + VIEW_BYTES, gView = turnedView + VIEW_BYTES;
   let q = headOf(params, qView, head), k = headOf(params, kView, head);
   let v = headOf(params, vView, head), out = headOf(params, outView, head);
+  let r = headOf(params, rView, head), turnedOut = headOf(params, turnedView, head);
   let g = headOf(params, gView, head);
   const qRow = load<usize>(qView, 16), qColumn = load<usize>(qView, 20);
   const kRow = load<usize>(kView, 16), kColumn = load<usize>(kView, 20);
   const vRow = load<usize>(vView, 16), vColumn = load<usize>(vView, 20);
   const outRow = load<usize>(outView, 16), outColumn = load<usize>(outView, 20);
+  const rRow = load<usize>(rView, 16), rColumn = load<usize>(rView, 20);
+  const turnedRow = load<usize>(turnedView, 16), turnedColumn = load<usize>(turnedView, 20);
   const gStep = load<usize>(gView, 16);
   v += first * vColumn;
   out += first * outColumn;
 
-  // Room for everything that lives from one product to the next.
-  const wide = up(most, COLUMNS);
-  const spare = scratch;
-  const positions = spare + BLOCK_BYTES;
-  const fromStart = positions + (wide << 3);
-  const toEnd = fromStart + (wide << 2);
-  const between = toEnd + (wide << 2);
-  const scores = between + ((wide * wide) << 2);
-  const packedQ = scores + ((up(most, ROWS) * wide) << 2);
-  const packedK = packedQ + rowsBytes(most, d);
-  const packedV = packedK + max(columnsBytes(most, d), rowsBytes(d, most));
-  const packedP = packedV + columnsBytes(e, most);
-  const state = packedP + rowsBytes(most, most);
-  const added = state + columnsBytes(e, d);
-  const stateRows = up(d, ROWS), stateColumns = up(e, COLUMNS);
+  // What lives from one product to the next. A row of scores has room for one tile's zero after its last.
+  const tall = up(most, ROWS), deep = up(d, COLUMNS), wide = up(e, COLUMNS), stateRows = up(deep, ROWS);
+  const deepRow = <usize> deep << 2, wideRow = <usize> wide << 2, decayedRow = <usize> stateRows << 2;
+  const scoresRow = <usize> up(tall + 4, 4) << 2;
+  const panel = <usize> stateRows << 5, turnedPanel = <usize> wide << 5;
+  const positions = scratch;
+  const fromStart = positions + (<usize> tall << 3) + 32;
+  const toEnd = fromStart + (<usize> tall << 2) + 32;
+  const between = toEnd + (<usize> tall << 2) + 32;
+  const p = between + tall * scoresRow;
+  const x = p + tall * scoresRow;
+  const decayedK = x + max(deep, wide) * scoresRow;
+  const copyQ = decayedK + tall * decayedRow;
+  const copyK = copyQ + tall * deepRow;
+  const copyV = copyK + tall * deepRow;
+  const copyR = copyV + tall * wideRow;
+  const result = copyR + tall * wideRow;
+  const state = result + tall * max(deepRow, wideRow);
+  const turned = state + panel * (wide >> 3);
+  memory.fill(between, 0, 2 * tall * scoresRow);
+  memory.fill(state, 0, panel * (wide >> 3));
 
   let empty = load<i32>(params, HAS_INITIAL) == 0;
   if (!empty) {
     const initial = headOf(params, initialView, head);
     const row = load<usize>(initialView, 16), column = load<usize>(initialView, 20);
-    packColumns(state, initial + first * column, row, column, d, e);
-  } else memory.fill(state, 0, columnsBytes(e, d));
+    for (let j = 0; j < e; j++) {
+      let from = initial + (first + j) * column, to = state + (j >> 3) * panel + ((j & 7) << 2);
+      for (let i = 0; i < d; i++, from += row, to += 32) store<f32>(to, load<f32>(from));
+    }
+  }
 
   let decayed = 0;
   // A decay that is hardly one is kept as its difference from one: eˢ rounded to float32 would be off by the same bits
   // in every block, and drift.
   let decay: f32 = 1, slight = false;
   for (let start = 0; start < n; start += most) {
-    const m = min(most, n - start);
+    const m = min(most, n - start), rows = up(m, ROWS);
     // A step of 0 is one slope for all tokens.
     if (gStep != 0 || decayed != m) {
-      const sum = decays(params, g, gStep, m, wide, positions, fromStart, toEnd, between);
+      const sum = decays(params, g, gStep, m, scoresRow, positions, fromStart, toEnd, between);
       slight = sum > -0.5;
       decay = <f32> (slight ? NativeMath.expm1(sum) : NativeMath.exp(sum));
       decayed = m;
     }
-    // P = (q kᵀ) ⊙ decays
-    packRows(packedQ, q, qRow, qColumn, m, d);
-    packColumns(packedK, k, kColumn, kRow, d, m);
-    multiplyPanels(
-      up(m, ROWS),
-      up(m, COLUMNS),
-      d,
-      packedQ,
-      packedK,
-      scores,
-      wide << 2,
-      4,
-      false,
-      spare,
-      0,
-      true,
-    );
-    packScores(packedP, scores, between, m, wide);
-    // o = P v + (α exp(P_r) q) S
-    packColumns(packedV, v, vRow, vColumn, m, e);
-    multiplyPanels(m, e, m, packedP, packedV, out, outRow, outColumn, false, spare, 1);
-    if (!empty) {
-      scaleLines(packedQ, fromStart, m, d, alpha);
-      multiplyPanels(m, e, d, packedQ, state, out, outRow, outColumn, true, spare);
+    let qAt = q, qStep = qRow;
+    if (!inPlace(qRow, qColumn, m, d)) {
+      copyRows(copyQ, deepRow, q, qRow, qColumn, m, d, rows, 0);
+      qAt = copyQ, qStep = deepRow;
     }
-    // S ← exp(P_m) S + kᵀ (β exp(P_m − P_r) v)
-    packRows(packedK, k, kColumn, kRow, d, m);
-    scaleDepth(packedV, toEnd, m, stateColumns, beta);
-    multiplyPanels(
-      stateRows,
-      stateColumns,
-      m,
-      packedK,
-      packedV,
-      added,
-      32,
-      4,
-      false,
-      spare,
-      0,
-      false,
-      stateRows << 5,
-    );
-    for (let j = 0; j < stateColumns; j += COLUMNS) {
-      addToState(state + ((j * d) << 2), added + ((j * stateRows) << 2), d, decay, slight);
+    let kAt = k, kStep = kRow;
+    if (!inPlace(kRow, kColumn, m, d)) {
+      copyRows(copyK, deepRow, k, kRow, kColumn, m, d, rows, 0);
+      kAt = copyK, kStep = deepRow;
     }
+    let vAt = v, vStep = vRow;
+    if (!inPlace(vRow, vColumn, m, e)) {
+      copyRows(copyV, wideRow, v, vRow, vColumn, m, e, rows, 0);
+      vAt = copyV, vStep = wideRow;
+    }
+    // Pᵀ = (k qᵀ) ⊙ decays, o = (α exp(P_r) q) S + P v
+    let direct = inPlace(outRow, outColumn, m, e);
+    scores(p, between, scoresRow, kAt, kStep, qAt, qStep, rows, deep);
+    if (!empty) turnRows(x, scoresRow, qAt, qStep, rows, deep, fromStart);
+    outputs(
+      rows, wide, empty ? 0 : deep, x, scoresRow, state, panel, p, scoresRow, vAt, vStep,
+      direct ? out : result, direct ? outRow : wideRow,
+    );
+    if (!direct) copyOut(out, outRow, outColumn, result, wideRow, m, e);
+    if (pair) {
+      let rAt = r, rStep = rRow;
+      if (!inPlace(rRow, rColumn, m, e)) {
+        copyRows(copyR, wideRow, r, rRow, rColumn, m, e, rows, 0);
+        rAt = copyR, rStep = wideRow;
+      }
+      direct = inPlace(turnedRow, turnedColumn, m, d);
+      scores(p, between, scoresRow, vAt, vStep, rAt, rStep, rows, wide);
+      if (!empty) {
+        turnState(turned, turnedPanel, state, panel, deep, wide);
+        turnRows(x, scoresRow, rAt, rStep, rows, wide, fromStart);
+      }
+      outputs(
+        rows, deep, empty ? 0 : wide, x, scoresRow, turned, turnedPanel, p, scoresRow, kAt, kStep,
+        direct ? turnedOut : result, direct ? turnedRow : deepRow,
+      );
+      if (!direct) copyOut(turnedOut, turnedRow, turnedColumn, result, deepRow, m, d);
+      r += most * rRow;
+      turnedOut += most * turnedRow;
+    }
+    // S ← exp(P_m) S + (β exp(P_m − P_r) k)ᵀ v
+    copyRows(decayedK, decayedRow, kAt, kStep, 4, m, deep, rows, decaysValues ? 0 : toEnd);
+    if (decaysValues) {
+      copyRows(copyR, wideRow, vAt, vStep, 4, m, wide, rows, toEnd);
+      vAt = copyR, vStep = wideRow;
+    }
+    addToState(state, panel, stateRows, wide, rows, decayedK, decayedRow, vAt, vStep, decay, slight);
     empty = false;
     q += most * qRow;
     k += most * kRow;
@@ -160,33 +180,30 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   const last = headOf(params, lastView, head);
   const row = load<usize>(lastView, 16), column = load<usize>(lastView, 20);
   for (let j = 0; j < e; j++) {
-    let from = state + (((j / COLUMNS) * COLUMNS * d + j % COLUMNS) << 2);
-    let to = last + (first + j) * column;
-    for (let i = 0; i < d; i++) {
-      store<f32>(to, load<f32>(from));
-      from += COLUMNS << 2;
-      to += row;
-    }
+    let from = state + (j >> 3) * panel + ((j & 7) << 2), to = last + (first + j) * column;
+    for (let i = 0; i < d; i++, from += 32, to += row) store<f32>(to, load<f32>(from));
   }
 }
 
 /**
- * The decays within a block from sums in float64, whose sum P_m it returns: exp(P_r) and exp(P_m − P_r); and
- * αβ exp(P_r − P_t) where t ≤ r, elsewhere 0.
+ * The decays within a block from sums in float64, whose sum P_m it returns: α exp(P_r) and
+ * β exp(P_m − P_r); and αβ exp(P_r − P_t) at row t and column r where t ≤ r, elsewhere 0, in rows `step`
+ * bytes apart.
  */
 function decays(
   params: usize,
   g: usize,
   gStep: usize,
   m: i32,
-  wide: i32,
+  step: usize,
   positions: usize,
   fromStart: usize,
   toEnd: usize,
   between: usize,
 ): f64 {
   const after = load<i32>(params, DECAY_AFTER) != 0;
-  const factor = f32x4.splat(load<f32>(params, ALPHA) * load<f32>(params, BETA));
+  const alpha = load<f32>(params, ALPHA), beta = load<f32>(params, BETA);
+  const factor = f32x4.splat(alpha * beta);
   let sum: f64 = 0;
   for (let r = 0; r < m; r++) {
     // A g of −∞ must not make ∞ − ∞.
@@ -194,94 +211,147 @@ function decays(
     store<f64>(positions + (r << 3), after ? sum : next);
     sum = next;
   }
-  for (let r = 0; r < m; r++) {
-    const position = load<f64>(positions + (r << 3));
-    store<f32>(fromStart + (r << 2), <f32> NativeMath.exp(position));
-    store<f32>(toEnd + (r << 2), <f32> NativeMath.exp(sum - position));
-    const row = between + ((r * wide) << 2);
+  for (let t = 0; t < m; t++) {
+    const position = load<f64>(positions + (t << 3));
+    store<f32>(fromStart + (t << 2), alpha * <f32> NativeMath.exp(position));
+    store<f32>(toEnd + (t << 2), beta * <f32> NativeMath.exp(sum - position));
+    const row = between + t * step;
     const here = f64x2.splat(position);
-    for (let t = 0; t <= r; t += 4) {
-      const at = positions + (t << 3);
-      const low = f32x4.demote_f64x2_zero(f64x2.sub(here, v128.load(at)));
-      const high = f32x4.demote_f64x2_zero(f64x2.sub(here, v128.load(at, 16)));
+    for (let r = t & ~3; r < m; r += 4) {
+      const at = positions + (r << 3);
+      const low = f32x4.demote_f64x2_zero(f64x2.sub(v128.load(at), here));
+      const high = f32x4.demote_f64x2_zero(f64x2.sub(v128.load(at, 16), here));
       const exponents = v128.shuffle<f32>(low, high, 0, 1, 4, 5);
-      v128.store(row + (t << 2), f32x4.mul(factor, exp(exponents)));
+      v128.store(row + (r << 2), f32x4.mul(factor, exp(exponents)));
     }
-    memory.fill(row + ((r + 1) << 2), 0, (wide - r - 1) << 2);
+    memory.fill(row, 0, t << 2);
   }
   return sum;
 }
 
-/** Packs scores ⊙ between by rows. Where `between` is 0 the score is not read as a number: it may be none. */
-function packScores(to: usize, scores: usize, between: usize, m: i32, wide: i32): void {
-  for (let i = 0; i < m; i += ROWS) {
-    const height = min(ROWS, m - i), depth = min(m, i + ROWS);
-    for (let r = i; r < i + height; r++) {
-      const row = (r * wide) << 2;
-      for (let t = 0; t < depth; t += 4) {
-        const at = row + (t << 2);
-        const weight = v128.load(between + at);
-        const weighted = f32x4.mul(v128.load(scores + at), weight);
-        v128.store(scores + at, v128.and(weighted, f32x4.ne(weight, f32x4.splat(0))));
+/**
+ * Copies x [rows, columns] with its columns side by side, zeros after them and rows of zeros up to `whole`; row r times
+ * weights[r], if there are any.
+ */
+function copyRows(
+  to: usize,
+  toRow: usize,
+  from: usize,
+  row: usize,
+  column: usize,
+  rows: i32,
+  columns: i32,
+  whole: i32,
+  weights: usize,
+): void {
+  const end = to + whole * toRow;
+  for (let r = 0; r < rows; r++) {
+    const weight: f32 = weights != 0 ? load<f32>(weights + (r << 2)) : 1;
+    let source = from, target = to, left = columns;
+    if (column == 4) {
+      const factor = f32x4.splat(weight);
+      for (; left >= 8; left -= 8) {
+        v128.store(target, f32x4.mul(factor, v128.load(source)));
+        v128.store(target, f32x4.mul(factor, v128.load(source, 16)), 16);
+        source += 32;
+        target += 32;
       }
     }
-    packPanel(to, scores + ((i * wide) << 2), wide << 2, 4, height, depth, ROWS);
-    to += (ROWS * m) << 2;
+    for (; left > 0; left--) {
+      store<f32>(target, weight * load<f32>(source));
+      source += column;
+      target += 4;
+    }
+    from += row;
+    to += toRow;
+    for (; target < to; target += 4) store<f32>(target, 0);
   }
+  if (to < end) memory.fill(to, 0, end - to);
 }
 
-/** Multiplies row r of x, packed by rows, by factor · weights[r]: six weights, so two depths are three vectors. */
-function scaleLines(x: usize, weights: usize, rows: i32, depth: i32, factor: f32): void {
-  for (let i = 0; i < rows; i += ROWS) {
-    const at = weights + (i << 2);
-    // What is made of weights beyond the last row is never stored.
-    const w0123 = f32x4.mul(f32x4.splat(factor), v128.load(at));
-    const w4567 = f32x4.mul(f32x4.splat(factor), v128.load(at, 16));
-    const w4501 = v128.shuffle<f32>(w4567, w0123, 0, 1, 4, 5);
-    const w2345 = v128.shuffle<f32>(w0123, w4567, 2, 3, 4, 5);
-    let p = 0;
-    for (; p + 2 <= depth; p += 2) {
-      v128.store(x, f32x4.mul(w0123, v128.load(x)));
-      v128.store(x, f32x4.mul(w4501, v128.load(x, 16)), 16);
-      v128.store(x, f32x4.mul(w2345, v128.load(x, 32)), 32);
-      x += 48;
-    }
-    if (p < depth) {
-      for (let r = 0; r < ROWS; r++) {
-        const weight = factor * load<f32>(at + (r << 2));
-        store<f32>(x, weight * load<f32>(x));
-        x += 4;
-      }
+/** xᵀ [columns, rows] of x [rows, columns], row r times weights[r]: four by four, and what is left. */
+function turnRows(
+  to: usize,
+  toRow: usize,
+  from: usize,
+  row: usize,
+  rows: i32,
+  columns: i32,
+  weights: usize,
+): void {
+  let r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    const weight = v128.load(weights + (r << 2));
+    let source = from + r * row, target = to + (r << 2);
+    for (let j = 0; j < columns; j += 4) {
+      turnFour(target, toRow, source, row, true, weight);
+      source += 16;
+      target += toRow << 2;
     }
   }
-}
-
-/** Multiplies row r of y, packed by columns, by factor · weights[r]. */
-function scaleDepth(y: usize, weights: usize, depth: i32, columns: i32, factor: f32): void {
-  for (let j = 0; j < columns; j += COLUMNS) {
-    for (let p = 0; p < depth; p++) {
-      const weight = f32x4.splat(factor * load<f32>(weights + (p << 2)));
-      v128.store(y, f32x4.mul(weight, v128.load(y)));
-      v128.store(y, f32x4.mul(weight, v128.load(y, 16)), 16);
-      y += 32;
+  for (; r < rows; r++) {
+    const weight = load<f32>(weights + (r << 2));
+    for (let j = 0; j < columns; j++) {
+      store<f32>(to + j * toRow + (r << 2), weight * load<f32>(from + r * row + (j << 2)));
     }
   }
 }
 
-/** S ← λ S + A over a panel; if λ is given as its `difference` from one, S + ((λ − 1) S + A). */
-function addToState(state: usize, added: usize, rows: i32, decay: f32, difference: bool): void {
-  const factor = f32x4.splat(decay);
-  const end = state + (rows << 5);
-  if (difference) {
-    for (; state < end; state += 32, added += 32) {
-      const first = v128.load(state), second = v128.load(state, 16);
-      v128.store(state, f32x4.add(first, madd(factor, first, v128.load(added))));
-      v128.store(state, f32x4.add(second, madd(factor, second, v128.load(added, 16))), 16);
+function copyOut(
+  to: usize,
+  row: usize,
+  column: usize,
+  from: usize,
+  fromRow: usize,
+  rows: i32,
+  columns: i32,
+): void {
+  for (let r = 0; r < rows; r++) {
+    for (let j = 0; j < columns; j++) store<f32>(to + j * column, load<f32>(from + (j << 2)));
+    to += row;
+    from += fromRow;
+  }
+}
+
+/** Sᵀ in panels of eight columns out of S [rows, columns] in panels; rows and columns are eights. */
+function turnState(
+  to: usize,
+  toPanel: usize,
+  from: usize,
+  fromPanel: usize,
+  rows: i32,
+  columns: i32,
+): void {
+  for (let j = 0; j < columns; j += 4) {
+    let source = from + (j >> 3) * fromPanel + ((j & 4) << 2), target = to + (j << 5);
+    for (let i = 0; i < rows; i += 8) {
+      turnFour(target, 32, source, 32);
+      turnFour(target + 16, 32, source + 128, 32);
+      source += 256;
+      target += toPanel;
     }
-    return;
   }
-  for (; state < end; state += 32, added += 32) {
-    v128.store(state, madd(factor, v128.load(state), v128.load(added)));
-    v128.store(state, madd(factor, v128.load(state, 16), v128.load(added, 16)), 16);
-  }
+}
+
+/** The transpose of 4 × 4, each column times its weight if it is `weighted`. */
+// @ts-ignore: decorator
+@inline
+function turnFour(
+  to: usize,
+  toRow: usize,
+  from: usize,
+  row: usize,
+  weighted: bool = false,
+  weight: v128 = f32x4.splat(1),
+): void {
+  const a = v128.load(from), b = v128.load(from + row);
+  const c = v128.load(from + 2 * row), d = v128.load(from + 3 * row);
+  const ab0 = v128.shuffle<f32>(a, b, 0, 4, 1, 5), ab1 = v128.shuffle<f32>(a, b, 2, 6, 3, 7);
+  const cd0 = v128.shuffle<f32>(c, d, 0, 4, 1, 5), cd1 = v128.shuffle<f32>(c, d, 2, 6, 3, 7);
+  const r0 = v128.shuffle<f32>(ab0, cd0, 0, 1, 4, 5), r1 = v128.shuffle<f32>(ab0, cd0, 2, 3, 6, 7);
+  const r2 = v128.shuffle<f32>(ab1, cd1, 0, 1, 4, 5), r3 = v128.shuffle<f32>(ab1, cd1, 2, 3, 6, 7);
+  v128.store(to, weighted ? f32x4.mul(weight, r0) : r0);
+  v128.store(to + toRow, weighted ? f32x4.mul(weight, r1) : r1);
+  v128.store(to + 2 * toRow, weighted ? f32x4.mul(weight, r2) : r2);
+  v128.store(to + 3 * toRow, weighted ? f32x4.mul(weight, r3) : r3);
 }

@@ -1,0 +1,279 @@
+// The products of Lightning Attention-2 for one block of tokens. Rows are in sixes, columns and depths in eights, what is
+// missing is zero (see lightning.ts). Steps are in bytes.
+import { madd } from "./simd";
+import { alternate, COLUMNS, halves, ROWS, swapped, turned } from "./tile";
+
+/**
+ * p [rows, rows] = (x yᵀ) ⊙ weights in tiles of 3 × 3 on and above the diagonal, whose sums run in four lanes along d.
+ * Where a weight is 0 the product is not read as a number: it may be none. p and weights share their rows' step.
+ */
+export function scores(
+  p: usize,
+  weights: usize,
+  step: usize,
+  x: usize,
+  xRow: usize,
+  y: usize,
+  yRow: usize,
+  rows: i32,
+  d: i32,
+): void {
+  for (let t = 0; t < rows; t += 3) {
+    for (let r = t; r < rows; r += 3) {
+      let x0 = x + t * xRow, x1 = x0 + xRow, x2 = x1 + xRow;
+      let y0 = y + r * yRow, y1 = y0 + yRow, y2 = y1 + yRow;
+      let s00 = f32x4.splat(0), s01 = s00, s02 = s00, s10 = s00, s11 = s00, s12 = s00;
+      let s20 = s00, s21 = s00, s22 = s00;
+      for (let i = d;;) {
+        let a0 = v128.load(x0), a1 = v128.load(x1), a2 = v128.load(x2);
+        let b = v128.load(y0);
+        s00 = madd(a0, b, s00);
+        s10 = madd(a1, b, s10);
+        s20 = madd(a2, b, s20);
+        b = v128.load(y1);
+        s01 = madd(a0, b, s01);
+        s11 = madd(a1, b, s11);
+        s21 = madd(a2, b, s21);
+        b = v128.load(y2);
+        s02 = madd(a0, b, s02);
+        s12 = madd(a1, b, s12);
+        s22 = madd(a2, b, s22);
+        if ((i -= 4) <= 0) break;
+        a0 = v128.load(x0, 16), a1 = v128.load(x1, 16), a2 = v128.load(x2, 16);
+        b = v128.load(y0, 16);
+        s00 = madd(a0, b, s00);
+        s10 = madd(a1, b, s10);
+        s20 = madd(a2, b, s20);
+        b = v128.load(y1, 16);
+        s01 = madd(a0, b, s01);
+        s11 = madd(a1, b, s11);
+        s21 = madd(a2, b, s21);
+        b = v128.load(y2, 16);
+        s02 = madd(a0, b, s02);
+        s12 = madd(a1, b, s12);
+        s22 = madd(a2, b, s22);
+        if ((i -= 4) <= 0) break;
+        x0 += 32;
+        x1 += 32;
+        x2 += 32;
+        y0 += 32;
+        y1 += 32;
+        y2 += 32;
+      }
+      const at = t * step + (r << 2);
+      storeScores(p + at, weights + at, s00, s01, s02);
+      storeScores(p + at + step, weights + at + step, s10, s11, s12);
+      storeScores(p + at + 2 * step, weights + at + 2 * step, s20, s21, s22);
+    }
+  }
+}
+
+/** The weighted sums of the lanes of three, and a zero after them. */
+// @ts-ignore: decorator
+@inline
+function storeScores(to: usize, weights: usize, a: v128, b: v128, c: v128): void {
+  const zero = f32x4.splat(0);
+  const ab = f32x4.add(v128.shuffle<f32>(a, b, 0, 4, 1, 5), v128.shuffle<f32>(a, b, 2, 6, 3, 7));
+  const c0 = f32x4.add(v128.shuffle<f32>(c, zero, 0, 4, 1, 5), v128.shuffle<f32>(c, zero, 2, 6, 3, 7));
+  const sums = f32x4.add(v128.shuffle<f32>(ab, c0, 0, 1, 4, 5), v128.shuffle<f32>(ab, c0, 2, 3, 6, 7));
+  const weight = v128.load(weights);
+  v128.store(to, v128.and(f32x4.mul(sums, weight), f32x4.ne(weight, zero)));
+}
+
+/**
+ * out [rows, columns] = xᵀ S + pᵀ v, x [depth, rows] and S in panels of eight columns `panel` bytes apart, p
+ * [rows, rows] zero below the diagonal.
+ */
+export function outputs(
+  rows: i32,
+  columns: i32,
+  depth: i32,
+  x: usize,
+  xRow: usize,
+  state: usize,
+  panel: usize,
+  p: usize,
+  pRow: usize,
+  v: usize,
+  vRow: usize,
+  out: usize,
+  outRow: usize,
+): void {
+  for (let j = 0; j < columns; j += COLUMNS) {
+    for (let i = 0; i < rows; i += ROWS) {
+      let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
+      let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
+      let a = x + (i << 2), aRow = xRow, left = depth;
+      let b = state + (j >> 3) * panel, bRow: usize = 32;
+      for (let both = depth == 0; ; both = true) {
+        if (both) {
+          a = p + (i << 2), aRow = pRow, left = i + ROWS;
+          b = v + (j << 2), bRow = vRow;
+        }
+        for (;;) {
+          let y0 = v128.load(b), y1 = v128.load(b, 16);
+          let x = v128.load(a);
+          s00 = madd(x, y0, s00);
+          s01 = madd(x, y1, s01);
+          x = turned(x);
+          s10 = madd(x, y0, s10);
+          s11 = madd(x, y1, s11);
+          x = turned(x);
+          s20 = madd(x, y0, s20);
+          s21 = madd(x, y1, s21);
+          x = turned(x);
+          s30 = madd(x, y0, s30);
+          s31 = madd(x, y1, s31);
+          x = v128.load64_splat(a, 16);
+          s40 = madd(x, y0, s40);
+          s41 = madd(x, y1, s41);
+          x = swapped(x);
+          s50 = madd(x, y0, s50);
+          s51 = madd(x, y1, s51);
+          if (--left == 0) break;
+          a += aRow;
+          b += bRow;
+          y0 = v128.load(b), y1 = v128.load(b, 16);
+          x = v128.load(a);
+          s00 = madd(x, y0, s00);
+          s01 = madd(x, y1, s01);
+          x = turned(x);
+          s10 = madd(x, y0, s10);
+          s11 = madd(x, y1, s11);
+          x = turned(x);
+          s20 = madd(x, y0, s20);
+          s21 = madd(x, y1, s21);
+          x = turned(x);
+          s30 = madd(x, y0, s30);
+          s31 = madd(x, y1, s31);
+          x = v128.load64_splat(a, 16);
+          s40 = madd(x, y0, s40);
+          s41 = madd(x, y1, s41);
+          x = swapped(x);
+          s50 = madd(x, y0, s50);
+          s51 = madd(x, y1, s51);
+          if (--left == 0) break;
+          a += aRow;
+          b += bRow;
+        }
+        if (both) break;
+      }
+      const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
+      const last0 = alternate(s20, s10), other0 = alternate(s30, s20);
+      const even1 = alternate(s01, s31), odd1 = alternate(s11, s01);
+      const last1 = alternate(s21, s11), other1 = alternate(s31, s21);
+      let to = out + i * outRow + (j << 2);
+      v128.store(to, halves(even0, last0));
+      v128.store(to, halves(even1, last1), 16);
+      to += outRow;
+      v128.store(to, halves(odd0, other0));
+      v128.store(to, halves(odd1, other1), 16);
+      to += outRow;
+      v128.store(to, halves(last0, even0));
+      v128.store(to, halves(last1, even1), 16);
+      to += outRow;
+      v128.store(to, halves(other0, odd0));
+      v128.store(to, halves(other1, odd1), 16);
+      to += outRow;
+      v128.store(to, alternate(s40, s50));
+      v128.store(to, alternate(s41, s51), 16);
+      to += outRow;
+      v128.store(to, alternate(s50, s40));
+      v128.store(to, alternate(s51, s41), 16);
+    }
+  }
+}
+
+/**
+ * S [rows, columns] ← λ S + kᵀ v in its panels, over `depth` tokens; if λ is given as its `difference` from one,
+ * S + ((λ − 1) S + kᵀ v).
+ */
+export function addToState(
+  state: usize,
+  panel: usize,
+  rows: i32,
+  columns: i32,
+  depth: i32,
+  k: usize,
+  kRow: usize,
+  v: usize,
+  vRow: usize,
+  decay: f32,
+  difference: bool,
+): void {
+  const factor = f32x4.splat(decay);
+  for (let j = 0; j < columns; j += COLUMNS) {
+    for (let i = 0; i < rows; i += ROWS) {
+      let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
+      let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
+      let a = k + (i << 2), b = v + (j << 2);
+      for (let left = depth;;) {
+        let y0 = v128.load(b), y1 = v128.load(b, 16);
+        let x = v128.load(a);
+        s00 = madd(x, y0, s00);
+        s01 = madd(x, y1, s01);
+        x = turned(x);
+        s10 = madd(x, y0, s10);
+        s11 = madd(x, y1, s11);
+        x = turned(x);
+        s20 = madd(x, y0, s20);
+        s21 = madd(x, y1, s21);
+        x = turned(x);
+        s30 = madd(x, y0, s30);
+        s31 = madd(x, y1, s31);
+        x = v128.load64_splat(a, 16);
+        s40 = madd(x, y0, s40);
+        s41 = madd(x, y1, s41);
+        x = swapped(x);
+        s50 = madd(x, y0, s50);
+        s51 = madd(x, y1, s51);
+        if (--left == 0) break;
+        a += kRow;
+        b += vRow;
+        y0 = v128.load(b), y1 = v128.load(b, 16);
+        x = v128.load(a);
+        s00 = madd(x, y0, s00);
+        s01 = madd(x, y1, s01);
+        x = turned(x);
+        s10 = madd(x, y0, s10);
+        s11 = madd(x, y1, s11);
+        x = turned(x);
+        s20 = madd(x, y0, s20);
+        s21 = madd(x, y1, s21);
+        x = turned(x);
+        s30 = madd(x, y0, s30);
+        s31 = madd(x, y1, s31);
+        x = v128.load64_splat(a, 16);
+        s40 = madd(x, y0, s40);
+        s41 = madd(x, y1, s41);
+        x = swapped(x);
+        s50 = madd(x, y0, s50);
+        s51 = madd(x, y1, s51);
+        if (--left == 0) break;
+        a += kRow;
+        b += vRow;
+      }
+      const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
+      const last0 = alternate(s20, s10), other0 = alternate(s30, s20);
+      const even1 = alternate(s01, s31), odd1 = alternate(s11, s01);
+      const last1 = alternate(s21, s11), other1 = alternate(s31, s21);
+      const to = state + (j >> 3) * panel + (i << 5);
+      decayAndAdd(to, factor, difference, halves(even0, last0), halves(even1, last1));
+      decayAndAdd(to + 32, factor, difference, halves(odd0, other0), halves(odd1, other1));
+      decayAndAdd(to + 64, factor, difference, halves(last0, even0), halves(last1, even1));
+      decayAndAdd(to + 96, factor, difference, halves(other0, odd0), halves(other1, odd1));
+      decayAndAdd(to + 128, factor, difference, alternate(s40, s50), alternate(s41, s51));
+      decayAndAdd(to + 160, factor, difference, alternate(s50, s40), alternate(s51, s41));
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function decayAndAdd(state: usize, factor: v128, difference: bool, a: v128, b: v128): void {
+  const first = v128.load(state), second = v128.load(state, 16);
+  a = madd(factor, first, a);
+  b = madd(factor, second, b);
+  v128.store(state, difference ? f32x4.add(first, a) : a);
+  v128.store(state, difference ? f32x4.add(second, b) : b, 16);
+}
