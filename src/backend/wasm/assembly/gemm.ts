@@ -242,7 +242,11 @@ function storeRow(out: usize, first: v128, second: v128, accumulate: bool): void
 /** Bytes that {@linkcode multiplyPanels} needs to work in. */
 export const BLOCK_BYTES: usize = 192;
 
-/** out [rows, columns] = x · y over packed panels whose depth is `depth`, or out += x · y. */
+/**
+ * out [rows, columns] = x · y over packed panels whose depth is `depth`, or out += x · y. `reach` > 0 says that row r
+ * of x has zeros from depth r + reach on, which are not multiplied; `triangle` that only blocks with a column ≤ row
+ * are wanted.
+ */
 export function multiplyPanels(
   rows: i32,
   columns: i32,
@@ -254,18 +258,23 @@ export function multiplyPanels(
   columnStep: usize,
   accumulate: bool,
   spare: usize,
+  reach: i32 = 0,
+  triangle: bool = false,
 ): void {
   for (let j = 0; j < columns; j += COLUMNS) {
     const width = min(COLUMNS, columns - j);
     let panel = x;
     for (let i = 0; i < rows; i += ROWS) {
       const height = min(ROWS, rows - i);
-      const to = out + i * rowStep;
-      if (height == ROWS && width == COLUMNS && columnStep == 4) {
-        block(depth, panel, y, to, rowStep, accumulate);
-      } else {
-        block(depth, panel, y, spare, 32, false);
-        copyBlock(spare, to, height, width, rowStep, columnStep, accumulate);
+      if (!triangle || j < i + height) {
+        const deep = reach > 0 ? min(depth, i + height - 1 + reach) : depth;
+        const to = out + i * rowStep;
+        if (height == ROWS && width == COLUMNS && columnStep == 4) {
+          block(deep, panel, y, to, rowStep, accumulate);
+        } else {
+          block(deep, panel, y, spare, 32, false);
+          copyBlock(spare, to, height, width, rowStep, columnStep, accumulate);
+        }
       }
       panel += (ROWS * depth) << 2;
     }
