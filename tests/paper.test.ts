@@ -198,6 +198,12 @@ test("bad input to the paper's experiments is one clear line", () =>
       ["efficiency --precision f8", "--precision"],
       ["attention --toggles disable_robustness", "--toggles are Dawn's"],
       ["loss --steps 0", "--steps expects at least 1"],
+      ["loss --heads 0", "--heads expects at least 1"],
+      ["attention --heads 0", "--heads expects at least 1"],
+      ["attention --head-size 0", "--head-size expects at least 1"],
+      ["efficiency --layers 0", "--layers expects at least 1"],
+      ["efficiency --chunk 0", "--chunk expects at least 1"],
+      ["attention --budget=-1", "--budget expects at least 0"],
     ];
     for (const [args, message] of cases) {
       const { code, err } = await run(
