@@ -22,8 +22,12 @@ const FLAGS = {
   examples: { kind: "text", help: "where --shots takes examples from: NAME=PATH,…" },
   shots: { kind: "count", help: "examples before each question", fallback: 0 },
   seed: { kind: "count", help: "of the choice of examples", fallback: 1234 },
-  limit: { kind: "count", help: "questions of each task or subject" },
-  context: { kind: "count", help: "tokens that the model sees at once, if not its own number" },
+  limit: { kind: "count", least: 1, help: "questions of each task or subject" },
+  context: {
+    kind: "count",
+    least: 1,
+    help: "tokens that the model sees at once, if not its own number",
+  },
   results: { kind: "text", help: "the results, question by question", fallback: "runs/eval.jsonl" },
   dtype: { kind: "text", help: "f32 or f16, of a released model's weights", fallback: "f32" },
   backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
@@ -42,9 +46,6 @@ await runCommand(async () => {
   const { values: flags } = parseFlags(FLAGS, Deno.args, usage);
   if (flags.model === undefined || flags.tasks === undefined) {
     throw new UsageError("expected --model and --tasks; --help lists all flags");
-  }
-  if (flags.context === 0 || flags.limit === 0) {
-    throw new UsageError("--context and --limit expect 1 or more");
   }
   const tasks = pathsOf("tasks", flags.tasks);
   if (flags.shots === 0 && flags.examples !== undefined) {

@@ -14,10 +14,15 @@ const FLAGS = {
   name: { kind: "text", help: "what clients call the model; else the name of its folder or file" },
   host: { kind: "text", help: "the address to listen on", fallback: "127.0.0.1" },
   port: { kind: "count", help: "the port; 0 takes a free one", fallback: 8000 },
-  tokens: { kind: "count", help: "tokens of a prompt and its continuation", fallback: 8192 },
-  choices: { kind: "count", help: "prompts of a request, times n", fallback: 128 },
-  bytes: { kind: "count", help: "bytes of a request", fallback: 2 ** 22 },
-  "at-work": { kind: "count", help: "requests that are worked on at once", fallback: 2 },
+  tokens: {
+    kind: "count",
+    least: 1,
+    help: "tokens of a prompt and its continuation",
+    fallback: 8192,
+  },
+  choices: { kind: "count", least: 1, help: "prompts of a request, times n", fallback: 128 },
+  bytes: { kind: "count", least: 1, help: "bytes of a request", fallback: 2 ** 22 },
+  "at-work": { kind: "count", least: 1, help: "requests that are worked on at once", fallback: 2 },
   waiting: { kind: "count", help: "requests that may wait; others are refused", fallback: 64 },
   dtype: { kind: "text", help: "f32 or f16, of a released model's weights", fallback: "f32" },
   backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
@@ -28,7 +33,6 @@ await runCommand(async () => {
   if (flags.model === undefined) {
     throw new UsageError("expected --model; --help lists all flags");
   }
-  if (flags["at-work"] === 0) throw new UsageError("--at-work expects 1 or more");
   const device = await chooseDevice(flags.backend);
   const { model, tokenizer } = await openModel(flags.model, { device, dtype: flags.dtype });
   using _ = model;

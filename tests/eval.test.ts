@@ -148,6 +148,12 @@ test("results go on after any cut, and not in another evaluation's file", () =>
       }
       assertEquals(await Deno.readFile(path), bytes, `cut to ${length} bytes`);
     }
+    // Not two at once, whose lines would stand in the file twice.
+    {
+      using _ = await ResultsFile.open(path, { model: "m", shots: 0 });
+      const second = () => ResultsFile.open(path, { model: "m", shots: 0 });
+      await assertRejects(second, LevinError, "is being written by another evaluation");
+    }
     const other = () => ResultsFile.open(path, { model: "n", shots: 0 });
     await assertRejects(other, LevinError, 'model was "m" and is "n"');
     assertEquals(await Deno.readFile(path), bytes);
@@ -314,7 +320,7 @@ test("mistakes on the command line are one line", async () => {
     [["--model", "x", "--tasks", "piqa=x,piqa=y"], "piqa once, found it twice"],
     [["--model", "x", "--tasks", ","], "names of boolq"],
     [["--model", "x", "--tasks", "piqa=x", "--examples", "piqa=y"], "--examples expects --shots"],
-    [["--model", "x", "--tasks", "piqa=x", "--limit", "0"], "1 or more"],
+    [["--model", "x", "--tasks", "piqa=x", "--limit", "0"], "--limit expects at least 1"],
   ];
   await Promise.all(cases.map(async ([args, message]) => {
     const { code, stderr } = await evaluate(args).output();

@@ -11,10 +11,10 @@ import { judge } from "../examples/eval/scoring.ts";
 import { TASKS } from "../examples/eval/tasks.ts";
 import { loadTokenizer, type TextTokenizer } from "../examples/models/tokenizer.ts";
 import { bytePair } from "./byte_pair.ts";
-import { type Choice, parseLogprobs, scoring, startServer } from "./served.ts";
 import { inFolder, llama, pythia, transNormer, writeCheckpoint } from "./checkpoints.ts";
 import { run } from "./command.ts";
-import { test } from "./harness.ts";
+import { onDawn, test, webgpu } from "./harness.ts";
+import { type Choice, parseLogprobs, scoring, startServer } from "./served.ts";
 
 const FOLDER = new URL("tasks", import.meta.url).pathname;
 /** A file each, or a folder with a file for each subject. */
@@ -25,10 +25,12 @@ const PATHS = Object.keys(TASKS).map((name) =>
 const MERGES: [string, string][] = [["t", "h"], ["th", "e"], ["Ġ", "the"], ["i", "n"], ["Ġ", "a"]];
 /** Bytes, what they merge to, and the end of a text. */
 const SIZES = { vocab_size: 256 + MERGES.length + 1, max_position_embeddings: 1024 };
+const gpu = webgpu === undefined ? "wasm" : onDawn ? "dawn" : "webgpu";
+/** Where eval runs; serve runs in plain TypeScript, so that what is the same is so on two backends. */
 const MODELS = [
-  { kind: transNormer(SIZES), stored: { dtype: "F16", shards: 2 } },
-  { kind: llama(SIZES), stored: { dtype: "BF16", shards: 3 } },
-  { kind: pythia(SIZES), stored: { dtype: "F16" } },
+  { kind: transNormer(SIZES), stored: { dtype: "F16", shards: 2 }, backend: gpu },
+  { kind: llama(SIZES), stored: { dtype: "BF16", shards: 3 }, backend: "wasm" },
+  { kind: pythia(SIZES), stored: { dtype: "F16" }, backend: "cpu" },
 ] as const;
 
 /** All questions, by the names that results have. */
@@ -66,7 +68,7 @@ async function post(url: string, body: object): Promise<{ choices: Choice[] }> {
   return await reply.json();
 }
 
-for (const { kind, stored } of MODELS) {
+for (const { kind, stored, backend } of MODELS) {
   test(`${kind.name}: nine tasks by eval, and by the harness's client through serve`, () =>
     inFolder(async (folder) => {
       await writeCheckpoint(folder, kind, stored);
@@ -79,10 +81,10 @@ for (const { kind, stored } of MODELS) {
       const file = `${folder}/results.jsonl`;
       const evaluated = await run(
         "eval",
-        `--model ${folder} --tasks ${tasks} --results ${file} --backend cpu`,
+        `--model ${folder} --tasks ${tasks} --results ${file} --backend ${backend}`,
       );
       assertEquals(evaluated.code, 0, evaluated.err);
-      console.log(`${kind.name}, ${stored.dtype}\n${evaluated.out}`);
+      console.log(`${kind.name}, ${stored.dtype}, ${backend}\n${evaluated.out}`);
       const results: Result[] = (await Deno.readTextFile(file)).trimEnd().split("\n").slice(1)
         .map((line) => JSON.parse(line));
 

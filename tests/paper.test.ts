@@ -154,9 +154,10 @@ test("the paper's size, planned for an H200: it fits, and steps take no new memo
   for await (
     const { speed, reason } of measured(new Device(counter, "to count"), plan, new Budget(600))
   ) {
-    assert(speed !== undefined && speed.steps > 2, reason);
+    // Warm is a speed of steps that others went before; how many depends on how fast this machine plans.
+    assert(speed !== undefined && speed.warm, reason);
     // Three float32 copies of 0.46 · 10⁹ parameters are the least there can be; the card has 141 GB.
-    const { bytes } = speed!;
+    const { bytes } = speed;
     assert(bytes > 3 * 4 * 0.45e9 && bytes < 30e9, `${bytes} bytes`);
     // Of many steps, none but the first makes buffers; those of the row before wait to be destroyed.
     assert(counter.peakBytes < 60e9, `${counter.peakBytes} bytes`);
@@ -198,6 +199,12 @@ test("bad input to the paper's experiments is one clear line", () =>
       ["efficiency --precision f8", "--precision"],
       ["attention --toggles disable_robustness", "--toggles are Dawn's"],
       ["loss --steps 0", "--steps expects at least 1"],
+      ["loss --heads 0", "--heads expects at least 1"],
+      ["attention --heads 0", "--heads expects at least 1"],
+      ["attention --head-size 0", "--head-size expects at least 1"],
+      ["efficiency --layers 0", "--layers expects at least 1"],
+      ["efficiency --chunk 0", "--chunk expects at least 1"],
+      ["attention --budget=-1", "--budget expects at least 0"],
     ];
     for (const [args, message] of cases) {
       const { code, err } = await run(

@@ -10,6 +10,8 @@ export interface Flag {
   readonly kind: "number" | "count" | "text";
   readonly help: string;
   readonly fallback?: number | string;
+  /** Of a number, the smallest that makes sense. */
+  readonly least?: number;
 }
 
 /** The values of a table of flags; those without a default may be absent. */
@@ -55,7 +57,7 @@ export function parseFlags<const Table extends Record<string, Flag>>(
   return { values: values as Values<Table>, given };
 }
 
-function valueOf(name: string, { kind }: Flag, value: unknown): number | string {
+function valueOf(name: string, { kind, least = -Infinity }: Flag, value: unknown): number | string {
   if (typeof value !== "string" || value === "") {
     throw new UsageError(`--${name} was given without a value, or twice`);
   }
@@ -64,6 +66,9 @@ function valueOf(name: string, { kind }: Flag, value: unknown): number | string 
   const fits = kind === "count"
     ? Number.isSafeInteger(number) && number >= 0
     : Number.isFinite(number);
+  if (fits && number < least) {
+    throw new UsageError(`--${name} expects at least ${least}, found ${value}`);
+  }
   if (fits) return number;
   throw new UsageError(
     `--${name} expects ${kind === "count" ? "a whole number" : "a number"}, found "${value}"`,

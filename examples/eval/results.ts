@@ -16,6 +16,7 @@ export interface Result extends Answered {
 export type Evaluated = Readonly<Record<string, unknown>>;
 
 const FORMAT = "levin-eval-1";
+const NEWLINE = 0x0a;
 
 /** A file of results that is being written. */
 export class ResultsFile implements Disposable {
@@ -30,33 +31,41 @@ export class ResultsFile implements Disposable {
   /**
    * Opens a file, or makes it. A line that was cut short is taken off.
    *
-   * @throws {LevinError} if it holds results of another evaluation; {FormatError} if it is something else.
+   * @throws {LevinError} if it holds results of another evaluation, or another is writing it; {FormatError} if it
+   * is something else.
    */
   static async open(path: string, evaluated: Evaluated): Promise<ResultsFile> {
     const header = { format: FORMAT, ...evaluated };
-    const text = await Deno.readTextFile(path).catch((error) => {
-      if (error instanceof Deno.errors.NotFound) return "";
+    const file = await Deno.open(path, { create: true, read: true, write: true });
+    try {
+      if (!await file.tryLock(true)) {
+        throw new LevinError(`${path} is being written by another evaluation; name another file`);
+      }
+      const bytes = await readAll(file);
+      const end = bytes.lastIndexOf(NEWLINE) + 1;
+      const text = new TextDecoder().decode(bytes.subarray(0, end));
+      const [first, ...lines] = text.split("\n").slice(0, -1).map((line, i) =>
+        parse(path, line, i)
+      );
+      const cut = new TextDecoder().decode(bytes.subarray(end, end + 20));
+      if (first === undefined && !`{"format":"${FORMAT}"`.startsWith(cut)) {
+        throw new FormatError(`${path} is not a file of results; name another`);
+      }
+      if (first !== undefined) compare(path, first, header);
+      // What is left is the first half of a line.
+      await file.truncate(end);
+      await file.seek(end, Deno.SeekMode.Start);
+      const results = lines as unknown as Result[];
+      const made = new ResultsFile(
+        file,
+        new Map(results.map((result) => [keyOf(result.task, result.question), result])),
+      );
+      if (first === undefined) made.#write(header);
+      return made;
+    } catch (error) {
+      file.close();
       throw error;
-    });
-    const whole = text.slice(0, text.lastIndexOf("\n") + 1);
-    const [first, ...lines] = whole.split("\n").slice(0, -1).map((line, i) => parse(path, line, i));
-    if (
-      first === undefined && text !== "" && !`{"format":"${FORMAT}"`.startsWith(text.slice(0, 20))
-    ) {
-      throw new FormatError(`${path} is not a file of results; name another`);
     }
-    if (first !== undefined) compare(path, first, header);
-    const file = await Deno.open(path, { create: true, write: true });
-    // What is left is the first half of a line: bytes, since it may end within a character.
-    await file.truncate(new TextEncoder().encode(whole).length);
-    await file.seek(0, Deno.SeekMode.End);
-    const results = lines as unknown as Result[];
-    const made = new ResultsFile(
-      file,
-      new Map(results.map((result) => [keyOf(result.task, result.question), result])),
-    );
-    if (first === undefined) made.#write(header);
-    return made;
   }
 
   /** The result of a question, if it is there. */
@@ -78,6 +87,12 @@ export class ResultsFile implements Disposable {
   [Symbol.dispose](): void {
     this.#file.close();
   }
+}
+
+async function readAll(file: Deno.FsFile): Promise<Uint8Array> {
+  const bytes = new Uint8Array((await file.stat()).size);
+  for (let at = 0; at < bytes.length;) at += await file.read(bytes.subarray(at)) ?? bytes.length;
+  return bytes;
 }
 
 function keyOf(task: string, question: number): string {

@@ -13,12 +13,21 @@ const FLAGS = {
   backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
   toggles: { kind: "text", help: "of Dawn, say disable_robustness, which checks no bounds" },
   lengths: { kind: "text", help: "tokens (default 256,512,1K,2K,4K, on a GPU 1K to 64K)" },
-  batch: { kind: "count", help: "sequences side by side", fallback: 1 },
-  heads: { kind: "count", help: "heads (default 2, on a GPU 32)" },
-  "head-size": { kind: "count", help: "elements of q, k and v (default 64, on a GPU 128)" },
+  batch: { kind: "count", least: 1, help: "sequences side by side", fallback: 1 },
+  heads: { kind: "count", least: 1, help: "heads (default 2, on a GPU 32)" },
+  "head-size": {
+    kind: "count",
+    least: 1,
+    help: "elements of q, k and v (default 64, on a GPU 128)",
+  },
   precision: { kind: "text", help: "f32 or f16", fallback: "f32" },
   forms: { kind: "text", help: "some of LA2,LA1,FA2 (default all)" },
-  budget: { kind: "number", help: "seconds; rows that would not fit are not run", fallback: 120 },
+  budget: {
+    kind: "number",
+    least: 0,
+    help: "seconds; rows that would not fit are not run",
+    fallback: 120,
+  },
   out: { kind: "text", help: "folder for table, diagram and numbers", fallback: "runs/paper" },
 } as const;
 

@@ -17,8 +17,12 @@ const FLAGS = {
   backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
   toggles: { kind: "text", help: "of Dawn, say disable_robustness, which checks no bounds" },
   shape: { kind: "text", help: "tiny, small or 0.4B (default tiny, on a GPU 0.4B)" },
-  layers: { kind: "count", help: "layers, if not those of the shape" },
-  vocabulary: { kind: "count", help: "tokens in the vocabulary, if not that of the shape" },
+  layers: { kind: "count", least: 1, help: "layers, if not those of the shape" },
+  vocabulary: {
+    kind: "count",
+    least: 1,
+    help: "tokens in the vocabulary, if not that of the shape",
+  },
   lengths: { kind: "text", help: "tokens (default 256,512,1K,2K,4K, on a GPU 1K to 92K)" },
   tokens: {
     kind: "count",
@@ -27,8 +31,13 @@ const FLAGS = {
   models: { kind: "text", help: "some of TNL-LA2,LLaMA-FA2,TNL-LA1, in turn (default all)" },
   precision: { kind: "text", help: "f32 or f16 (default f32, on a GPU f16)" },
   recompute: { kind: "count", help: "0: keep the insides of layers for backward", fallback: 1 },
-  chunk: { kind: "count", help: "tokens whose logits are there at once", fallback: 4096 },
-  budget: { kind: "number", help: "seconds; rows that would not fit are not run", fallback: 240 },
+  chunk: { kind: "count", least: 1, help: "tokens whose logits are there at once", fallback: 4096 },
+  budget: {
+    kind: "number",
+    least: 0,
+    help: "seconds; rows that would not fit are not run",
+    fallback: 240,
+  },
   out: { kind: "text", help: "folder for table, diagram and numbers", fallback: "runs/paper" },
 } as const;
 

@@ -5,7 +5,7 @@
 import { LevinError } from "../../mod.ts";
 import { chooseDevice } from "../demo/device.ts";
 import { readText } from "../demo/files.ts";
-import { parseFlags, UsageError } from "../demo/flags.ts";
+import { parseFlags } from "../demo/flags.ts";
 import { unigramEntropy } from "../demo/text.ts";
 import { Trainer, type TrainingOptions } from "../demo/trainer.ts";
 import { precisionOf, table, writeReport } from "./report.ts";
@@ -14,9 +14,9 @@ const FLAGS = {
   backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" },
   toggles: { kind: "text", help: "of Dawn, say disable_robustness, which checks no bounds" },
   text: { kind: "text", help: "a file or folder to learn from; else Levin's own sources" },
-  steps: { kind: "count", help: "training steps (default 500, on a GPU 1000)" },
-  batch: { kind: "count", help: "windows a step (default 4, on a GPU 32)" },
-  context: { kind: "count", help: "bytes of a window (default 256, on a GPU 512)" },
+  steps: { kind: "count", least: 1, help: "training steps (default 500, on a GPU 1000)" },
+  batch: { kind: "count", least: 1, help: "windows a step (default 4, on a GPU 32)" },
+  context: { kind: "count", least: 1, help: "bytes of a window (default 256, on a GPU 512)" },
   precision: { kind: "text", help: "f32, or f16 with float32 weights", fallback: "f32" },
   "learning-rate": {
     kind: "number",
@@ -25,10 +25,18 @@ const FLAGS = {
     fallback: 1e-3,
   },
   seed: { kind: "count", help: "of weights and windows", fallback: 0 },
-  size: { kind: "count", help: "size of the model's vectors (default 128, on a GPU 256)" },
-  layers: { kind: "count", help: "layers", fallback: 4 },
-  heads: { kind: "count", help: "attention heads", fallback: 4 },
-  inner: { kind: "count", help: "inner size of the gated linear units (default 2.75 · size)" },
+  size: {
+    kind: "count",
+    least: 1,
+    help: "size of the model's vectors (default 128, on a GPU 256)",
+  },
+  layers: { kind: "count", least: 1, help: "layers", fallback: 4 },
+  heads: { kind: "count", least: 1, help: "attention heads", fallback: 4 },
+  inner: {
+    kind: "count",
+    least: 1,
+    help: "inner size of the gated linear units (default 2.75 · size)",
+  },
   tolerance: { kind: "number", help: "by which final losses may differ, in nats", fallback: 1e-3 },
   out: { kind: "text", help: "folder for chart and numbers", fallback: "runs/paper" },
 } as const;
@@ -72,7 +80,6 @@ export async function languageModelling(args: string[]): Promise<void> {
     clip: 1,
     seed: flags.seed,
   };
-  if (options.steps === 0) throw new UsageError("--steps expects at least 1, found 0");
   const text = await readText(flags.text, options.context + 1);
   console.log(device.describe());
   console.log(
