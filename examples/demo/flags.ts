@@ -87,9 +87,11 @@ export async function runCommand(command: () => Promise<void>): Promise<void> {
   try {
     await command();
   } catch (error) {
-    // The system's errors, whichever runtime tells of them, have its codes, say ENOENT.
-    const { code } = error as { code?: unknown };
-    if (!(error instanceof LevinError || /^E[A-Z0-9]+$/.test(String(code)))) throw error;
+    // The system's errors have its codes in every runtime, say ENOENT; Deno's permissions have a name.
+    const { code, name } = error as { code?: unknown; name?: string };
+    const isUsers = error instanceof LevinError || name === "NotCapable" ||
+      /^E[A-Z0-9]+$/.test(String(code));
+    if (!isUsers) throw error;
     console.error(`error: ${(error as Error).message.replaceAll("\n", " ")}`);
     process.exit(1);
   }
