@@ -12,6 +12,7 @@ import {
   lightningAttention,
   lightningAttentionWithState,
   LimitError,
+  nn,
   randn,
   scope,
   setDefaultDevice,
@@ -229,6 +230,33 @@ testOnWebgpu("one head larger than a binding is split along the sequence", async
     for (const t of [...there, ...expected]) t.dispose();
   });
 });
+
+testOnWebgpu(
+  "a layer over one sequence larger than a binding is cut along the sequence",
+  async () => {
+    const backend = new WebgpuBackend(await openDevice(), { owned: true, bindingBytes: 2 ** 16 });
+    await on(new Device(backend, "a test made it"), async (device) => {
+      const options = { heads: 2, slopes: [0.1, 0.5], seed: 1 };
+      const run = async (device: Device) => {
+        using mixer = new nn.GatedLinearAttention(16, { ...options, positions: true, device });
+        using gates = new nn.SGLU(16, 24, { seed: 2, device });
+        using norm = new nn.SRMSNorm();
+        const x = randn([1, 1500, 16], { seed: 3, device, requiresGrad: true });
+        const h = mixer.forward(norm.forward(x), 0, undefined, x);
+        const y = gates.forward(norm.forward(h), h);
+        y.square().sum().backward();
+        const weight = mixer.qkvu_proj.weight;
+        const results = await Promise.all([y, x.grad!, weight.grad!].map((t) => t.data()));
+        for (const t of [x, y, h]) t.dispose();
+        return results;
+      };
+      const [found, expected] = [await run(device), await run(cpu)];
+      for (let i = 0; i < 3; i++) {
+        await assertNear(tensor(found[i]), expected[i], 1e-5, `result ${i}`);
+      }
+    });
+  },
+);
 
 testOnWebgpu("more dispatches than a batch holds give the same numbers", async () => {
   let x = tensor([0, 1]);

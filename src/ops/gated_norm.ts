@@ -46,7 +46,7 @@ const gatedNormOp: Op<NormOptions> = defineOp<NormOptions>({
   wasm: (inputs, outputs, { epsilon }) => planJob("gatedNorm", [...inputs, ...outputs], epsilon),
   gpu: ([x, u], [y], { epsilon }, context) =>
     plan([x, u, x], [y, { ...context.scratch(1, y.dtype) }], epsilon, context),
-  cuts: ([x]) => x.shape.length > 1 ? [[0, 0, 0]] : [],
+  cuts: ([x]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis, axis]),
   backward: ({ grads: [g], inputs: [x, u], options }) => gradientOp(x, u, inEvenRows(g), options),
 });
 
@@ -72,7 +72,7 @@ const gradientOp: Op<NormOptions, TensorSpec[]> = defineOp<NormOptions, TensorSp
   wasm: (inputs, outputs, { epsilon }) =>
     planJob("gatedNormGradient", [...inputs, ...outputs], epsilon),
   gpu: (inputs, outputs, { epsilon }, context) => plan(inputs, outputs, epsilon, context, true),
-  cuts: ([x]) => x.shape.length > 1 ? [[0, 0, 0, 0, 0]] : [],
+  cuts: ([x]) => x.shape.slice(0, -1).map((_, axis) => Array<number>(5).fill(axis)),
   // The same in single operations, for the gradient of the gradient.
   backward: ({ grads: [ofDx, ofDu], inputs: [x, u, g], options: { epsilon } }) =>
     grad(([x, u, g]: Tensor[]) => {

@@ -74,7 +74,9 @@ const product: Op = defineOp({
   },
   saves: { inputs: [0, 1] },
   adds: [0],
-  backward: ({ grads: [g], inputs: [x, y], needs, before: [arrived] }) => {
+  backward: ({ grads: [given], inputs: [x, y], needs, before: [arrived] }) => {
+    // What both gradients would have to copy is copied once.
+    const g = tall(given, y) === undefined ? given.contiguous() : given;
     const dx = () => {
       if (x.rank > y.rank || !isTransposed(x)) return multiplied(g, y.transpose(), arrived);
       const dx = multiplied(y, g.transpose()).transpose();

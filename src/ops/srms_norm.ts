@@ -43,7 +43,7 @@ const normOp = defineOp<NormOptions>({
   wasm: ([x], [y], { epsilon }) =>
     rowsJob("srmsNorm", x.shape, [x, y], { before: [floatBits(epsilon)] }),
   gpu: ([x], [y], { epsilon }, context) => plan([x, x], y, epsilon, false, context),
-  cuts: ([x]) => x.shape.length > 1 ? [[0, 0]] : [],
+  cuts: ([x]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis]),
   saves: { inputs: [0] },
   adds: [0],
   backward: ({ grads: [g], inputs: [x], before: [b], options }) => [
@@ -72,7 +72,8 @@ const gradientOp = defineOp<NormOptions>({
       after: [b === undefined ? 0 : addressOf(b)],
     }),
   gpu: (inputs, [dx], { epsilon }, context) => plan(inputs, dx, epsilon, true, context),
-  cuts: (inputs) => inputs[0].shape.length > 1 ? [[...inputs.map(() => 0), 0]] : [],
+  cuts: (inputs) =>
+    inputs[0].shape.slice(0, -1).map((_, axis) => [...inputs.map(() => axis), axis]),
   // The same in single operations, for the gradient of the gradient.
   saves: { inputs: [0, 1] },
   backward: ({ grads: [u], inputs: [g, x], options: { epsilon } }) => [
