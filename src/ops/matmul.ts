@@ -30,10 +30,10 @@ import paramsText from "../../shaders/matmul_params.wgsl" with { type: "text" };
 import wideText from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
 import { eightResults, eights, withCoresAndResults } from "./cores.ts";
-import { elements, results, withTiles } from "./tiles.ts";
+import { elements, results, variants, withTilesEitherWay } from "./tiles.ts";
 
 const shader = `${paramsText}\n${narrowText}`;
-const wideShader = withTiles(paramsText, wideText);
+const wideShaders = withTilesEitherWay(paramsText, wideText);
 const coresShader = withCoresAndResults(coresText, paramsText);
 
 const batched: Op = defineOp({
@@ -204,7 +204,8 @@ function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext
     ...elements({ y }, along.Y_ALONG_K ? -2 : -1),
     ...results(out),
     WIDE: true,
-    UNROLLED: !software,
+    UNROLLED: !software && variants.unrolled,
+    SQUARE: variants.square,
     WHOLE: !software && m % 64 === 0 && n % 128 === 0 && k % 16 === 0,
   });
   const narrow = () => ({ StoredX: x.dtype, StoredY: y.dtype, StoredOut: out.dtype });
@@ -236,7 +237,7 @@ function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext
     };
   }
   return {
-    shader: isWide ? wideShader : shader,
+    shader: isWide ? wideShaders[variants.tiles] : shader,
     constants: { ...(isWide ? wide() : narrow()), ...along },
     params,
     workgroups: isWide ? tiles(64, 128) : tiles(64, 64),

@@ -15,7 +15,44 @@ import keys from "../../shaders/keys.wgsl" with { type: "text" };
 import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import scores from "../../shaders/scores.wgsl" with { type: "text" };
 import tiles from "../../shaders/tiles.wgsl" with { type: "text" };
+import tilesByBlock from "../../shaders/tiles_by_block.wgsl" with { type: "text" };
+import tilesByPart from "../../shaders/tiles_by_part.wgsl" with { type: "text" };
 import type { Matrix } from "./matmul_cpu.ts";
+
+/** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
+export interface Variants {
+  /** How tiles lie in workgroup memory: tiles_by_part.wgsl or tiles_by_block.wgsl. */
+  tiles: "byPart" | "byBlock";
+  /** Whether a subgroup computes 4 × 8 blocks of a tile, or 2 × 16. */
+  square: boolean;
+  /** Whether loops over a tile's terms are written out. */
+  unrolled: boolean;
+  /** Whether q kᵀ and q S are one pass over q (lightning_outputs_joint.wgsl), or two. */
+  joint: boolean;
+  /** What outputs leave out of what the mask would: nothing, of the products with v, or of those with k as well. */
+  skips: "nothing" | "values" | "all";
+  /** Whether float16 waits in registers as it is stored, in the joint pass. */
+  asStored: boolean;
+  /** Whether tiles of states are 64 wide always, so that twice as many workgroups walk. */
+  narrowStates: boolean;
+  /** Whether a walk keeps its state in registers, or reads back what it has stored. */
+  keptStates: boolean;
+  /** Whether a walk writes the last state, or a scan after it. */
+  lastByStates: boolean;
+}
+
+/** The variant in use. */
+export const variants: Variants = {
+  tiles: "byPart",
+  square: false,
+  unrolled: true,
+  joint: false,
+  skips: "nothing",
+  asStored: false,
+  narrowStates: false,
+  keptStates: false,
+  lastByStates: false,
+};
 
 /** The whole of a shader that goes on from blocks.wgsl. */
 export function withBlocks(shader: string): string {
@@ -29,7 +66,18 @@ export function withScores(...texts: string[]): string {
 
 /** The whole of a shader that goes on from tiles.wgsl and further files. */
 export function withTiles(...texts: string[]): string {
-  return withBlocks([tiles, ...texts].join("\n"));
+  return withBlocks([tiles, tilesByPart, ...texts].join("\n"));
+}
+
+/** The same whichever way tiles lie. */
+export function withTilesEitherWay(...texts: string[]): Record<Variants["tiles"], string> {
+  const byBlock = withBlocks([tiles, tilesByBlock, ...texts].join("\n"));
+  return { byPart: withTiles(...texts), byBlock };
+}
+
+/** The same of a shader that goes on from scores.wgsl and further files. */
+export function withScoresEitherWay(...texts: string[]): Record<Variants["tiles"], string> {
+  return withTilesEitherWay(keys, queries, scores, ...texts);
 }
 
 /** Rows of the outputs that a workgroup makes. */
@@ -37,19 +85,19 @@ const ROWS = 64;
 
 /**
  * Constants by which tiles of 64 rows are computed, and loaded without looking where d and e end if they are
- * whole tiles; `perTile` entries of d make a tile.
+ * whole tiles; `perTile` entries of d make a tile, 128 entries of e one that is `WIDE`.
  */
 export function tiling(
   { software }: GpuContext,
   d: number,
   e: number,
   perTile = 16,
+  WIDE = isWide(e),
 ): Record<string, boolean> {
-  const WIDE = isWide(e);
   return {
     WIDE,
     // Mesa's compiler takes long over written-out loops, and seconds over every variant.
-    UNROLLED: !software,
+    UNROLLED: !software && variants.unrolled,
     WHOLE_D: !software && d % perTile === 0,
     WHOLE_E: !software && e % (WIDE ? 128 : 64) === 0,
   };
