@@ -26,15 +26,19 @@ export const TRIED: Record<string, Partial<Variants>> = {
   "joint, square": { joint: true, square: true },
   "joint, square, skips values": { joint: true, square: true, skips: "values" },
   "joint, square, skips all": { joint: true, square: true, skips: "all" },
-  "joint, square, skips all, looped": {
-    ...{ joint: true, square: true, skips: "all", unrolled: false },
+  "joint, square, skips all, halves": {
+    ...{ joint: true, square: true, skips: "all", unrolled: 2 },
+  },
+  "joint, square, skips all, quarters": {
+    ...{ joint: true, square: true, skips: "all", unrolled: 1 },
   },
   "states kept": { keptStates: true },
   "states narrow, kept": { narrowStates: true, keptStates: true },
   "square": { square: true },
   "tiles by block": { tiles: "byBlock" },
   "tiles by block, square": { tiles: "byBlock", square: true },
-  "tiles by block, square, looped": { tiles: "byBlock", square: true, unrolled: false },
+  "tiles by block, square, halves": { tiles: "byBlock", square: true, unrolled: 2 },
+  "tiles by block, square, quarters": { tiles: "byBlock", square: true, unrolled: 1 },
   "skips values": { skips: "values" },
   "last by states": { lastByStates: true },
 };
@@ -71,7 +75,8 @@ function resultsOf({ inputs }: Problem): Results {
   const [q, k, v, u] = inputs;
   const o = attend(inputs);
   o.backward({ gradient: u });
-  const results = { o: o.detach(), dq: q.grad!, dk: k.grad!, dv: v.grad! };
+  const [dq, dk, dv] = [q, k, v].map((t) => t.grad!.detach());
+  const results = { o: o.detach(), dq, dk, dv };
   for (const t of [q, k, v]) t.grad = null;
   o.dispose();
   return results;

@@ -221,7 +221,13 @@ fn add_both(both: Both, across: u32, along: u32, lower_alone: bool) -> Both {
   if (UNROLLED) {
     return add_both_part(add_both_part(add_both_part(add_both_part(both, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
   }
-  for (var part = 0u; part < 4u; part++) { next = add_both_part(next, part, across, along); }
+  for (var part = 0u; part < 4u; part++) {
+    next = add_both_part(next, part, across, along);
+    if (BY_TWO) {
+      part++;
+      next = add_both_part(next, part, across, along);
+    }
+  }
   return next;
 }
 

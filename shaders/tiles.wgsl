@@ -12,6 +12,8 @@ const IN_FOURS: bool = false;
 const WIDE: bool = false;
 // Whether loops over a tile's terms are written out: compilers for GPUs do not, and check each index.
 const UNROLLED: bool = false;
+// Whether half of them are.
+const BY_TWO: bool = false;
 const ROWS: u32 = 64;
 const DEPTH: u32 = 16;
 // Whether a subgroup of 32 computes 4 blocks of rows by 8 of columns, or 2 by 16.
@@ -69,7 +71,13 @@ fn add_tiles(sums: Sums, across: u32, along: u32) -> Sums {
     return add_part(add_part(add_part(add_part(sums, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
   }
   var next = sums;
-  for (var part = 0u; part < 4u; part++) { next = add_part(next, part, across, along); }
+  for (var part = 0u; part < 4u; part++) {
+    next = add_part(next, part, across, along);
+    if (BY_TWO) {
+      part++;
+      next = add_part(next, part, across, along);
+    }
+  }
   return next;
 }
 
@@ -99,7 +107,13 @@ fn add_scores(scores: Scores, across: u32, along: u32) -> Scores {
     return add_scores_part(add_scores_part(add_scores_part(add_scores_part(scores, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
   }
   var next = scores;
-  for (var part = 0u; part < 4u; part++) { next = add_scores_part(next, part, across, along); }
+  for (var part = 0u; part < 4u; part++) {
+    next = add_scores_part(next, part, across, along);
+    if (BY_TWO) {
+      part++;
+      next = add_scores_part(next, part, across, along);
+    }
+  }
   return next;
 }
 

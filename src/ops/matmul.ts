@@ -30,7 +30,7 @@ import paramsText from "../../shaders/matmul_params.wgsl" with { type: "text" };
 import wideText from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
 import { eightResults, eights, withCoresAndResults } from "./cores.ts";
-import { elements, results, variants, withTilesEitherWay } from "./tiles.ts";
+import { elements, results, variants, withTilesEitherWay, written } from "./tiles.ts";
 
 const shader = `${paramsText}\n${narrowText}`;
 const wideShaders = withTilesEitherWay(paramsText, wideText);
@@ -204,7 +204,7 @@ function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext
     ...elements({ y }, along.Y_ALONG_K ? -2 : -1),
     ...results(out),
     WIDE: true,
-    UNROLLED: !software && variants.unrolled,
+    ...written(software),
     SQUARE: variants.square,
     WHOLE: !software && m % 64 === 0 && n % 128 === 0 && k % 16 === 0,
   });

@@ -25,8 +25,8 @@ export interface Variants {
   tiles: "byPart" | "byBlock";
   /** Whether a subgroup computes 4 × 8 blocks of a tile, or 2 × 16. */
   square: boolean;
-  /** Whether loops over a tile's terms are written out. */
-  unrolled: boolean;
+  /** How many times four of a tile's 16 terms are written out; the rest is a loop. */
+  unrolled: 1 | 2 | 4;
   /** Whether q kᵀ and q S are one pass over q (lightning_outputs_joint.wgsl), or two. */
   joint: boolean;
   /** What outputs leave out of what the mask would: nothing, of the products with v, or of those with k as well. */
@@ -45,7 +45,7 @@ export interface Variants {
 export const variants: Variants = {
   tiles: "byPart",
   square: false,
-  unrolled: true,
+  unrolled: 4,
   joint: false,
   skips: "nothing",
   asStored: false,
@@ -97,9 +97,17 @@ export function tiling(
   return {
     WIDE,
     // Mesa's compiler takes long over written-out loops, and seconds over every variant.
-    UNROLLED: !software && variants.unrolled,
+    ...written(software),
     WHOLE_D: !software && d % perTile === 0,
     WHOLE_E: !software && e % (WIDE ? 128 : 64) === 0,
+  };
+}
+
+/** Constants by which loops over a tile's terms are written out. */
+export function written(software: boolean): Record<string, boolean> {
+  return {
+    UNROLLED: !software && variants.unrolled === 4,
+    BY_TWO: !software && variants.unrolled === 2,
   };
 }
 
