@@ -47,6 +47,8 @@ import {
   placesOf,
   results,
   stepsOf,
+  tileColumns,
+  tileName,
   tilesOf,
   tiling,
   withBlocks,
@@ -138,6 +140,7 @@ const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec
     const workgroups = sizeOf(q.shape.slice(0, 3)) * tilesOf(n, e);
     return {
       shader,
+      tile: tileName(tileColumns(e)),
       constants: { ...elements({ q, k, v }), ...results(out), ...tiling(context, d, e) },
       bindings: [k, v, q, out, logsum],
       params: [
@@ -290,6 +293,7 @@ function planGradients(
     const views = [...Object.values(operands), out];
     return {
       shader: gradientShader,
+      tile: tileName(tileColumns(columns)),
       constants: {
         ...elements(operands),
         ...results(out),

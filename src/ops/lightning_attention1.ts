@@ -36,6 +36,8 @@ import {
   placesOf,
   results,
   reversed,
+  tileColumns,
+  tileName,
   tilesOf,
   tiling,
   transposed,
@@ -128,6 +130,7 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
     const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
     return {
       shader,
+      tile: tileName(tileColumns(e)),
       constants: {
         ...elements({ q: views[0], k: views[1], v: views[2] }),
         ...results(out),

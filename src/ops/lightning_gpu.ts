@@ -19,10 +19,11 @@ import { grid } from "./pointwise_program.ts";
 import {
   elements,
   isInGroups,
-  isWide,
   placesOf,
   results,
   stepsOf,
+  tileColumns,
+  tileName,
   tiling,
   variants,
   withScoresEitherWay,
@@ -32,8 +33,6 @@ import {
 const statesShaders = withTilesEitherWay(keys, decays, statesText);
 const outputsShaders = withScoresEitherWay(decays, outputsText);
 const jointShader = withTilesEitherWay(keys, queries, decays, jointText).byBlock;
-/** Bytes of workgroup memory that the joint shader takes for tiles 128 wide. */
-const JOINT_BYTES = 64 * 17 * 16;
 
 /**
  * Memory that a call may take beyond q, k, v and the outputs, states included, as a share of them (15 % less what
@@ -57,26 +56,30 @@ export function leastScratch(k: View, v: View, { blockSize }: LightningOptions):
   return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, k.shape[4] * v.shape[4]);
 }
 
-/** Whether tiles of states are 128 wide. */
-function hasWideStates(e: number): boolean {
-  return isWide(e) && !variants.narrowStates;
+/** Columns of a tile of states. */
+function stateColumns(e: number): number {
+  return variants.narrowStates ? 64 : tileColumns(e);
 }
 
 /** Workgroups that walk over one head's states. */
 function walksOf(d: number, e: number): number {
-  return Math.ceil(d / 64) * Math.ceil(e / (hasWideStates(e) ? 128 : 64));
+  return Math.ceil(d / 64) * Math.ceil(e / stateColumns(e));
 }
 
 /** The shader that makes outputs from q, k and v, its constants for its tiles, and how many columns a tile has. */
 function outputsOf(q: View, k: View, v: View, context: GpuContext) {
   const [d, e] = [k.shape[4], v.shape[4]];
-  const wide = isWide(e) && (!variants.joint || context.workgroupBytes >= JOINT_BYTES);
+  const columns = tileColumns(e, variants.joint ? context.workgroupBytes : undefined);
+  const wide = columns === 128;
   const tiles = tiling(context, d, e, 16, wide);
   const constants = { ...elements({ q, k, v }), ...tiles, SQUARE: variants.square };
-  const columns = wide ? 128 : 64;
   if (!variants.joint) {
     const skips = { SKIPS: variants.skips !== "nothing" };
-    return { shader: outputsShaders[variants.tiles], constants: { ...constants, ...skips }, columns };
+    return {
+      shader: outputsShaders[variants.tiles],
+      constants: { ...constants, ...skips },
+      columns,
+    };
   }
   const stored = variants.asStored && tiles.WHOLE_D && tiles.WHOLE_E &&
     [q, k, v].every((view) => view.dtype === "f16" && isInGroups(view, -1, 4));
@@ -84,7 +87,7 @@ function outputsOf(q: View, k: View, v: View, context: GpuContext) {
     shader: jointShader,
     constants: {
       ...constants,
-      RIGHT_BLOCKS: wide ? 32 : 16,
+      RIGHT_BLOCKS: columns / 4,
       SKIPS: variants.skips === "all",
       SKIPS_VALUES: variants.skips === "values",
       ...(stored && {
@@ -217,6 +220,7 @@ function planHeads(
       positionsDispatch(gs, positions, chunk, decayAfter, context),
       {
         label: "states",
+        tile: tileName(stateColumns(e)),
         shader: statesShaders[variants.tiles],
         constants: {
           ...elements({ k: ks, v: vs }),
@@ -226,7 +230,7 @@ function planHeads(
             four_results: "values",
             stored: "out[at / 4u]",
           }),
-          ...tiling(context, d, e, 64, hasWideStates(e)),
+          ...tiling(context, d, e, 64, stateColumns(e) === 128),
           SQUARE: variants.square,
           KEPT: variants.keptStates,
           WRITES_LAST: lastByStates,
@@ -260,6 +264,7 @@ function planHeads(
       const reads = heads * chunks * Math.ceil(chunk / 64) * Math.ceil(e / columns);
       dispatches.push({
         label: "outputs",
+        tile: tileName(columns),
         shader,
         constants: {
           ...constants,

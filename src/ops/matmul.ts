@@ -237,6 +237,7 @@ function plan(x: View, y: View, out: View, { software, matrixUnits }: GpuContext
     };
   }
   return {
+    tile: isWide ? "64 × 128" : "64 × 64",
     shader: isWide ? wideShaders[variants.tiles] : shader,
     constants: { ...(isWide ? wide() : narrow()), ...along },
     params,

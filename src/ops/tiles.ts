@@ -176,14 +176,35 @@ export function placeInMemory(view: WasmView): number[] {
   return [addressOf(view), ...steps.map((step) => 4 * step)];
 }
 
+/**
+ * Columns of a tile by the least columns that it pays for, and the workgroup memory that the largest kernel takes
+ * for it; the first that suits is taken. On an H200 at 128 columns 64 × 128 was fastest (bench/RESULTS.md); at up
+ * to 64, half of it would be idle.
+ */
+const TILES = [
+  { columns: 128, least: 65, bytes: 64 * 17 * 16 },
+  { columns: 64, least: 0, bytes: 48 * 17 * 16 },
+];
+
+/** How many columns a tile has, for outputs with so many and a device with so much workgroup memory. */
+export function tileColumns(length: number, workgroupBytes = Infinity): number {
+  const suits = TILES.find(({ least, bytes }) => length >= least && workgroupBytes >= bytes);
+  return (suits ?? TILES[TILES.length - 1]).columns;
+}
+
+/** What a tile is called in `device.describe()`. */
+export function tileName(columns: number): string {
+  return `${ROWS} × ${columns}`;
+}
+
 /** Whether tiles along an axis of this length are 128 wide, or 64. */
 export function isWide(length: number): boolean {
-  return length > 64;
+  return tileColumns(length) === 128;
 }
 
 /** How many tiles an axis of this length is cut into. */
 export function tilesAlong(length: number): number {
-  return Math.ceil(length / (isWide(length) ? 128 : 64));
+  return Math.ceil(length / tileColumns(length));
 }
 
 /** How many workgroups make all `rows` and `columns` of an output. */
