@@ -176,14 +176,15 @@ fn ask_values(base: u32, row: u32, last: u32, e: u32) -> Values {
 
 fn key_at(part: u32, i: u32, block: u32) -> vec4f { return source_keys[block].terms[part][i]; }
 
-// The products with keys alone, of all of a thread's rows or of its lower ones.
+// The products with keys alone, of all of a thread's rows or of its lower ones: four rows of one source, as they go
+// into the left tile.
 fn add_key_term(scores: Scores, part: u32, i: u32, across: u32, along: u32) -> Scores {
   let c = key_at(part, i, along);
-  return Scores(outer(scores.upper, left_at(part, i, across), c), outer(scores.lower, left_at(part, i, across + 8u), c));
+  return Scores(outer(scores.upper, c, left_at(part, i, across)), outer(scores.lower, c, left_at(part, i, across + 8u)));
 }
 
 fn add_lower_key_term(scores: Scores, part: u32, i: u32, across: u32, along: u32) -> Scores {
-  return Scores(scores.upper, outer(scores.lower, left_at(part, i, across + 8u), key_at(part, i, along)));
+  return Scores(scores.upper, outer(scores.lower, key_at(part, i, along), left_at(part, i, across + 8u)));
 }
 
 fn add_key_part(scores: Scores, part: u32, across: u32, along: u32) -> Scores {
@@ -237,43 +238,50 @@ fn add_keys(scores: Scores, across: u32, along: u32) -> Scores {
   return next;
 }
 
-// The decays from four sources to row `row`, 0 where a source comes after it. Selected, not multiplied by a
-// mask: 0 · inf would be NaN.
-fn decays(base: u32, row: u32, sources: vec4u, coarse: vec4f, fine: vec4f) -> vec4f {
-  let place = place_of(positions[base + row]);
-  return select(vec4f(), exp((coarse - place.x) + (fine - place.y)), sources <= vec4u(row));
+// The places of four rows in the decay, as place_of gives them.
+struct Places {
+  coarse: vec4f,
+  fine: vec4f,
 }
 
-// The scores by their decays and by the scale.
-fn decayed(scores: Scores, base: u32, row: u32, source: u32) -> Scores {
-  let sources = vec4u(source, source + 1u, source + 2u, source + 3u);
-  let s0 = place_of(positions[base + source]);
-  let s1 = place_of(positions[base + source + 1u]);
-  let s2 = place_of(positions[base + source + 2u]);
-  let s3 = place_of(positions[base + source + 3u]);
-  let coarse = vec4f(s0.x, s1.x, s2.x, s3.x);
-  let fine = vec4f(s0.y, s1.y, s2.y, s3.y);
-  let scale = params.query_scale * params.source_scale;
-  let upper = mat4x4f(
-    scores.upper[0] * decays(base, row, sources, coarse, fine),
-    scores.upper[1] * decays(base, row + 1u, sources, coarse, fine),
-    scores.upper[2] * decays(base, row + 2u, sources, coarse, fine),
-    scores.upper[3] * decays(base, row + 3u, sources, coarse, fine));
-  let lower = mat4x4f(
-    scores.lower[0] * decays(base, row + 32u, sources, coarse, fine),
-    scores.lower[1] * decays(base, row + 33u, sources, coarse, fine),
-    scores.lower[2] * decays(base, row + 34u, sources, coarse, fine),
-    scores.lower[3] * decays(base, row + 35u, sources, coarse, fine));
-  return Scores(scale * upper, scale * lower);
+fn places_of(base: u32, row: u32) -> Places {
+  let a = place_of(positions[base + row]);
+  let b = place_of(positions[base + row + 1u]);
+  let c = place_of(positions[base + row + 2u]);
+  let d = place_of(positions[base + row + 3u]);
+  return Places(vec4f(a.x, b.x, c.x, d.x), vec4f(a.y, b.y, c.y, d.y));
 }
 
 // What q S is multiplied with in four rows: α · exp(−P_r).
-fn fades(base: u32, row: u32) -> vec4f {
-  return params.query_scale * vec4f(
-    decay_between(vec2f(), place_of(positions[base + row])),
-    decay_between(vec2f(), place_of(positions[base + row + 1u])),
-    decay_between(vec2f(), place_of(positions[base + row + 2u])),
-    decay_between(vec2f(), place_of(positions[base + row + 3u])));
+fn fades(rows: Places) -> vec4f { return params.query_scale * exp(-rows.coarse - rows.fine); }
+
+// The products of four rows with one source by their decays and by the scale, 0 where the source comes after the row.
+// Selected, not multiplied by a mask: 0 · inf would be NaN.
+fn decayed(products: vec4f, rows: Places, row: u32, place: vec2f, source: u32) -> vec4f {
+  let scale = params.query_scale * params.source_scale;
+  let values = scale * products * exp((place.x - rows.coarse) + (place.y - rows.fine));
+  return select(vec4f(), values, vec4u(source) <= vec4u(row, row + 1u, row + 2u, row + 3u));
+}
+
+fn decayed_block(products: mat4x4f, rows: Places, row: u32, sources: Places, source: u32) -> mat4x4f {
+  return mat4x4f(
+    decayed(products[0], rows, row, vec2f(sources.coarse.x, sources.fine.x), source),
+    decayed(products[1], rows, row, vec2f(sources.coarse.y, sources.fine.y), source + 1u),
+    decayed(products[2], rows, row, vec2f(sources.coarse.z, sources.fine.z), source + 2u),
+    decayed(products[3], rows, row, vec2f(sources.coarse.w, sources.fine.w), source + 3u));
+}
+
+// Makes the left tile of 16 sources, of turn `turn`, from the scores that four of the threads along have.
+fn put_scores(scores: Scores, turn: u32, across: u32, along: u32) {
+  if (along / 4u != turn) { return; }
+  put_left(along % 4u, 0u, across, scores.upper[0]);
+  put_left(along % 4u, 1u, across, scores.upper[1]);
+  put_left(along % 4u, 2u, across, scores.upper[2]);
+  put_left(along % 4u, 3u, across, scores.upper[3]);
+  put_left(along % 4u, 0u, across + 8u, scores.lower[0]);
+  put_left(along % 4u, 1u, across + 8u, scores.lower[1]);
+  put_left(along % 4u, 2u, across + 8u, scores.lower[2]);
+  put_left(along % 4u, 3u, across + 8u, scores.lower[3]);
 }
 
 @compute @workgroup_size(128)
@@ -360,15 +368,19 @@ fn main(
       }
       workgroupBarrier();
     }
+    let upper = places_of(base_position, row);
+    let lower = places_of(base_position, row + 32u);
+    let source = block + 4u * along;
+    let sources = places_of(base_position, source);
+    let scores = Scores(
+      decayed_block(both.scores.upper, upper, row, sources, source),
+      decayed_block(both.scores.lower, lower, row + 32u, sources, source));
     sums = both.sums;
-    if (with_state) {
-      sums = weighted_sums(sums, fades(base_position, row), fades(base_position, row + 32u));
-    }
+    if (with_state) { sums = weighted_sums(sums, fades(upper), fades(lower)); }
 
-    let scores = decayed(both.scores, base_position, row, block + 4u * along);
     var values = ask_values(base_v, block + load_source, rows - 1u, load_e);
     for (var turn = 0u; turn < 4u; turn++) {
-      hand_over(scores, turn, across, along);
+      put_scores(scores, turn, across, along);
       put_right_terms(thread, thread % 16u, vec4f(values.here), vec4f(values.after));
       if (WIDE) { put_right_terms(thread, thread % 16u + 16u, vec4f(values.right), vec4f(values.right_after)); }
       workgroupBarrier();
