@@ -16,7 +16,7 @@ import { type Variants, variants } from "../src/ops/tiles.ts";
 import { timesOf } from "./timing.ts";
 
 /** The new walk over states. */
-const NARROW = { narrowStates: true, keptStates: true } as const;
+const NARROW = { narrowStates: true, keptStates: true, steady: true } as const;
 /** All that outputs may leave out and hold back. */
 const JOINT = { joint: true, square: true, skips: "all", asStored: true } as const;
 
@@ -119,12 +119,13 @@ async function errorsOf(problem: Problem): Promise<Record<string, number>> {
   return errors;
 }
 
-/** Ms of a call: its states, its outputs, and the whole of it. */
+/** Ms of a call: its states, its outputs, positions and scans, and the whole of it. */
 async function timed(device: Device, fn: () => void, calls: number) {
   const { ms, kernels } = await timesOf(device, fn, flags.small ? 2 : calls);
   const of = (kernel: string) =>
     [...kernels].filter(([name]) => name.endsWith(`: ${kernel}`)).reduce((s, [, x]) => s + x, 0);
-  return { states: of("states"), outputs: of("outputs"), whole: ms };
+  const rest = of("positions") + of("scan");
+  return { states: of("states"), outputs: of("outputs"), rest, whole: ms };
 }
 
 /** Times a variant on a problem, and prints a row of the table. */
@@ -152,13 +153,9 @@ async function report(device: Device, name: string, problem: Problem): Promise<v
   o.dispose();
   device.trim();
   rows.push({ name, dtype, n, forward, backward, errors });
-  const ms = Object.values({ ...forward, ...tripled(backward) }).map((x) => x.toFixed(3));
+  const ms = [forward, backward].flatMap((t) => Object.values(t)).map((x) => x.toFixed(3));
   const wrong = Object.values(errors).map((x) => x.toExponential(0)).join(" ");
   console.log(`| ${[name, dtype, n, ...ms, wrong].join(" | ")} |`);
-}
-
-function tripled({ states, outputs, whole }: Awaited<ReturnType<typeof timed>>) {
-  return { backStates: states, backOutputs: outputs, backWhole: whole };
 }
 
 async function reportMatmul(device: Device, name: string): Promise<void> {
@@ -187,8 +184,8 @@ const tried = Object.entries(TRIED).filter(([name]) =>
 const leftOut: string[] = [];
 let failed = false;
 console.log(
-  "\n| variant | dtype | n | forward: states | outputs | whole, ms | backward: states | outputs " +
-    "| whole, ms | errors of o, dq, dk, dv |\n|" + " --- |".repeat(10),
+  "\n| variant | dtype | n | forward: states | outputs | rest | whole, ms | backward: states " +
+    "| outputs | rest | whole, ms | errors of o, dq, dk, dv |\n|" + " --- |".repeat(12),
 );
 for (const [name, variant] of [...tried, [`${first[0]}, again`, first[1]] as const]) {
   if (performance.now() - began > 1000 * Number(flags.seconds)) {

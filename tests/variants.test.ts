@@ -19,7 +19,7 @@ async function within(variant: Partial<Variants>, fn: () => Promise<void>): Prom
 const tried: Record<string, Partial<Variants>> = {
   "all at once": {
     ...{ joint: true, square: true, skips: "all", asStored: true },
-    ...{ narrowStates: true, keptStates: true, lastByStates: true },
+    ...{ narrowStates: true, keptStates: true, lastByStates: true, steady: true },
   },
   "two passes, tiles by block": { tiles: "byBlock", square: true, skips: "values" },
 };
@@ -88,5 +88,17 @@ testOnWebgpu("wide matrix products do not depend on how their tiles lie", async 
       assertEquals(await x.matmul(y).data(), exact);
       assertEquals(await flip(x).matmul(flip(y)).data(), exact);
     });
+  }
+});
+
+testOnWebgpu("positions of a steady decay are the same bits as sums or as multiples", async () => {
+  const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 3, 700, 8], { seed }));
+  const slopes = [0.917, 1e-3, 3.9e-8];
+  for (const reverse of [false, true]) {
+    for (const blockSize of [64, 100, 512]) {
+      const run = () => lightningAttention(q, k, v, { slopes, blockSize, reverse }).data();
+      const expected = await run();
+      await within({ steady: true }, async () => assertEquals(await run(), expected));
+    }
   }
 });

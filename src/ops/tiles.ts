@@ -39,6 +39,8 @@ export interface Variants {
   keptStates: boolean;
   /** Whether a walk writes the last state, or a scan after it. */
   lastByStates: boolean;
+  /** Whether positions of a decay that is the same for all tokens are multiples, or sums all the same. */
+  steady: boolean;
 }
 
 /** The variant in use. */
@@ -52,6 +54,7 @@ export const variants: Variants = {
   narrowStates: false,
   keptStates: false,
   lastByStates: false,
+  steady: false,
 };
 
 /** The whole of a shader that goes on from blocks.wgsl. */
