@@ -1,4 +1,4 @@
-// `deno task accuracy [--longest N]`: the numeric contract of Lightning Attention-2. Relative RMS errors
+// `deno task accuracy [--longest N] [--backend NAME]`: the numeric contract of Lightning Attention-2. Relative RMS errors
 // against a float64 recurrence, of outputs, states and every gradient, by dtype, length and slope.
 import { parseArgs } from "@std/cli/parse-args";
 import {
@@ -10,7 +10,7 @@ import {
   tidy,
 } from "../mod.ts";
 import { relativeError } from "../tests/relative_error.ts";
-import { allDevices } from "./devices.ts";
+import { allDevices, openDevice } from "./devices.ts";
 import { recurrence, type Rows } from "./recurrence.ts";
 
 const SIZE = 16;
@@ -70,10 +70,14 @@ export async function accuracy(
 }
 
 if (import.meta.main) {
-  const { longest } = parseArgs(Deno.args, { string: ["longest"], default: { longest: "131072" } });
+  const { longest, backend } = parseArgs(Deno.args, {
+    string: ["longest", "backend"],
+    default: { longest: "131072" },
+  });
+  const devices = backend === undefined ? await allDevices() : [await openDevice(backend)];
   console.log(`| device | dtype | n | slope | ${COLUMNS.join(" | ")} |`);
   console.log(`|---|---|---|---|${COLUMNS.map(() => "---").join("|")}|`);
-  for (const device of await allDevices()) {
+  for (const device of devices) {
     for (const dtype of ["f32", "f16"] as const) {
       for (const n of [128, 4096, 131072].filter((n) => n <= Number(longest))) {
         for (const slope of SLOPES) {
