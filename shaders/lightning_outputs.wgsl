@@ -14,6 +14,8 @@ const SEGMENTED: bool = false;
 const STATE_TURNED: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
+// Whether the upper half of the rows leaves out the sources that come after all of it.
+const SKIPS: bool = false;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -163,10 +165,13 @@ fn main(
 
   // What a thread computes, and what it loads: of q and k, four terms of a row and of the row 32 after it;
   // of v and the state, four columns of a term and of the term 8 after it, and of those 64 to the right.
-  let across = thread / 16u;
-  let along = thread % 16u;
+  let across = across_of(thread);
+  let along = along_of(thread);
+  let load_v_row = thread / 16u;
+  let four = thread % 16u;
   let row = first_row + 4u * across;
   let e = first_e + 4u * along;
+  let load_e = first_e + 4u * four;
   let load_row = thread / 4u;
   let load_term = 4u * (thread % 4u);
   let q_row = min(first_row + load_row, rows - 1u);
@@ -224,7 +229,7 @@ fn main(
     if (of_state) {
       here = ask_state(base_state, base_segment, 0u, first_e, thread);
     } else {
-      here = ask_values(base_v, block + across, rows - 1u, e);
+      here = ask_values(base_v, block + load_v_row, rows - 1u, load_e);
     }
     for (var term = 0u; term < end; term += DEPTH) {
       if (of_state) {
@@ -242,8 +247,8 @@ fn main(
         put_right_rows(thread, 0u, here.added, here.added_after);
         if (WIDE) { put_right_rows(thread, 16u, here.added_right, here.added_right_after); }
       } else {
-        put_right_terms(thread, along, here.added, here.added_after);
-        if (WIDE) { put_right_terms(thread, along + 16u, here.added_right, here.added_right_after); }
+        put_right_terms(thread, four, here.added, here.added_after);
+        if (WIDE) { put_right_terms(thread, four + 16u, here.added_right, here.added_right_after); }
       }
       workgroupBarrier();
       let next = min(term + DEPTH, (end - 1u) / DEPTH * DEPTH);
@@ -252,9 +257,13 @@ fn main(
         from_q = load_q(at_q, next + load_term);
         from_q_after = load_q(at_q_after, next + load_term);
       } else {
-        here = ask_values(base_v, block + next + across, rows - 1u, e);
+        here = ask_values(base_v, block + next + load_v_row, rows - 1u, load_e);
       }
-      sums = add_tiles(sums, across, along);
+      if (SKIPS && !of_state && block == first_row && term >= 32u) {
+        sums = add_lower_tiles(sums, across, along);
+      } else {
+        sums = add_tiles(sums, across, along);
+      }
       workgroupBarrier();
     }
   }

@@ -8,6 +8,8 @@
 // Goes on from blocks.wgsl and decays.wgsl.
 
 const EXCLUSIVE: bool = false;
+// Whether g is the same for all tokens of a head, so that sums are multiples.
+const STEADY: bool = false;
 // Beyond this a decay is 0 in float32; 512 tokens of it, the most of a chunk, still fit 16 bits.
 const MOST: f32 = 127.0;
 const WORD: f32 = 4294967296.0;
@@ -36,6 +38,13 @@ fn own(at: u32) -> vec2u {
   return vec2u(u32(high), u32((scaled - high) * WORD));
 }
 
+// What so many tokens add up to, at most 512.
+fn times(position: vec2u, count: u32) -> vec2u {
+  let low = (position.y & 65535u) * count;
+  let middle = (position.y >> 16u) * count + (low >> 16u);
+  return vec2u(position.x * count + (middle >> 16u), (middle << 16u) | (low & 65535u));
+}
+
 @compute @workgroup_size(64)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -54,6 +63,16 @@ fn main(
   let entry = entry_of(instance, params.groups, params.members, start);
   let at = params.g_offset + dot(entry, params.g_strides);
 
+  let base = instance * (params.n + params.chunks);
+  if (STEADY) {
+    let each_token = own(at);
+    for (var row = thread; row < rows; row += 64u) {
+      positions[base + start + row] = times(each_token, select(row + 1u, row, EXCLUSIVE));
+    }
+    if (thread == 63u) { positions[base + params.n + chunk] = times(each_token, rows); }
+    return;
+  }
+
   var sum = vec2u();
   for (var row = from_row; row < to_row; row++) { sum = plus(sum, own(at + row * params.g_strides.w)); }
   sums[thread] = sum;
@@ -66,7 +85,6 @@ fn main(
     workgroupBarrier();
   }
 
-  let base = instance * (params.n + params.chunks);
   var position = vec2u();
   if (thread > 0u) { position = sums[thread - 1u]; }
   for (var row = from_row; row < to_row; row++) {

@@ -11,6 +11,10 @@
 // Whether a segment begins with the initial state, or with what the pass before left.
 const HAS_INITIAL: bool = false;
 const GOES_ON: bool = false;
+// Whether the state stays in registers while a chunk is summed, instead of in memory alone.
+const KEPT: bool = false;
+// Whether the last state is written here too, and no scan follows.
+const WRITES_LAST: bool = false;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -32,14 +36,17 @@ struct Params {
   source_scale: f32,
   initial_column: u32,
   initial_offset: u32,
+  last_offset: u32,
   initial_strides: vec4u,    // of batch, group, member of the group, row
+  last_strides: vec4u,       // the same; its columns are neighbours
 }
 
 @group(0) @binding(2) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(3) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(4) var<storage, read_write> totals: array<vec2u>;
 @group(0) @binding(5) var<storage, read> initial: array<f32>;
-@group(0) @binding(6) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read_write> last: array<f32>;
+@group(0) @binding(7) var<uniform> params: Params;
 
 fn stored(at: u32) -> vec4f { return vec4f(out[at], out[at + 1u], out[at + 2u], out[at + 3u]); }
 
@@ -81,6 +88,31 @@ fn initial_sums(base: u32, row: u32, column: u32) -> Sums {
     sums.lower_right = initial_block(base, row + 32u, column + 64u);
   }
   return sums;
+}
+
+fn write_last(base: u32, row: u32, column: u32, values: vec4f) {
+  if (row >= params.d || column >= params.e) { return; }
+  let at = base + row * params.last_strides.w + column;
+  last[at] = values.x;
+  if (column + 1u < params.e) { last[at + 1u] = values.y; }
+  if (column + 2u < params.e) { last[at + 2u] = values.z; }
+  if (column + 3u < params.e) { last[at + 3u] = values.w; }
+}
+
+fn write_last_block(base: u32, row: u32, column: u32, values: mat4x4f) {
+  write_last(base, row, column, values[0]);
+  write_last(base, row + 1u, column, values[1]);
+  write_last(base, row + 2u, column, values[2]);
+  write_last(base, row + 3u, column, values[3]);
+}
+
+fn write_last_sums(base: u32, row: u32, column: u32, sums: Sums) {
+  write_last_block(base, row, column, sums.upper);
+  write_last_block(base, row + 32u, column, sums.lower);
+  if (WIDE) {
+    write_last_block(base, row, column + 64u, sums.upper_right);
+    write_last_block(base, row + 32u, column + 64u, sums.lower_right);
+  }
 }
 
 fn past(fade: vec2f, before: mat4x4f, added: mat4x4f) -> mat4x4f {
@@ -152,16 +184,19 @@ fn main(
   let first_chunk = segment * params.segment;
   let end_chunk = min(first_chunk + params.segment, params.chunks);
 
-  let across = thread / 16u;
-  let along = thread % 16u;
+  let across = across_of(thread);
+  let along = along_of(thread);
+  // What a thread loads: four columns of a term and of the term 8 after it.
+  let term = thread / 16u;
+  let four = thread % 16u;
   let row = first_d + 4u * across;
   let column = first_e + 4u * along;
   let base_position = instance * (params.n + params.chunks);
   let places = Places(
     params.k_offset + dot(at, params.k_strides),
     params.v_offset + dot(at, params.v_strides),
-    first_d + 4u * along,
-    column,
+    first_d + 4u * four,
+    first_e + 4u * four,
     base_position);
   let area = params.d * params.e;
   let base = (instance * params.segments + segment) * (params.segment + 1u) * area;
@@ -175,34 +210,43 @@ fn main(
     sums = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column);
   }
   var total = vec2u();
-  var asked = ask(places, first_chunk * params.chunk + across);
+  var asked = ask(places, first_chunk * params.chunk + term);
   for (var chunk = first_chunk; chunk <= end_chunk; chunk++) {
     let is_last = chunk == end_chunk;
     to.base = base + select(chunk - first_chunk, params.segment, is_last) * area;
     store_sums(to, row, column, sums);
     if (is_first) { totals[base_total + select(chunk, params.chunks + segment, is_last)] = total; }
-    if (is_last) { break; }
+    if (is_last) {
+      if (WRITES_LAST) { write_last_sums(params.last_offset + dot(at, params.last_strides), row, column, sums); }
+      break;
+    }
     let start = chunk * params.chunk;
     let rows = min(params.chunk, params.n - start);
     let whole = positions[base_position + params.n + chunk];
     let end = place_of(whole);
     total = capped(plus(total, whole));
+    let kept = sums;
     sums = Sums();
     for (var depth = 0u; depth < rows; depth += DEPTH) {
       // Selected, since the next chunk's rows may stand where the exponential is ∞, and 0 · ∞ is NaN.
       let decayed = params.source_scale * decay_between(place_of(asked.position), end);
       let decayed_after = params.source_scale * decay_between(place_of(asked.position_after), end);
-      let weight = select(0.0, decayed, depth + across < rows);
-      let weight_after = select(0.0, decayed_after, depth + across + 8u < rows);
-      put_left_terms(thread, along, weight * asked.k, weight_after * asked.k_after);
-      put_right_terms(thread, along, asked.v, asked.v_after);
-      if (WIDE) { put_right_terms(thread, along + 16u, asked.v_right, asked.v_right_after); }
+      let weight = select(0.0, decayed, depth + term < rows);
+      let weight_after = select(0.0, decayed_after, depth + term + 8u < rows);
+      put_left_terms(thread, four, weight * asked.k, weight_after * asked.k_after);
+      put_right_terms(thread, four, asked.v, asked.v_after);
+      if (WIDE) { put_right_terms(thread, four + 16u, asked.v_right, asked.v_right_after); }
       workgroupBarrier();
-      asked = ask(places, start + min(depth + DEPTH, rows) + across);
+      asked = ask(places, start + min(depth + DEPTH, rows) + term);
       sums = add_tiles(sums, across, along);
       workgroupBarrier();
     }
-    // The state waits in memory, since the sums take all registers; this thread alone writes and reads it.
-    sums = sums_past(fade_over(exponent_of(whole)), stored_sums(to.base, row, column), sums);
+    let fade = fade_over(exponent_of(whole));
+    if (KEPT) {
+      sums = sums_past(fade, kept, sums);
+    } else {
+      // The state waits in memory, since the sums take all registers; this thread alone writes and reads it.
+      sums = sums_past(fade, stored_sums(to.base, row, column), sums);
+    }
   }
 }

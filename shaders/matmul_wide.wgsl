@@ -96,8 +96,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let batch = batch_of(group.z);
   let base_x = params.x_offset + dot(batch, params.batch_x);
   let base_y = params.y_offset + dot(batch, params.batch_y);
-  let across = thread / 16u;
-  let along = thread % 16u;
+  let across = across_of(thread);
+  let along = along_of(thread);
+  let four = thread % 16u;
   let last = (params.k - 1u) / DEPTH * DEPTH;
   var sums = Sums();
   var asked = ask(base_x, base_y, first_row, first_column, 0u, thread);
@@ -105,14 +106,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     if (X_ALONG_K) {
       put_left_rows(thread, asked.x, asked.x_after);
     } else {
-      put_left_terms(thread, along, asked.x, asked.x_after);
+      put_left_terms(thread, four, asked.x, asked.x_after);
     }
     if (Y_ALONG_K) {
       put_right_rows(thread, 0u, asked.y, asked.y_after);
       put_right_rows(thread, 16u, asked.y_right, asked.y_right_after);
     } else {
-      put_right_terms(thread, along, asked.y, asked.y_after);
-      put_right_terms(thread, along + 16u, asked.y_right, asked.y_right_after);
+      put_right_terms(thread, four, asked.y, asked.y_after);
+      put_right_terms(thread, four + 16u, asked.y_right, asked.y_right_after);
     }
     workgroupBarrier();
     asked = ask(base_x, base_y, first_row, first_column, min(k + DEPTH, last), thread);

@@ -19,7 +19,7 @@ fn scores_of(at_q: u32, at_q_after: u32, at_k: u32, at_k_after: u32, thread: u32
     from_q_after = load_q(at_q_after, next);
     from_k = load_k(at_k, next);
     from_k_after = load_k(at_k_after, next);
-    scores = add_scores(scores, thread / 16u, thread % 16u);
+    scores = add_scores(scores, across_of(thread), along_of(thread));
     workgroupBarrier();
   }
   return scores;
@@ -27,10 +27,11 @@ fn scores_of(at_q: u32, at_q_after: u32, at_k: u32, at_k_after: u32, thread: u32
 
 // Adds weights · v of the 64 keys from `block` on, of which the last is `last`, 16 at a time.
 fn add_weighted_values(sums: Sums, weights: Scores, base_v: u32, block: u32, last: u32, e: u32, thread: u32) -> Sums {
-  let across = thread / 16u;
-  let along = thread % 16u;
+  let across = across_of(thread);
+  let along = along_of(thread);
+  let four = thread % 16u;
   let step = params.v_strides.w;
-  let from_row = block + across;
+  let from_row = block + thread / 16u;
   var next_sums = sums;
   var from_v = load_v(base_v + min(from_row, last) * step, e);
   var from_v_after = load_v(base_v + min(from_row + 8u, last) * step, e);
@@ -42,8 +43,8 @@ fn add_weighted_values(sums: Sums, weights: Scores, base_v: u32, block: u32, las
   }
   for (var turn = 0u; turn < 4u; turn++) {
     hand_over(weights, turn, across, along);
-    put_right_terms(thread, along, from_v, from_v_after);
-    if (WIDE) { put_right_terms(thread, along + 16u, from_v_right, from_v_right_after); }
+    put_right_terms(thread, four, from_v, from_v_after);
+    if (WIDE) { put_right_terms(thread, four + 16u, from_v_right, from_v_right_after); }
     workgroupBarrier();
     let row = from_row + 16u * min(turn + 1u, 3u);
     let at = base_v + min(row, last) * step;

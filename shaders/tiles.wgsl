@@ -12,19 +12,16 @@ const IN_FOURS: bool = false;
 const WIDE: bool = false;
 // Whether loops over a tile's terms are written out: compilers for GPUs do not, and check each index.
 const UNROLLED: bool = false;
+// Whether half of them are.
+const BY_TWO: bool = false;
 const ROWS: u32 = 64;
 const DEPTH: u32 = 16;
-// Blocks of four terms of the tiles, and one more, so that the next four start in other banks.
-const LEFT_PITCH: u32 = 17;
-const RIGHT_PITCH: u32 = 33;
+// Whether a subgroup of 32 computes 4 blocks of rows by 8 of columns, or 2 by 16.
+const SQUARE: bool = false;
 
-// Four terms of four rows or columns, a vector a term, and a space that puts the next block in other banks.
-alias Block = array<vec4f, 5>;
-
-// By four terms, then by four rows.
-var<workgroup> left: array<Block, 4u * LEFT_PITCH>;
-// By four terms, then by four columns.
-var<workgroup> right: array<Block, 4u * RIGHT_PITCH>;
+// The block of rows of a thread, and that of columns.
+fn across_of(thread: u32) -> u32 { return select(thread / 16u, thread / 64u * 4u + thread / 8u % 4u, SQUARE); }
+fn along_of(thread: u32) -> u32 { return select(thread % 16u, thread / 32u % 2u * 8u + thread % 8u, SQUARE); }
 
 // What a thread sums.
 struct Sums {
@@ -34,16 +31,16 @@ struct Sums {
   lower_right: mat4x4f,
 }
 
-// One term: of the blocks of four terms `above`, `below` and `columns`, the term `i`.
-fn add_term(sums: Sums, above: u32, columns: u32, i: u32) -> Sums {
-  let a = left[above][i];
-  let b = left[above + 8u][i];
-  let c = right[columns][i];
+// One term, `i` of the four of a part.
+fn add_term(sums: Sums, part: u32, i: u32, across: u32, along: u32) -> Sums {
+  let a = left_at(part, i, across);
+  let b = left_at(part, i, across + 8u);
+  let c = right_at(part, i, along);
   var next = sums;
   next.upper = outer(sums.upper, a, c);
   next.lower = outer(sums.lower, b, c);
   if (WIDE) {
-    let c_right = right[columns + 16u][i];
+    let c_right = right_at(part, i, along + 16u);
     next.upper_right = outer(sums.upper_right, a, c_right);
     next.lower_right = outer(sums.lower_right, b, c_right);
   }
@@ -52,9 +49,20 @@ fn add_term(sums: Sums, above: u32, columns: u32, i: u32) -> Sums {
 
 // Four terms, `part` of the tiles.
 fn add_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
-  let above = part * LEFT_PITCH + across;
-  let columns = part * RIGHT_PITCH + along;
-  return add_term(add_term(add_term(add_term(sums, above, columns, 0u), above, columns, 1u), above, columns, 2u), above, columns, 3u);
+  return add_term(add_term(add_term(add_term(sums, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
+}
+
+// The same of the lower rows alone.
+fn add_lower_term(sums: Sums, part: u32, i: u32, across: u32, along: u32) -> Sums {
+  let b = left_at(part, i, across + 8u);
+  var next = sums;
+  next.lower = outer(sums.lower, b, right_at(part, i, along));
+  if (WIDE) { next.lower_right = outer(sums.lower_right, b, right_at(part, i, along + 16u)); }
+  return next;
+}
+
+fn add_lower_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
+  return add_lower_term(add_lower_term(add_lower_term(add_lower_term(sums, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
 }
 
 // All 16 terms of the tiles.
@@ -63,7 +71,19 @@ fn add_tiles(sums: Sums, across: u32, along: u32) -> Sums {
     return add_part(add_part(add_part(add_part(sums, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
   }
   var next = sums;
-  for (var part = 0u; part < 4u; part++) { next = add_part(next, part, across, along); }
+  for (var part = 0u; part < 4u; part++) {
+    next = add_part(next, part, across, along);
+    if (BY_TWO) {
+      part++;
+      next = add_part(next, part, across, along);
+    }
+  }
+  return next;
+}
+
+fn add_lower_tiles(sums: Sums, across: u32, along: u32) -> Sums {
+  var next = sums;
+  for (var part = 0u; part < 4u; part++) { next = add_lower_part(next, part, across, along); }
   return next;
 }
 
@@ -73,15 +93,13 @@ struct Scores {
   lower: mat4x4f,
 }
 
-fn add_score_term(scores: Scores, above: u32, columns: u32, i: u32) -> Scores {
-  let c = right[columns][i];
-  return Scores(outer(scores.upper, left[above][i], c), outer(scores.lower, left[above + 8u][i], c));
+fn add_score_term(scores: Scores, part: u32, i: u32, across: u32, along: u32) -> Scores {
+  let c = right_at(part, i, along);
+  return Scores(outer(scores.upper, left_at(part, i, across), c), outer(scores.lower, left_at(part, i, across + 8u), c));
 }
 
 fn add_scores_part(scores: Scores, part: u32, across: u32, along: u32) -> Scores {
-  let above = part * LEFT_PITCH + across;
-  let columns = part * RIGHT_PITCH + along;
-  return add_score_term(add_score_term(add_score_term(add_score_term(scores, above, columns, 0u), above, columns, 1u), above, columns, 2u), above, columns, 3u);
+  return add_score_term(add_score_term(add_score_term(add_score_term(scores, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
 }
 
 fn add_scores(scores: Scores, across: u32, along: u32) -> Scores {
@@ -89,66 +107,54 @@ fn add_scores(scores: Scores, across: u32, along: u32) -> Scores {
     return add_scores_part(add_scores_part(add_scores_part(add_scores_part(scores, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
   }
   var next = scores;
-  for (var part = 0u; part < 4u; part++) { next = add_scores_part(next, part, across, along); }
+  for (var part = 0u; part < 4u; part++) {
+    next = add_scores_part(next, part, across, along);
+    if (BY_TWO) {
+      part++;
+      next = add_scores_part(next, part, across, along);
+    }
+  }
   return next;
 }
 
 // Puts into the left tile, or into the right one from block `first` on, four terms of a row and of the row 32
 // after it, as a thread loads them: row thread / 4, terms from 4 · (thread % 4) on.
 fn put_left_rows(thread: u32, row: vec4f, row_after: vec4f) {
-  let at = thread % 4u * LEFT_PITCH + thread / 16u;
-  let lane = thread / 4u % 4u;
-  left[at][0][lane] = row.x;
-  left[at][1][lane] = row.y;
-  left[at][2][lane] = row.z;
-  left[at][3][lane] = row.w;
-  left[at + 8u][0][lane] = row_after.x;
-  left[at + 8u][1][lane] = row_after.y;
-  left[at + 8u][2][lane] = row_after.z;
-  left[at + 8u][3][lane] = row_after.w;
+  put_left_lanes(thread % 4u, thread / 16u, thread / 4u % 4u, row);
+  put_left_lanes(thread % 4u, thread / 16u + 8u, thread / 4u % 4u, row_after);
 }
 
 fn put_right_rows(thread: u32, first: u32, row: vec4f, row_after: vec4f) {
-  let at = thread % 4u * RIGHT_PITCH + first + thread / 16u;
-  let lane = thread / 4u % 4u;
-  right[at][0][lane] = row.x;
-  right[at][1][lane] = row.y;
-  right[at][2][lane] = row.z;
-  right[at][3][lane] = row.w;
-  right[at + 8u][0][lane] = row_after.x;
-  right[at + 8u][1][lane] = row_after.y;
-  right[at + 8u][2][lane] = row_after.z;
-  right[at + 8u][3][lane] = row_after.w;
+  put_right_lanes(thread % 4u, first + thread / 16u, thread / 4u % 4u, row);
+  put_right_lanes(thread % 4u, first + thread / 16u + 8u, thread / 4u % 4u, row_after);
 }
 
-// Puts into the left tile, or the right one, at block `along`, four columns of a term and of the term 8 after
+// Puts into the left tile, or the right one, at block `four`, four columns of a term and of the term 8 after
 // it, as a thread loads them: term thread / 16.
-fn put_left_terms(thread: u32, along: u32, term: vec4f, term_after: vec4f) {
-  let at = thread / 64u * LEFT_PITCH + along;
-  left[at][thread / 16u % 4u] = term;
-  left[at + 2u * LEFT_PITCH][thread / 16u % 4u] = term_after;
+fn put_left_terms(thread: u32, four: u32, term: vec4f, term_after: vec4f) {
+  put_left(thread / 64u, thread / 16u % 4u, four, term);
+  put_left(thread / 64u + 2u, thread / 16u % 4u, four, term_after);
 }
 
-fn put_right_terms(thread: u32, along: u32, term: vec4f, term_after: vec4f) {
-  let at = thread / 64u * RIGHT_PITCH + along;
-  right[at][thread / 16u % 4u] = term;
-  right[at + 2u * RIGHT_PITCH][thread / 16u % 4u] = term_after;
+fn put_right_terms(thread: u32, four: u32, term: vec4f, term_after: vec4f) {
+  put_right(thread / 64u, thread / 16u % 4u, four, term);
+  put_right(thread / 64u + 2u, thread / 16u % 4u, four, term_after);
+}
+
+// Puts a block of four rows and four terms, given by rows, into the left tile.
+fn put_left_block(part: u32, block: u32, rows: mat4x4f) {
+  let terms = transpose(rows);
+  put_left(part, 0u, block, terms[0]);
+  put_left(part, 1u, block, terms[1]);
+  put_left(part, 2u, block, terms[2]);
+  put_left(part, 3u, block, terms[3]);
 }
 
 // Makes the left tile of 16 columns, of turn `turn`, from the scores that four of the threads along have.
 fn hand_over(scores: Scores, turn: u32, across: u32, along: u32) {
   if (along / 4u != turn) { return; }
-  let at = along % 4u * LEFT_PITCH + across;
-  let upper = transpose(scores.upper);
-  let lower = transpose(scores.lower);
-  left[at][0] = upper[0];
-  left[at][1] = upper[1];
-  left[at][2] = upper[2];
-  left[at][3] = upper[3];
-  left[at + 8u][0] = lower[0];
-  left[at + 8u][1] = lower[1];
-  left[at + 8u][2] = lower[2];
-  left[at + 8u][3] = lower[3];
+  put_left_block(along % 4u, across, scores.upper);
+  put_left_block(along % 4u, across + 8u, scores.lower);
 }
 
 // Each row by its own weight.

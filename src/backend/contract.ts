@@ -68,6 +68,8 @@ export interface Dispatch {
   readonly params?: readonly number[];
   /** Which of the operation's kernels it is, for profiles; where there is only one, none. */
   readonly label?: string;
+  /** What a workgroup makes of the output at once, for `device.describe()`: `64 × 128`. */
+  readonly tile?: string;
   /** Workgroups along x, y and z. */
   readonly workgroups: readonly [number, number?, number?];
 }

@@ -48,6 +48,8 @@ import {
   placesOf,
   results,
   stepsOf,
+  tileColumns,
+  tileName,
   tilesOf,
   tiling,
   withBlocks,
@@ -139,6 +141,7 @@ const attend: Op<FlashOptions, ResultSpec[]> = defineOp<FlashOptions, ResultSpec
     const workgroups = sizeOf(q.shape.slice(0, 3)) * tilesOf(n, e);
     return {
       shader,
+      tile: tileName(tileColumns(e)),
       constants: { ...elements({ q, k, v }), ...results(out), ...tiling(context, d, e) },
       bindings: [k, v, q, out, logsum],
       params: [
@@ -294,6 +297,7 @@ function planGradients(
     const views = [...Object.values(operands), out];
     return {
       shader: gradientShader,
+      tile: tileName(tileColumns(columns)),
       constants: {
         ...elements(operands),
         ...results(out),

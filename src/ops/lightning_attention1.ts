@@ -46,6 +46,8 @@ import {
   results,
   reversed,
   stepsOf,
+  tileColumns,
+  tileName,
   tilesOf,
   tiling,
   transposed,
@@ -146,6 +148,7 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
     const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
     return {
       shader,
+      tile: tileName(tileColumns(e)),
       constants: {
         ...elements({ q: views[0], k: views[1], v: views[2] }),
         ...results(out),

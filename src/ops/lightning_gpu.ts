@@ -7,7 +7,9 @@ import { type Dispatch, floatBits, type GpuContext, type View } from "../backend
 import { bytesOf } from "../dtype.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
+import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
+import jointText from "../../shaders/lightning_outputs_joint.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import type { LightningOptions } from "./lightning_core.ts";
@@ -16,18 +18,21 @@ import { scanDispatch } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import {
   elements,
+  isInGroups,
   placesOf,
   results,
   stepsOf,
-  tilesAlong,
-  tilesOf,
+  tileColumns,
+  tileName,
   tiling,
-  withScores,
-  withTiles,
+  variants,
+  withScoresEitherWay,
+  withTilesEitherWay,
 } from "./tiles.ts";
 
-const statesShader = withTiles(keys, decays, statesText);
-const outputsShader = withScores(decays, outputsText);
+const statesShaders = withTilesEitherWay(keys, decays, statesText);
+const outputsShaders = withScoresEitherWay(decays, outputsText);
+const jointShader = withTilesEitherWay(keys, queries, decays, jointText).byBlock;
 
 /**
  * Memory that a call may take beyond q, k, v and the outputs, states included, as a share of them (15 % less what
@@ -52,6 +57,51 @@ export function leastScratch(k: View, v: View, { blockSize }: LightningOptions):
   return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, k.shape[4] * v.shape[4]);
 }
 
+/** Columns of a tile of states. */
+function stateColumns(e: number): number {
+  return variants.narrowStates ? 64 : tileColumns(e);
+}
+
+/** Workgroups that walk over one head's states. */
+function walksOf(d: number, e: number): number {
+  return Math.ceil(d / 64) * Math.ceil(e / stateColumns(e));
+}
+
+/** The shader that makes outputs from q, k and v, its constants for its tiles, and how many columns a tile has. */
+function outputsOf(q: View, k: View, v: View, context: GpuContext) {
+  const [d, e] = [k.shape[4], v.shape[4]];
+  const columns = tileColumns(e, variants.joint ? context.workgroupBytes : undefined);
+  const wide = columns === 128;
+  const tiles = tiling(context, d, e, 16, wide);
+  const constants = { ...elements({ q, k, v }), ...tiles, SQUARE: variants.square };
+  if (!variants.joint) {
+    const skips = { SKIPS: variants.skips !== "nothing" };
+    return {
+      shader: outputsShaders[variants.tiles],
+      constants: { ...constants, ...skips },
+      columns,
+    };
+  }
+  const stored = variants.asStored && tiles.WHOLE_D && tiles.WHOLE_E &&
+    [q, k, v].every((view) => view.dtype === "f16" && isInGroups(view, -1, 4));
+  return {
+    shader: jointShader,
+    constants: {
+      ...constants,
+      RIGHT_BLOCKS: columns / 4,
+      SKIPS: variants.skips === "all",
+      SKIPS_VALUES: variants.skips === "values",
+      ...(stored && {
+        Loaded: "vec4<f16>",
+        ask_q: "q[(base + column) / 4u]",
+        ask_k: "k[(base + column) / 4u]",
+        ask_v: "v[(base + column) / 4u]",
+      }),
+    },
+    columns,
+  };
+}
+
 /** Queries that read the same states, and their outputs. */
 interface Second {
   readonly q: View;
@@ -72,7 +122,7 @@ function passesOf(
   const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
   const operands = [q, k, v, out].reduce((sum, t) => sum + bytesIn(t), 0);
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
-  const walkers = heads * Math.ceil(d / 64) * tilesAlong(e);
+  const walkers = heads * walksOf(d, e);
   // The last state; where heads are few, two that passes hand on, and one more for each segment.
   const few = walkers < WALKERS;
   const states = 4 * heads * d * e * (few ? 3 : 1);
@@ -165,12 +215,14 @@ function planHeads(
     const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
     const before = pass === 0 ? initial : segmented ? carried[(pass - 1) % 2] : undefined;
     const after = isLast ? last : carried[pass % 2];
-    const walks = heads * segments * Math.ceil(d / 64) * tilesAlong(e);
+    const walks = heads * segments * walksOf(d, e);
+    const lastByStates = variants.lastByStates && !segmented && isLast;
     dispatches.push(
       positionsDispatch(gs, positions, chunk, decayAfter, context),
       {
         label: "states",
-        shader: statesShader,
+        tile: tileName(stateColumns(e)),
+        shader: statesShaders[variants.tiles],
         constants: {
           ...elements({ k: ks, v: vs }),
           ...(fours && {
@@ -179,21 +231,26 @@ function planHeads(
             four_results: "values",
             stored: "out[at / 4u]",
           }),
-          ...tiling(context, d, e, 64),
+          ...tiling(context, d, e, 64, stateColumns(e) === 128),
+          SQUARE: variants.square,
+          KEPT: variants.keptStates,
+          WRITES_LAST: lastByStates,
           HAS_INITIAL: !segmented && before !== undefined,
           GOES_ON: !segmented && pass > 0,
         },
-        bindings: [ks, vs, positions, states, totals, before ?? positions],
+        bindings: [ks, vs, positions, states, totals, before ?? positions, last],
         params: [
           ...placesOf(ks, vs),
           ...[groups, members, rows, d, e, chunk, chunks, segment, segments, walks],
-          ...[floatBits(beta), (before ?? last).strides[4], (before ?? last).offset, 0, 0, 0],
+          ...[floatBits(beta), (before ?? last).strides[4], (before ?? last).offset],
+          ...[last.offset, 0, 0],
           ...stepsOf(before ?? last).slice(0, 4),
+          ...stepsOf(last).slice(0, 4),
         ],
         workgroups: grid(walks, context),
       },
     );
-    if (segmented || isLast) {
+    if ((segmented || isLast) && !lastByStates) {
       const cut = { chunks, segment, segments, walked: !segmented };
       dispatches.push(scanDispatch([states, totals, before], after, cut, context));
     }
@@ -204,15 +261,16 @@ function planHeads(
     }
     for (const { q, k, v, out, turned } of readers) {
       const [d, e] = [k.shape[4], v.shape[4]];
-      const reads = heads * chunks * tilesOf(chunk, e);
+      const { shader, constants, columns } = outputsOf(q, k, v, context);
+      const reads = heads * chunks * Math.ceil(chunk / 64) * Math.ceil(e / columns);
       dispatches.push({
         label: "outputs",
-        shader: outputsShader,
+        tile: tileName(columns),
+        shader,
         constants: {
-          ...elements({ q, k, v }),
+          ...constants,
           ...(fours && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
           ...results(out),
-          ...tiling(context, d, e),
           HAS_INITIAL: before !== undefined || pass > 0,
           SEGMENTED: segmented,
           STATE_TURNED: turned,

@@ -15,7 +15,47 @@ import keys from "../../shaders/keys.wgsl" with { type: "text" };
 import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import scores from "../../shaders/scores.wgsl" with { type: "text" };
 import tiles from "../../shaders/tiles.wgsl" with { type: "text" };
+import tilesByBlock from "../../shaders/tiles_by_block.wgsl" with { type: "text" };
+import tilesByPart from "../../shaders/tiles_by_part.wgsl" with { type: "text" };
 import type { Matrix } from "./matmul_cpu.ts";
+
+/** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
+export interface Variants {
+  /** How tiles lie in workgroup memory: tiles_by_part.wgsl or tiles_by_block.wgsl. */
+  tiles: "byPart" | "byBlock";
+  /** Whether a subgroup computes 4 × 8 blocks of a tile, or 2 × 16. */
+  square: boolean;
+  /** How many times four of a tile's 16 terms are written out; the rest is a loop. */
+  unrolled: 1 | 2 | 4;
+  /** Whether q kᵀ and q S are one pass over q (lightning_outputs_joint.wgsl), or two. */
+  joint: boolean;
+  /** What outputs leave out of what the mask would: nothing, of the products with v, or of those with k as well. */
+  skips: "nothing" | "values" | "all";
+  /** Whether float16 waits in registers as it is stored, in the joint pass. */
+  asStored: boolean;
+  /** Whether tiles of states are 64 wide always, so that twice as many workgroups walk. */
+  narrowStates: boolean;
+  /** Whether a walk keeps its state in registers, or reads back what it has stored. */
+  keptStates: boolean;
+  /** Whether a walk writes the last state, or a scan after it. */
+  lastByStates: boolean;
+  /** Whether positions of a decay that is the same for all tokens are multiples, or sums all the same. */
+  steady: boolean;
+}
+
+/** The variant in use. */
+export const variants: Variants = {
+  tiles: "byPart",
+  square: false,
+  unrolled: 4,
+  joint: false,
+  skips: "nothing",
+  asStored: false,
+  narrowStates: false,
+  keptStates: false,
+  lastByStates: false,
+  steady: false,
+};
 
 /** The whole of a shader that goes on from blocks.wgsl. */
 export function withBlocks(shader: string): string {
@@ -29,7 +69,18 @@ export function withScores(...texts: string[]): string {
 
 /** The whole of a shader that goes on from tiles.wgsl and further files. */
 export function withTiles(...texts: string[]): string {
-  return withBlocks([tiles, ...texts].join("\n"));
+  return withBlocks([tiles, tilesByPart, ...texts].join("\n"));
+}
+
+/** The same whichever way tiles lie. */
+export function withTilesEitherWay(...texts: string[]): Record<Variants["tiles"], string> {
+  const byBlock = withBlocks([tiles, tilesByBlock, ...texts].join("\n"));
+  return { byPart: withTiles(...texts), byBlock };
+}
+
+/** The same of a shader that goes on from scores.wgsl and further files. */
+export function withScoresEitherWay(...texts: string[]): Record<Variants["tiles"], string> {
+  return withTilesEitherWay(keys, queries, scores, ...texts);
 }
 
 /** Rows of the outputs that a workgroup makes. */
@@ -37,21 +88,29 @@ const ROWS = 64;
 
 /**
  * Constants by which tiles of 64 rows are computed, and loaded without looking where d and e end if they are
- * whole tiles; `perTile` entries of d make a tile.
+ * whole tiles; `perTile` entries of d make a tile, 128 entries of e one that is `WIDE`.
  */
 export function tiling(
   { software }: GpuContext,
   d: number,
   e: number,
   perTile = 16,
+  WIDE = isWide(e),
 ): Record<string, boolean> {
-  const WIDE = isWide(e);
   return {
     WIDE,
     // Mesa's compiler takes long over written-out loops, and seconds over every variant.
-    UNROLLED: !software,
+    ...written(software),
     WHOLE_D: !software && d % perTile === 0,
     WHOLE_E: !software && e % (WIDE ? 128 : 64) === 0,
+  };
+}
+
+/** Constants by which loops over a tile's terms are written out. */
+export function written(software: boolean): Record<string, boolean> {
+  return {
+    UNROLLED: !software && variants.unrolled === 4,
+    BY_TWO: !software && variants.unrolled === 2,
   };
 }
 
@@ -120,14 +179,35 @@ export function placeInMemory(view: WasmView): number[] {
   return [addressOf(view), ...steps.map((step) => 4 * step)];
 }
 
+/**
+ * Columns of a tile by the least columns that it pays for, and the workgroup memory that the largest kernel takes
+ * for it; the first that suits is taken. On an H200 at 128 columns 64 × 128 was fastest (bench/RESULTS.md); at up
+ * to 64, half of it would be idle.
+ */
+const TILES = [
+  { columns: 128, least: 65, bytes: 64 * 17 * 16 },
+  { columns: 64, least: 0, bytes: 48 * 17 * 16 },
+];
+
+/** How many columns a tile has, for outputs with so many and a device with so much workgroup memory. */
+export function tileColumns(length: number, workgroupBytes = Infinity): number {
+  const suits = TILES.find(({ least, bytes }) => length >= least && workgroupBytes >= bytes);
+  return (suits ?? TILES[TILES.length - 1]).columns;
+}
+
+/** What a tile is called in `device.describe()`. */
+export function tileName(columns: number): string {
+  return `${ROWS} × ${columns}`;
+}
+
 /** Whether tiles along an axis of this length are 128 wide, or 64. */
 export function isWide(length: number): boolean {
-  return length > 64;
+  return tileColumns(length) === 128;
 }
 
 /** How many tiles an axis of this length is cut into. */
 export function tilesAlong(length: number): number {
-  return Math.ceil(length / (isWide(length) ? 128 : 64));
+  return Math.ceil(length / tileColumns(length));
 }
 
 /** How many workgroups make all `rows` and `columns` of an output. */

@@ -148,7 +148,9 @@ export class WebgpuBackend implements Backend {
   }
 
   get details(): string[] {
-    const kernels = [...this.#pipelines.variants()].map(([name, count]) => `${name} × ${count}`);
+    const kernels = [...this.#pipelines.variants()].map(([name, { count, tiles }]) =>
+      `${name} × ${count}${tiles.length > 0 ? ` (${tiles.join(", ")})` : ""}`
+    );
     const { features, limits } = this.#device;
     return [
       `implementation: ${this.#implementation}`,
@@ -162,7 +164,9 @@ export class WebgpuBackend implements Backend {
         : `matrix units: ${this.#matrixUnits.side} × ${this.#matrixUnits.side} float16, ` +
           `${this.#matrixUnits.lanes} threads; for float16 products, and lightning attention whose keys ` +
           `have d ≤ ${8 * this.#matrixUnits.side}; float32 and wider keys run on plain kernels`,
-      `kernels in use, × variants: ${kernels.join(", ") || "none yet"}`,
+      `kernels in use, × variants (their tiles, rows × columns): ${
+        kernels.join(", ") || "none yet"
+      }`,
       ...(this.debug ? ["debug mode: every dispatch is checked in full"] : []),
     ];
   }

@@ -31,6 +31,14 @@ interface Compiled extends Reflection {
   groups: GroupTree;
 }
 
+/** What has been compiled of a kernel. */
+export interface Variants {
+  /** How many variants. */
+  readonly count: number;
+  /** The tiles that they work in, if they do. */
+  readonly tiles: readonly string[];
+}
+
 /** Bind groups by the place of the first buffer, then of the second, and so on. */
 interface GroupTree {
   group?: GPUBindGroup;
@@ -63,7 +71,7 @@ export class Pipelines {
   /** The same variants by the very object that held their constants: planners that keep theirs save time. */
   #known = new WeakMap<object, Map<string, Compiled>>();
   #groups = 0;
-  readonly #variants = new Map<string, number>();
+  readonly #variants = new Map<string, Variants>();
   readonly #validator: Validator;
   /** Whether everything that a dispatch binds and is given is checked. */
   debug = false;
@@ -97,8 +105,8 @@ export class Pipelines {
     return { pipeline, group, memories: bindings.map(memoryOf) };
   }
 
-  /** How many variants of each kernel have been compiled, by operation and label. */
-  variants(): ReadonlyMap<string, number> {
+  /** What has been compiled of each kernel, by operation and label. */
+  variants(): ReadonlyMap<string, Variants> {
     return this.#variants;
   }
 
@@ -117,7 +125,7 @@ export class Pipelines {
     return compiled;
   }
 
-  #variant(name: string, { shader, constants = {}, params = [], label }: Dispatch): Compiled {
+  #variant(name: string, { shader, constants = {}, params = [], label, tile }: Dispatch): Compiled {
     let variants = this.#compiled.get(shader);
     if (variants === undefined) this.#compiled.set(shader, variants = new Map());
     let key = name;
@@ -147,7 +155,9 @@ export class Pipelines {
     const compiled: Compiled = { ...reflection, shader, pipeline, layout, groups };
     variants.set(key, compiled);
     const kernel = label === undefined ? name : `${name}: ${label}`;
-    this.#variants.set(kernel, (this.#variants.get(kernel) ?? 0) + 1);
+    const { count = 0, tiles = [] } = this.#variants.get(kernel) ?? {};
+    const further = tile === undefined || tiles.includes(tile) ? [] : [tile];
+    this.#variants.set(kernel, { count: count + 1, tiles: [...tiles, ...further] });
     return compiled;
   }
 

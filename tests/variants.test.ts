@@ -1,0 +1,104 @@
+/** Variants of the WGSL kernels, of which only a GPU can tell the fastest: all are the same function. */
+import { assertEquals, assertMatch } from "@std/assert";
+import { lightningAttention, lightningAttentionWithState, randn, type Tensor } from "../mod.ts";
+import { type Variants, variants } from "../src/ops/tiles.ts";
+import { assertNear, cpu, matricesOf, sumsOf, testOnWebgpu } from "./harness.ts";
+import { attend, attendGradients } from "./oracle.ts";
+
+/** Runs `fn` in a variant. */
+async function within(variant: Partial<Variants>, fn: () => Promise<void>): Promise<void> {
+  const before = { ...variants };
+  Object.assign(variants, variant);
+  try {
+    await fn();
+  } finally {
+    Object.assign(variants, before);
+  }
+}
+
+const tried: Record<string, Partial<Variants>> = {
+  "all at once": {
+    ...{ joint: true, square: true, skips: "all", asStored: true },
+    ...{ narrowStates: true, keptStates: true, lastByStates: true, steady: true },
+  },
+  "two passes, tiles by block": { tiles: "byBlock", square: true, skips: "values" },
+};
+
+for (const [name, variant] of Object.entries(tried)) {
+  testOnWebgpu(`lightningAttention in a variant, against float64: ${name}`, async () => {
+    // Two tiles of e, the second ragged; blocks of two tiles of rows; heads that share keys.
+    const [n, d, e, slope, scale] = [150, 20, 70, 0.05, 0.5];
+    const draw = (seed: number, shape: number[]) => randn(shape, { seed, requiresGrad: true });
+    const [q, k] = [draw(1, [1, 2, n, d]), draw(2, [1, 1, n, d])];
+    const [v, initialState] = [draw(3, [1, 1, n, e]), draw(4, [1, 2, d, e])];
+    const [u, us] = [randn([1, 2, n, e], { seed: 5 }), randn([1, 2, d, e], { seed: 6 })];
+    const inputs = { q, k, v, initial: initialState };
+    const [qs, [ks], [vs], initials, gos, gss] = await Promise.all(
+      [q, k, v, initialState, u, us].map(matricesOf),
+    );
+    const expected = qs.map((q, h) => {
+      const g = Array<number>(n).fill(-Math.fround(slope));
+      const head = { q, k: ks, v: vs, g, scale, initial: initials[h] };
+      return { ...attend(head), gradients: attendGradients(head, gos[h], gss[h]) };
+    });
+    const flat = (of: (r: typeof expected[number]) => number[][]) => expected.flatMap(of).flat();
+    await within(variant, async () => {
+      const options = { slopes: slope, scale, initialState, blockSize: 128 };
+      const { output, state } = lightningAttentionWithState(q, k, v, options);
+      await assertNear(output, flat(({ o }) => o), 1e-5, "output");
+      await assertNear(state, flat((r) => r.state), 1e-5, "state");
+      output.mul(u).sum().add(state.mul(us).sum()).backward();
+    });
+    for (const key of ["q", "k", "v", "initial"] as const) {
+      const shared = key === "k" || key === "v";
+      const want = shared
+        ? sumsOf(expected.map((r) => r.gradients[key]), 2)
+        : flat((r) => r.gradients[key]);
+      await assertNear(inputs[key].grad!, want, 1e-4, `d${key}`);
+      inputs[key].grad = null;
+    }
+  });
+}
+
+testOnWebgpu("a device tells the tiles of its kernels", async (device) => {
+  for (const e of [8, 70]) {
+    const [q, k, v] = [8, 8, e].map((size, seed) => randn([1, 1, 3, size], { seed }));
+    await lightningAttention(q, k, v).data();
+  }
+  for (const kernel of ["states", "outputs"]) {
+    const line = new RegExp(`lightningAttention: ${kernel} × \\d+ \\(([^)]*)\\)`);
+    const [, tiles] = line.exec(device.describe())!;
+    assertEquals(tiles.split(", ").toSorted(), ["64 × 128", "64 × 64"]);
+  }
+});
+
+testOnWebgpu("wide matrix products do not depend on how their tiles lie", async (device) => {
+  const [m, k, n] = [500, 37, 1030];
+  const flip = (t: Tensor) => t.transpose().contiguous().transpose();
+  const [x, y] = [randn([m, k], { seed: 1 }), randn([k, n], { seed: 2 })];
+  const exact = await x.matmul(y).data();
+  assertMatch(device.describe(), /matmul × \d+ \([^)]*64 × 128/);
+  const onCpu = randn([m, k], { seed: 1, device: cpu }).matmul(
+    randn([k, n], { seed: 2, device: cpu }),
+  );
+  await assertNear(x.matmul(y), await onCpu.data(), 1e-6);
+  onCpu.dispose();
+  for (const variant of [{ square: true }, { tiles: "byBlock" }] as const) {
+    await within(variant, async () => {
+      assertEquals(await x.matmul(y).data(), exact);
+      assertEquals(await flip(x).matmul(flip(y)).data(), exact);
+    });
+  }
+});
+
+testOnWebgpu("positions of a steady decay are the same bits as sums or as multiples", async () => {
+  const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 3, 700, 8], { seed }));
+  const slopes = [0.917, 1e-3, 3.9e-8];
+  for (const reverse of [false, true]) {
+    for (const blockSize of [64, 100, 512]) {
+      const run = () => lightningAttention(q, k, v, { slopes, blockSize, reverse }).data();
+      const expected = await run();
+      await within({ steady: true }, async () => assertEquals(await run(), expected));
+    }
+  }
+});
