@@ -155,9 +155,9 @@ test("the paper's size, planned for an H200: it fits, and steps take no new memo
     const { speed, reason } of measured(new Device(counter, "to count"), plan, new Budget(600))
   ) {
     // Warm is a speed of steps that others went before; how many depends on how fast this machine plans.
-    assert(speed !== undefined && speed.warm, reason);
+    assert(speed?.warm, reason);
     // Three float32 copies of 0.46 · 10⁹ parameters are the least there can be; the card has 141 GB.
-    const { bytes } = speed;
+    const { bytes } = speed!;
     assert(bytes > 3 * 4 * 0.45e9 && bytes < 30e9, `${bytes} bytes`);
     // Of many steps, none but the first makes buffers; those of the row before wait to be destroyed.
     assert(counter.peakBytes < 60e9, `${counter.peakBytes} bytes`);
