@@ -130,42 +130,6 @@ test("a run killed at random moments again and again ends in the bytes of an unb
     assertEquals(left.sort(), ["checkpoint.safetensors", "loss.svg", "metrics.jsonl"]);
   }));
 
-// util-linux's `script` gives a command a terminal; without it there is none to look at.
-const script = await Deno.stat("/usr/bin/script").then(() => true, () => false);
-
-(script ? test : Deno.test.ignore)(
-  `on a terminal the curve of the losses is drawn as it grows${
-    script ? "" : " (skipped: no `script`)"
-  }`,
-  () =>
-    inFolder(async (folder) => {
-      const args = `${SMALL} --text ${folder}/text.txt --steps 100000 --out ${folder}/runs`;
-      const command = `${Deno.execPath()} run -A --no-check examples/demo.ts ${args} --samples 0`;
-      const child = new Deno.Command("/usr/bin/script", {
-        args: ["--quiet", "--return", "--command", command, "/dev/null"],
-        cwd: new URL("..", import.meta.url).pathname,
-        stdin: "null",
-        stdout: "piped",
-        stderr: "null",
-      }).spawn();
-      let shown = "";
-      for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
-        shown += text;
-        if (shown.split("\x1b[0J").length > 3) break;
-      }
-      child.kill("SIGTERM");
-      await child.status;
-      // Each ends by going up to where it began, and the next clears what is below.
-      const curves = shown.split("\x1b[0J").slice(0, 3);
-      for (const curve of curves) {
-        assertEquals(curve.match(/\d+\.\d\d [┤┼]/g)?.length, 11, curve);
-        assert(curve.endsWith("\x1b[11A"), curve);
-      }
-      const losses = curves.map((curve) => curve.match(/loss [\d.]+/g)?.at(-1));
-      assertEquals(new Set(losses).size, 3, `${losses}`);
-    }),
-);
-
 test("bad input to the demo is one clear line and exit code 1, and damages no file", () =>
   inFolder(async (folder) => {
     await writeFile(`${folder}/empty.txt`, "");

@@ -9,7 +9,7 @@ import {
 import { byteTokenizer } from "../examples/models/byte_tokenizer.ts";
 import { generate, logLikelihoods } from "../src/models/mod.ts";
 import { inFolder } from "./checkpoints.ts";
-import { test } from "./harness.ts";
+import { testInDeno } from "./harness.ts";
 import {
   type Choice,
   choicesOf,
@@ -258,54 +258,57 @@ testServed("models are listed", async ({ handlerOf }) => {
   assertEquals((await errorOf(await get("/constructor"))).status, 404);
 });
 
-test("`deno task serve` listens here only, and answers what it was asked before it ends", () =>
-  inFolder(async (folder) => {
-    await writeModel(folder);
-    const { child, url, stderr } = await startServer(folder, "--at-work 1 --waiting 0");
-    const ask = (more: object, init: RequestInit = {}) =>
-      fetch(`${url}/completions`, {
-        method: "POST",
-        headers: JSON_TYPE,
-        body: JSON.stringify({ model: "small", prompt: "fish", ...more }),
-        ...init,
-      });
-    const prompts = [byteTokenizer.encode("fish swim"), byteTokenizer.encode("eggs")];
-    const scored = parseLogprobs(await choicesOf(await ask(scoring(prompts))), [4, 2]);
-    assert(scored.every(([sum]) => Number.isFinite(sum) && sum < 0));
-    assertEquals((await errorOf(await ask({ max_tokens: 1000 }))).status, 400);
+testInDeno(
+  "`deno task serve` listens here only, and answers what it was asked before it ends",
+  () =>
+    inFolder(async (folder) => {
+      await writeModel(folder);
+      const { child, url, stderr } = await startServer(folder, "--at-work 1 --waiting 0");
+      const ask = (more: object, init: RequestInit = {}) =>
+        fetch(`${url}/completions`, {
+          method: "POST",
+          headers: JSON_TYPE,
+          body: JSON.stringify({ model: "small", prompt: "fish", ...more }),
+          ...init,
+        });
+      const prompts = [byteTokenizer.encode("fish swim"), byteTokenizer.encode("eggs")];
+      const scored = parseLogprobs(await choicesOf(await ask(scoring(prompts))), [4, 2]);
+      assert(scored.every(([sum]) => Number.isFinite(sum) && sum < 0));
+      assertEquals((await errorOf(await ask({ max_tokens: 1000 }))).status, 400);
 
-    // Clients that leave in the middle leave no trace.
-    for (const stream of [true, false]) {
-      const client = new AbortController();
-      const left = ask({ max_tokens: 120, stream }, { signal: client.signal });
-      if (stream) await (await left).body!.getReader().read();
-      else await new Promise((resolve) => setTimeout(resolve, 20));
-      client.abort();
-      if (!stream) await assertRejects(() => left, DOMException);
-      let status = 429;
-      for (let tries = 0; status === 429 && tries < 200; tries++) {
-        await new Promise((resolve) => setTimeout(resolve, 10));
-        const reply = await ask({ max_tokens: 1 });
-        status = reply.status;
-        await reply.body!.cancel();
+      // Clients that leave in the middle leave no trace.
+      for (const stream of [true, false]) {
+        const client = new AbortController();
+        const left = ask({ max_tokens: 120, stream }, { signal: client.signal });
+        if (stream) await (await left).body!.getReader().read();
+        else await new Promise((resolve) => setTimeout(resolve, 20));
+        client.abort();
+        if (!stream) await assertRejects(() => left, DOMException);
+        let status = 429;
+        for (let tries = 0; status === 429 && tries < 200; tries++) {
+          await new Promise((resolve) => setTimeout(resolve, 10));
+          const reply = await ask({ max_tokens: 1 });
+          status = reply.status;
+          await reply.body!.cancel();
+        }
+        assertEquals(status, 200);
       }
-      assertEquals(status, 200);
-    }
 
-    const reply = await ask({ max_tokens: 120, stream: true, seed: 1, stop: null });
-    const reader = reply.body!.pipeThrough(new TextDecoderStream()).getReader();
-    let text = (await reader.read()).value!;
-    child.kill("SIGINT");
-    const told = performance.now();
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) break;
-      text += value;
-    }
-    assertEquals(eventsOf(text).at(-1), "[DONE]");
-    const { code } = await child.status;
-    // Those who left in the middle are waited for no longer than it takes.
-    assert(performance.now() - told < 30_000, "it took half a minute to end");
-    assertEquals(code, 0);
-    assert(/^ending: .+\n$/.test(await stderr), await stderr);
-  }));
+      const reply = await ask({ max_tokens: 120, stream: true, seed: 1, stop: null });
+      const reader = reply.body!.pipeThrough(new TextDecoderStream()).getReader();
+      let text = (await reader.read()).value!;
+      child.kill("SIGINT");
+      const told = performance.now();
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        text += value;
+      }
+      assertEquals(eventsOf(text).at(-1), "[DONE]");
+      const { code } = await child.status;
+      // Those who left in the middle are waited for no longer than it takes.
+      assert(performance.now() - told < 30_000, "it took half a minute to end");
+      assertEquals(code, 0);
+      assert(/^ending: .+\n$/.test(await stderr), await stderr);
+    }),
+);

@@ -112,3 +112,43 @@ test("metrics are a line of JSON a step, an overflow's norm null", () =>
       { ...report, step: 2, gradientNorm: null },
     ]);
   }));
+
+// util-linux's `script` gives a command a terminal; without it there is none to look at.
+const script = await Deno.stat("/usr/bin/script").then(() => true, () => false);
+
+test(
+  `on a terminal the curve of the losses is drawn as it grows${
+    script ? "" : " (skipped: no `script`)"
+  }`,
+  () =>
+    inFolder(async (folder) => {
+      await Deno.writeTextFile(`${folder}/text.txt`, "one fish two fish ".repeat(400));
+      const sizes = "--size 16 --layers 2 --heads 2 --inner 24 --batch 2 --context 16";
+      const args =
+        `--backend cpu ${sizes} --steps 100000 --text ${folder}/text.txt --out ${folder}/runs`;
+      const command = `${Deno.execPath()} run -A --no-check examples/demo.ts ${args} --samples 0`;
+      const child = new Deno.Command("/usr/bin/script", {
+        args: ["--quiet", "--return", "--command", command, "/dev/null"],
+        cwd: new URL("..", import.meta.url).pathname,
+        stdin: "null",
+        stdout: "piped",
+        stderr: "null",
+      }).spawn();
+      let shown = "";
+      for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+        shown += text;
+        if (shown.split("\x1b[0J").length > 3) break;
+      }
+      child.kill("SIGTERM");
+      await child.status;
+      // Each ends by going up to where it began, and the next clears what is below.
+      const curves = shown.split("\x1b[0J").slice(0, 3);
+      for (const curve of curves) {
+        assertEquals(curve.match(/\d+\.\d\d [┤┼]/g)?.length, 11, curve);
+        assert(curve.endsWith("\x1b[11A"), curve);
+      }
+      const losses = curves.map((curve) => curve.match(/loss [\d.]+/g)?.at(-1));
+      assertEquals(new Set(losses).size, 3, `${losses}`);
+    }),
+  !script,
+);
