@@ -179,6 +179,11 @@ testOnWebgpu("tensors larger than a binding are cut, not refused", async () => {
       return sum;
     });
     await assertNear(tensor(gram), sums, 1e-6, "matmul over rows further apart than a binding");
+    const halves = x.reshape([2, size / 2]);
+    const other = values.slice(size / 2);
+    const ofHalves = (f: (a: number, b: number) => number) => other.map((b, i) => f(values[i], b));
+    await assertNear(halves.sum(0), ofHalves((a, b) => a + b), 1e-6, "sum of two long rows");
+    await assertNear(halves.max(0), ofHalves(Math.max), 0, "max of two long rows");
     const ids = tensor([319, 0, 5], { dtype: "i32" });
     await assertNear(flat.gather(ids).slice(0), values.slice(319 * 128), 0, "gather");
     const counts = grad((table: Tensor) => table.gather(ids).sum())(flat);
