@@ -36,7 +36,7 @@ const normOp = defineOp<NormOptions>({
   wasm: ([x], [y], { epsilon }) =>
     rowsJob("srmsNorm", x.shape, [x, y], { before: [floatBits(epsilon)] }),
   gpu: ([x], [y], { epsilon }, context) => plan(x, x, y, epsilon, false, context),
-  cuts: ([x]) => x.shape.length > 1 ? [[0, 0]] : [],
+  cuts: ([x]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis]),
   saves: { inputs: [0] },
   backward: [({ grads: [g], inputs: [x], options }) => gradientOp(g, x, options)],
 });
@@ -57,7 +57,7 @@ const gradientOp = defineOp<NormOptions>({
   wasm: ([g, x], [dx], { epsilon }) =>
     rowsJob("srmsNormGradient", x.shape, [g, x, dx], { before: [floatBits(epsilon)] }),
   gpu: ([g, x], [dx], { epsilon }, context) => plan(g, x, dx, epsilon, true, context),
-  cuts: ([g]) => g.shape.length > 1 ? [[0, 0, 0]] : [],
+  cuts: ([g]) => g.shape.slice(0, -1).map((_, axis) => [axis, axis, axis]),
   // The same in single operations, for the gradient of the gradient.
   backward: ({ grads: [u], inputs: [g, x], options: { epsilon } }) =>
     grad(([g, x]: Tensor[]) => {
