@@ -235,6 +235,18 @@ testOnWebgpu("one head larger than a binding is split along the sequence", async
     for (let i = 0; i < 3; i++) {
       await assertNear(here[i].grad!, await there[i].grad!.data(), 1e-5, `gradient ${i}`);
     }
+    // Of rows whose columns are further apart than a binding, the gradient's too.
+    const weights = randn([1, 1, 16, 2500], { seed: 4 });
+    const far = grad((all: Tensor[]) => {
+      const [q, k, v] = all.map((t) => t.transpose());
+      return lightningAttention(q, k, v, { slopes: 0.001 }).transpose().mul(weights).sum();
+    })(here.map((t) => t.detach().transpose().contiguous()));
+    const near = grad(([q, k, v]: Tensor[]) =>
+      lightningAttention(q, k, v, { slopes: 0.001 }).mul(weights.transpose().contiguous()).sum()
+    )(here.map((t) => t.detach()));
+    for (let i = 0; i < 3; i++) {
+      await assertNear(far[i].transpose(), await near[i].data(), 1e-5, `far gradient ${i}`);
+    }
     for (const t of [...here, ...there]) t.grad = null;
     for (const t of [...there, ...expected]) t.dispose();
   });
