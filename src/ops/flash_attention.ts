@@ -13,7 +13,7 @@
  * float32. Within this file every operand has its heads as [groups, members of a group]; k and v have one
  * member, read by all through a stride of 0, and the members of dk and dv are summed by the one workgroup
  * that owns them. Saved: q, k, v, o and L. Nothing is added atomically: results are the same bit for bit
- * from run to run.
+ * from run to run. Heads that outgrow a binding are cut: see flash_pieces.ts.
  *
  * The gradients' own gradient is not tiled: with ȯ the derivative of o along (q̇, k̇, v̇), the gradients that
  * arrived at dq, dk and dv, it is the gradient of Σ g ∘ ȯ, computed by [n, m] matrices.
@@ -25,10 +25,12 @@ import {
   type Dispatch,
   floatBits,
   type GpuContext,
+  type Program,
   type View,
   type WasmJob,
   type WasmView,
 } from "../backend/contract.ts";
+import type { DType } from "../dtype.ts";
 import { grad } from "../grad.ts";
 import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
@@ -39,6 +41,7 @@ import gradientText from "../../shaders/flash_gradient.wgsl" with { type: "text"
 import rowsText from "../../shaders/flash_rows.wgsl" with { type: "text" };
 import { checkQuadratic, inGroups } from "./attention_arguments.ts";
 import { attendOnCpu, gradientsOnCpu } from "./flash_attention_cpu.ts";
+import { attendInPieces, gradientsInPieces } from "./flash_pieces.ts";
 import { softmaxWeights } from "./naive_attention.ts";
 import { grid } from "./pointwise_program.ts";
 import {
@@ -121,14 +124,15 @@ export interface FlashOptions {
 /** An input whose gradient is computed. */
 export type Wanted = "q" | "k" | "v";
 
-/** q, k and v → o and L. */
-const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec[]>({
+/** q, k and v → o, of the given dtype, and L. */
+const attendSpecs = ([q, , v]: readonly Tensor[], dtype: DType): TensorSpec[] => [
+  { shape: q.shape.with(4, v.shape[4]), dtype },
+  { shape: q.shape.slice(0, 4), dtype: "f32" },
+];
+
+const attendProgram: Program<FlashOptions> & { strided: true } = {
   name: "flashAttention",
   strided: true,
-  output: ([q, , v]) => [
-    { shape: q.shape.with(4, v.shape[4]), dtype: q.dtype },
-    { shape: q.shape.slice(0, 4), dtype: "f32" },
-  ],
   cpu: attendOnCpu,
   wasm: ([q, k, v], [out, logsum], options) =>
     attendJob("flashAttention", { q, k, v, out, logsum }, options),
@@ -152,12 +156,25 @@ const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec
   },
   // By batch, by group and by member of a group.
   cuts: () => [0, 1, 2].map((axis) => Array<number>(5).fill(axis)),
+};
+
+/** q, k and v → o and L. */
+const attend: Op<FlashOptions, TensorSpec[]> = defineOp<FlashOptions, TensorSpec[]>({
+  ...attendProgram,
+  output: (inputs) => attendSpecs(inputs, inputs[0].dtype),
+  inPieces: (...call) => attendInPieces(attendPair, ...call),
   saves: { inputs: [0, 1, 2], outputs: [0, 1] },
   backward: ({ grads: [g], inputs: [q, k, v], outputs: [o, logsum], needs, options }) => {
     const of = (["q", "k", "v"] as const).filter((_, i) => needs[i]);
     const found = gradients(q, k, v, o, logsum, g, { ...options, of });
     return (["q", "k", "v"] as const).map((name) => found[of.indexOf(name)]);
   },
+});
+
+/** A piece of queries and a piece of keys, without a gradient: o, unrounded, and L. */
+const attendPair = defineOp<FlashOptions, TensorSpec[]>({
+  ...attendProgram,
+  output: (inputs) => attendSpecs(inputs, "f32"),
 });
 
 /** Rows that a task of WebAssembly owns, and rows of a block that it walks over. */
@@ -193,19 +210,20 @@ function attendJob(
   };
 }
 
-interface GradientOptions extends FlashOptions {
+/** The options of a call for gradients. */
+export interface GradientOptions extends FlashOptions {
   /** Which gradients, in the order q, k, v. */
   readonly of: readonly Wanted[];
 }
 
-/** q, k, v, o, L and g → the wanted ones of dq, dk and dv. */
-const gradients: Op<GradientOptions, TensorSpec[]> = defineOp<GradientOptions, TensorSpec[]>({
+const gradientSpecs = ([q, k, v]: readonly Tensor[], of: readonly Wanted[], dtype: DType) => {
+  const specs = { q, k, v };
+  return of.map((name): TensorSpec => ({ shape: specs[name].shape, dtype }));
+};
+
+const gradientProgram: Program<GradientOptions> & { strided: true } = {
   name: "flashAttentionGradient",
   strided: true,
-  output: ([q, k, v], { of }) => {
-    const specs = { q, k, v };
-    return of.map((name) => ({ shape: specs[name].shape, dtype: q.dtype }));
-  },
   cpu: gradientsOnCpu,
   wasm: ([q, k, v, out, logsum, g], outputs, { of, ...options }) => {
     const [dq, dk, dv] = (["q", "k", "v"] as const).map((name) => outputs[of.indexOf(name)]);
@@ -218,6 +236,13 @@ const gradients: Op<GradientOptions, TensorSpec[]> = defineOp<GradientOptions, T
   gpu: planGradients,
   cuts: (_, outputs) => [0, 1].map((axis) => Array<number>(6 + outputs.length).fill(axis)),
   scratchBytes: ([q]) => 8 * sizeOf(q.shape.slice(0, 4)),
+};
+
+/** q, k, v, o, L and g → the wanted ones of dq, dk and dv. */
+const gradients: Op<GradientOptions, TensorSpec[]> = defineOp<GradientOptions, TensorSpec[]>({
+  ...gradientProgram,
+  output: (inputs, { of }) => gradientSpecs(inputs, of, inputs[0].dtype),
+  inPieces: (...call) => gradientsInPieces(pairGradients, ...call),
   saves: { inputs: [0, 1, 2, 5] },
   backward: ({ grads, inputs: [q, k, v, , , g], options }) => {
     const along = (name: Wanted) => grads[options.of.indexOf(name)]?.to("f32");
@@ -229,6 +254,12 @@ const gradients: Op<GradientOptions, TensorSpec[]> = defineOp<GradientOptions, T
     // o and L are functions of q, k and v: what they contribute is in dq, dk and dv.
     return [dq, dk, dv, null, null, dg];
   },
+});
+
+/** A piece of one member's queries and a piece of keys: their part of the gradients, unrounded. */
+const pairGradients = defineOp<GradientOptions, TensorSpec[]>({
+  ...gradientProgram,
+  output: (inputs, { of }) => gradientSpecs(inputs, of, "f32"),
 });
 
 /** By how much the last key that a query sees is ahead of it: query i sees keys j ≤ i + shift. */
