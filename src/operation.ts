@@ -220,7 +220,7 @@ export function viewOf(
 }
 
 /**
- * Cuts a call until every operand fits one binding, and hands the pieces to the backend. What is returned is why
+ * Cuts a call until every operand fits one binding, and loops are short enough, and hands the pieces to the backend. What is returned is why
  * no cut makes it fit; then nothing has run.
  */
 function run<Options>(
@@ -235,7 +235,9 @@ function run<Options>(
   const views = [...inputs, ...outputs];
   const scratch = program.scratchBytes?.(inputs, outputs, options) ?? 0;
   const bytes = Math.max(scratch, ...views.map(bytesBound));
-  if (bytes <= limit) {
+  const turns = program.loopTurns?.(inputs, outputs, options) ?? 0;
+  const { loopTurns } = device.engine;
+  if (bytes <= limit && turns <= loopTurns) {
     device.engine.run(program, inputs, outputs, options);
     return;
   }
@@ -245,11 +247,12 @@ function run<Options>(
   const cut = program.cuts?.(inputs, outputs, options).find((axes) => lengthAlong(axes) > 1);
   if (cut === undefined) {
     return new LimitError(
-      `Cannot run ${program.name} on ${
-        views.map((view) => format(view.shape)).join(", ")
-      }: it needs ` +
-        `${bytes} bytes in one binding and the device allows ${limit} ` +
-        `(maxStorageBufferBindingSize); split the tensors into smaller ones`,
+      `Cannot run ${program.name} on ${views.map((view) => format(view.shape)).join(", ")}: ` +
+        (bytes > limit
+          ? `it needs ${bytes} bytes in one binding and the device allows ${limit} ` +
+            `(maxStorageBufferBindingSize)`
+          : `its loops take ${turns} turns and the driver ends them after ${loopTurns}`) +
+        `; split the tensors into smaller ones`,
     );
   }
   const middle = Math.ceil(lengthAlong(cut) / 2);

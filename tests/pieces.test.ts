@@ -3,6 +3,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import {
   concat,
+  defineOp,
   Device,
   flashAttention,
   grad,
@@ -17,7 +18,16 @@ import {
 } from "../mod.ts";
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
 import { srmsNorm } from "../src/ops/srms_norm.ts";
-import { assertNear, FLOATS, matricesOf, openGpu, sumsOf, testOnWebgpu } from "./harness.ts";
+import {
+  assertNear,
+  FLOATS,
+  matricesOf,
+  openGpu,
+  sumsOf,
+  testOnWebgpu,
+  wasm,
+  webgpu,
+} from "./harness.ts";
 import { attend, attendGradients, type Head, zeroMatrix } from "./oracle.ts";
 import {
   attendSoftmax,
@@ -26,9 +36,9 @@ import {
   softmaxTerms,
 } from "./softmax_oracle.ts";
 
-/** Runs `fn` on a device of its own, and hands it a function that changes how much one binding holds. */
+/** Runs `fn` on a device of its own, and hands it a function that changes what bindings and loops hold. */
 async function withBindings(
-  fn: (bind: (bytes: number) => void, device: Device) => Promise<void>,
+  fn: (bind: (bytes: number, turns?: number) => void, device: Device) => Promise<void>,
 ): Promise<void> {
   const backend = new WebgpuBackend(await openGpu(), { owned: true, bindingBytes: 2 ** 20 });
   backend.debug = true;
@@ -38,7 +48,10 @@ async function withBindings(
   try {
     using _ = scope();
     // One device for all sizes keeps the shaders it compiled.
-    await fn((bytes) => Object.assign(backend, { bindingBytes: bytes }), device);
+    await fn(
+      (bindingBytes, loopTurns = 65535) => Object.assign(backend, { bindingBytes, loopTurns }),
+      device,
+    );
   } finally {
     setDefaultDevice(before);
     device.destroy();
@@ -238,6 +251,48 @@ testOnWebgpu(
     });
   },
 );
+
+testOnWebgpu("loops that a driver would end early are cut too", async () => {
+  await withBindings(async (bind) => {
+    const inputs = [4, 2, 2].map((heads, i) => randn([1, heads, 300, 8], { seed: i }));
+    const row = randn([2, 5000], { seed: 4 });
+    for (const form of ["flash", "lightning1"] as const) {
+      const expected = await valuesOf(form, inputs);
+      bind(2 ** 20, 200);
+      const found = await valuesOf(form, inputs);
+      bind(2 ** 20);
+      for (const [i, values] of found.entries()) {
+        await assertNear(tensor(values), expected[i], 1e-5, `${form} ${i}`);
+      }
+    }
+    const expected = await row.softmax().data();
+    bind(2 ** 20, 100);
+    await assertNear(row.softmax(), expected, 1e-5, "softmax");
+    const walk = defineOp({
+      name: "walk",
+      output: ([{ shape, dtype }]) => ({ shape, dtype }),
+      gpu: () => ({ shader: "", workgroups: [1] }),
+      loopTurns: () => 101,
+    });
+    assertThrows(() => walk(row), LimitError, "walk on [2, 5000], [2, 5000]: its loops take 101");
+    bind(2 ** 20);
+  });
+});
+
+// Mesa's software driver leaves loops after 65535 turns; on hardware these are calls like any other.
+testOnWebgpu("long sums are whole on any driver", async () => {
+  const near = async (name: string, shapes: number[][], f: (...t: Tensor[]) => Tensor) => {
+    using _ = scope();
+    const on = (device: Device) => f(...shapes.map((s, i) => randn(s, { seed: i, device })));
+    const there = on(wasm);
+    await assertNear(on(webgpu!), await there.data(), 1e-4, name);
+  };
+  await near("matmul", [[4, 100_000], [100_000, 4]], (x, y) => x.matmul(y));
+  await near("matmul in tiles", [[65, 70_000], [70_000, 65]], (x, y) => x.matmul(y));
+  await near("softmax", [[1, 3_000_000]], (x) => x.softmax());
+  const long = [1, 1, 120_000, 8];
+  await near("flash", [[1, 1, 1, 8], long, long], (q, k, v) => flashAttention(q, k, v));
+});
 
 testOnWebgpu("columns further apart than a binding are copied, piece by piece", async () => {
   await withBindings(async (bind) => {

@@ -10,14 +10,21 @@
 import { tidy } from "../scope.ts";
 import type { Tensor } from "../tensor.ts";
 import { loadInto } from "./pointwise.ts";
+import { turnsOf } from "./tiles.ts";
 
 /** Rows of a tile: pieces are whole tiles where they can be. */
 const TILE = 64;
 
-/** How many rows, along axis 3 of tensors [b, groups, members, rows, columns], fit a binding in float32. */
-export function rowsInABinding(tensors: readonly Tensor[]): number {
-  const step = Math.max(2, ...tensors.flatMap((t) => [Math.abs(t.strides[3]), t.shape[4]]));
-  const rows = Math.max(1, Math.floor(tensors[0].device.engine.bindingBytes / (4 * step)));
+/**
+ * How many rows, along axis 3 of tensors [b, groups, members, rows, columns], fit a binding in float32 and are walked
+ * over in as many turns as loops may take.
+ */
+export function rowsOfAPiece(tensors: readonly Tensor[]): number {
+  const { bindingBytes, loopTurns } = tensors[0].device.engine;
+  const columns = Math.max(...tensors.map((t) => t.shape[4]));
+  const step = Math.max(2, columns, ...tensors.map((t) => Math.abs(t.strides[3])));
+  const tiles = Math.floor(loopTurns / turnsOf(TILE, 2 * columns));
+  const rows = Math.max(1, Math.min(TILE * tiles, Math.floor(bindingBytes / (4 * step))));
   return rows - rows % Math.min(rows, TILE);
 }
 

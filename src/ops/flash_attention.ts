@@ -52,6 +52,7 @@ import {
   stepsOf,
   tilesOf,
   tiling,
+  turnsOf,
   withBlocks,
   withScores,
   withTiles,
@@ -156,6 +157,7 @@ const attendProgram: Program<FlashOptions> & { strided: true } = {
   },
   // By batch, by group and by member of a group.
   cuts: () => [0, 1, 2].map((axis) => Array<number>(5).fill(axis)),
+  loopTurns: ([q, k]) => turnsOf(k.shape[3], q.shape[4]),
 };
 
 /** q, k and v → o and L. */
@@ -236,6 +238,8 @@ const gradientProgram: Program<GradientOptions> & { strided: true } = {
   gpu: planGradients,
   cuts: (_, outputs) => [0, 1].map((axis) => Array<number>(6 + outputs.length).fill(axis)),
   scratchBytes: ([q]) => 8 * sizeOf(q.shape.slice(0, 4)),
+  loopTurns: ([q, k, v]) =>
+    turnsOf(Math.max(k.shape[3], q.shape[2] * q.shape[3]), q.shape[4] + v.shape[4]),
 };
 
 /** q, k, v, o, L and g → the wanted ones of dq, dk and dv. */

@@ -11,7 +11,7 @@
 import type { Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
-import { joined, piecesOf, rowsInABinding, sumInto } from "./attention_pieces.ts";
+import { joined, piecesOf, rowsOfAPiece, sumInto } from "./attention_pieces.ts";
 import type { FlashOptions, GradientOptions, Wanted } from "./flash_attention.ts";
 import { loadInto } from "./pointwise.ts";
 import { split } from "./views.ts";
@@ -23,7 +23,7 @@ export function attendInPieces(
   [out, logsum]: readonly Tensor[],
   { causal, scale }: FlashOptions,
 ): void {
-  const length = rowsInABinding([q, k, v, out]);
+  const length = rowsOfAPiece([q, k, v, out]);
   const [qs, ks, vs, outs, logsums] = [q, k, v, out, logsum].map((t) => piecesOf(t, length));
   qs.forEach((q, i) =>
     tidy(() => {
@@ -50,7 +50,7 @@ export function gradientsInPieces(
   outputs: readonly Tensor[],
   { of, causal, scale }: GradientOptions,
 ): void {
-  const length = rowsInABinding([q, k, v, o, g, ...outputs]);
+  const length = rowsOfAPiece([q, k, v, o, g, ...outputs]);
   const [ks, vs] = [k, v].map((t) => piecesOf(t, length));
   const ofMembers = (t: Tensor) =>
     split(t, t.shape[2], 2).flatMap((member) => piecesOf(member, length));

@@ -28,7 +28,7 @@ import { tidy } from "../scope.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import text from "../../shaders/lightning1.wgsl" with { type: "text" };
 import { checkQuadratic, inGroups } from "./attention_arguments.ts";
-import { piecesOf, rowsInABinding, sumInto } from "./attention_pieces.ts";
+import { piecesOf, rowsOfAPiece, sumInto } from "./attention_pieces.ts";
 import { multiply } from "./matmul_cpu.ts";
 import { grid } from "./pointwise_program.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
@@ -43,6 +43,7 @@ import {
   tilesOf,
   tiling,
   transposed,
+  turnsOf,
   withScores,
 } from "./tiles.ts";
 import { flip } from "./views.ts";
@@ -156,6 +157,7 @@ const program: Program<PairOptions> & { strided: true } = {
   },
   // By batch, by group and by member of a group.
   cuts: () => [[0, 0, 0, -1, 0], [1, 1, 1, 0, 1], [2, 2, 2, 1, 2]],
+  loopTurns: ([q, k]) => turnsOf(k.shape[3], q.shape[4]),
 };
 
 /** q, k, v and slopes → o. */
@@ -187,7 +189,7 @@ function attendInPieces(
   { scale, reverse }: Lightning1Options,
 ): void {
   const inTimeOrder = [q, k, v, out].map((t) => reverse ? flip(t, 3) : t);
-  const length = rowsInABinding(inTimeOrder);
+  const length = rowsOfAPiece(inTimeOrder);
   const [qs, ks, vs, outs] = inTimeOrder.map((t) => piecesOf(t, length));
   const begin = (piece: number) => Math.max(0, q.shape[3] - (piece + 1) * length);
   qs.forEach((q, i) => {

@@ -75,11 +75,16 @@ function isTransposed({ strides }: Tensor): boolean {
   return strides.at(-2) === 1 && strides.at(-1) !== 1;
 }
 
-/** One call of the operation; or, where a row of x or a column of y outgrows a binding, a sum of two. */
+/**
+ * One call of the operation; or, where a row of x or a column of y outgrows a binding, or the sum over k what loops
+ * may take (9 turns for 8 terms, and some), a sum of two.
+ */
 function product(x: Tensor, y: Tensor): Tensor {
   const k = x.shape.at(-1)!;
+  const { bindingBytes, loopTurns } = x.device.engine;
   const step = Math.max(Math.abs(x.strides.at(-1)!), Math.abs(y.strides.at(-2)!));
-  if (k < 2 || k * step * bytesOf(x.dtype) <= x.device.engine.bindingBytes) return batched(x, y);
+  const fits = k * step * bytesOf(x.dtype) <= bindingBytes && 2 * k <= loopTurns;
+  if (k < 2 || fits) return batched(x, y);
   const middle = Math.ceil(k / 2);
   const before = x.shape.slice(0, -2).map(() => null);
   const part = (from: number, to: number) =>

@@ -130,6 +130,11 @@ export function tilesAlong(length: number): number {
   return Math.ceil(length / (isWide(length) ? 128 : 64));
 }
 
+/** At least the turns that loops take over `rows`, by blocks, and in each block over `columns`, by slices. */
+export function turnsOf(rows: number, columns: number): number {
+  return Math.ceil(rows / ROWS) * (ROWS + columns);
+}
+
 /** How many workgroups make all `rows` and `columns` of an output. */
 export function tilesOf(rows: number, columns: number): number {
   return Math.ceil(rows / ROWS) * tilesAlong(columns);
