@@ -15,6 +15,7 @@ import {
   setDefaultDevice,
   type Tensor,
   tensor,
+  zeros,
 } from "../mod.ts";
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
 import { srmsNorm } from "../src/ops/srms_norm.ts";
@@ -289,6 +290,10 @@ testOnWebgpu("long sums are whole on any driver", async () => {
   };
   await near("matmul", [[4, 100_000], [100_000, 4]], (x, y) => x.matmul(y));
   await near("matmul in tiles", [[65, 70_000], [70_000, 65]], (x, y) => x.matmul(y));
+  await near("scatter", [[2, 3], [100_000, 3]], (table, g) => {
+    const ids = zeros([100_000], { dtype: "i32", device: table.device });
+    return grad((table: Tensor) => table.gather(ids).mul(g).sum())(table);
+  });
   await near("softmax", [[1, 3_000_000]], (x) => x.softmax());
   const long = [1, 1, 120_000, 8];
   await near("flash", [[1, 1, 1, 8], long, long], (q, k, v) => flashAttention(q, k, v));
