@@ -35,6 +35,7 @@ export class Counter implements Backend {
   readonly software = false;
   readonly details = [];
   readonly bindingBytes = 2147483388;
+  readonly loopTurns = Infinity;
   /** By operation. */
   readonly rows = new Map<string, Row>();
   /**

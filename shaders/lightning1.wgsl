@@ -1,5 +1,6 @@
 // 64 rows of linear attention with decay in its quadratic form, 64 sources at a time:
 //   o_i = scale · Σ_{j ≤ i} exp(−slope · (i − j)) · (q_i · k_j) · v_j
+// The first row is so far behind the first source as `distance` says.
 // Goes on from blocks.wgsl, tiles.wgsl, keys.wgsl, queries.wgsl and scores.wgsl.
 
 struct Params {
@@ -20,7 +21,9 @@ struct Params {
   slopes_offset: u32,
   groups: u32,
   members: u32,
-  n: u32,
+  n: u32,                    // rows
+  m: u32,                    // sources
+  distance: u32,
   d: u32,
   e: u32,
   workgroups: u32,
@@ -34,8 +37,9 @@ struct Params {
 // Products of row `row` with rows `sources`, decayed, and 0 where a source comes after it. The exponent is
 // never positive: e^(slope · distance) the other way overflows, and 0 · ∞ would be NaN.
 fn decayed(row: u32, sources: vec4u, products: vec4f, slope: f32) -> vec4f {
-  let seen = sources <= vec4u(row);
-  let distance = vec4f(select(vec4u(), row - sources, seen));
+  let at = row + params.distance;
+  let seen = sources < vec4u(min(params.m, at + 1u));
+  let distance = vec4f(select(vec4u(), at - sources, seen));
   return select(vec4f(), params.scale * exp(-slope * distance) * products, seen);
 }
 
@@ -66,11 +70,12 @@ fn main(
   let row = first_row + 4u * across;
   let column = first_column + 4u * along;
   let load_row = thread / 4u;
-  let last = params.n - 1u;
-  let at_q = base_q + min(first_row + load_row, last) * params.q_strides.w;
-  let at_q_after = base_q + min(first_row + load_row + 32u, last) * params.q_strides.w;
+  let last = params.m - 1u;
+  let at_q = base_q + min(first_row + load_row, params.n - 1u) * params.q_strides.w;
+  let at_q_after = base_q + min(first_row + load_row + 32u, params.n - 1u) * params.q_strides.w;
   var sums = Sums();
-  for (var block = 0u; block <= first_row; block += ROWS) {
+  let end = min(params.m, first_row + ROWS + params.distance);
+  for (var block = 0u; block < end; block += ROWS) {
     let at_k = base_k + min(block + load_row, last) * params.k_strides.w;
     let at_k_after = base_k + min(block + load_row + 32u, last) * params.k_strides.w;
     let scores = scores_of(at_q, at_q_after, at_k, at_k_after, thread);

@@ -9,7 +9,7 @@ import { extentOf, type Program, type View } from "./backend/contract.ts";
 import type { Device } from "./device.ts";
 import { bytesOf, isFloat } from "./dtype.ts";
 import { DeviceError, LevinError, LimitError } from "./errors.ts";
-import { scope } from "./scope.ts";
+import { scope, tidy } from "./scope.ts";
 import { format, sizeOf } from "./shape.ts";
 import type { Storage } from "./storage.ts";
 import { type Layout, Tensor, type TensorSpec } from "./tensor.ts";
@@ -67,6 +67,15 @@ export interface OpDefinition<Options, Output extends ResultSpec | ResultSpec[]>
    * recorded; `backward` speaks for all of it.
    */
   readonly compose?: (
+    inputs: readonly Tensor[],
+    outputs: readonly Tensor[],
+    options: Options,
+  ) => void;
+  /**
+   * Beside `cpu` and `gpu`: writes the outputs by calls for parts of the inputs, where some operand outgrows a
+   * binding and no cut of `cuts` helps. Nothing it does is recorded either.
+   */
+  readonly inPieces?: (
     inputs: readonly Tensor[],
     outputs: readonly Tensor[],
     options: Options,
@@ -166,7 +175,8 @@ function execute<Options, Output extends ResultSpec | ResultSpec[]>(
     if (definition.compose) noGrad(() => definition.compose!(operands, outputs, options));
     else {
       const written = outputs.filter((_, i) => specs[i].view === undefined);
-      run(device, definition, operands.map((t) => t.view), written.map((t) => t.view), options);
+      const refusal = run(device, definition, viewsIn(operands), viewsIn(written), options);
+      if (refusal) noGrad(() => tidy(() => runOtherwise(definition, operands, written, options)));
     }
   } catch (error) {
     outputs.forEach((t) => t.dispose());
@@ -198,7 +208,8 @@ export function runInPlace<Options>(
 ): void {
   const device = commonDevice(program.name, [...inputs, ...targets]);
   for (const target of targets) target.storage.version++;
-  run(device, program, inputs.map((t) => t.view), targets.map((t) => t.view), options);
+  const refusal = run(device, program, viewsIn(inputs), viewsIn(targets), options);
+  if (refusal) throw refusal;
 }
 
 /** Several tensors over the memory of `x`, with the rule that maps their gradients back to its own. */
@@ -230,38 +241,70 @@ export function viewOf(
   return viewsOf(name, x, [layout], ([gradient]) => backward(gradient!))[0];
 }
 
-/** Cuts a call until every operand fits one binding, and hands the pieces to the backend. */
+/**
+ * Cuts a call until every operand fits one binding, and loops are short enough, and hands the pieces to the backend. What is returned is why
+ * no cut makes it fit; then nothing has run.
+ */
 function run<Options>(
   device: Device,
   program: Program<Options>,
   inputs: View[],
   outputs: View[],
   options: Options,
-): void {
+): LimitError | undefined {
   if (outputs.every((view) => sizeOf(view.shape) === 0)) return;
   const limit = device.engine.bindingBytes;
   const views = [...inputs, ...outputs];
   const scratch = program.scratchBytes?.(inputs, outputs, options) ?? 0;
   const bytes = Math.max(scratch, ...views.map(bytesBound));
-  if (bytes <= limit) return device.engine.run(program, inputs, outputs, options);
+  const turns = program.loopTurns?.(inputs, outputs, options) ?? 0;
+  const { loopTurns } = device.engine;
+  if (bytes <= limit && turns <= loopTurns) {
+    device.engine.run(program, inputs, outputs, options);
+    return;
+  }
 
   const lengthAlong = (cut: number[]) =>
     Math.max(...cut.map((axis, i) => axis < 0 ? 1 : views[i].shape[axis]));
   const cut = program.cuts?.(inputs, outputs, options).find((axes) => lengthAlong(axes) > 1);
   if (cut === undefined) {
-    throw new LimitError(
-      `Cannot run ${program.name} on ${
-        views.map((view) => format(view.shape)).join(", ")
-      }: it needs ` +
-        `${bytes} bytes in one binding and the device allows ${limit} ` +
-        `(maxStorageBufferBindingSize); split the tensors into smaller ones`,
+    return new LimitError(
+      `Cannot run ${program.name} on ${views.map((view) => format(view.shape)).join(", ")}: ` +
+        (bytes > limit
+          ? `it needs ${bytes} bytes in one binding and the device allows ${limit} ` +
+            `(maxStorageBufferBindingSize)`
+          : `its loops take ${turns} turns and the driver ends them after ${loopTurns}`) +
+        `; split the tensors into smaller ones`,
     );
   }
   const middle = Math.ceil(lengthAlong(cut) / 2);
   for (const [from, to] of [[0, middle], [middle, Infinity]]) {
     const part = views.map((view, i) => cut[i] < 0 ? view : window(view, cut[i], from, to));
-    run(device, program, part.slice(0, inputs.length), part.slice(inputs.length), options);
+    const [sources, targets] = [part.slice(0, inputs.length), part.slice(inputs.length)];
+    // Only the first half can be refused: the other one is no larger.
+    const refusal = run(device, program, sources, targets, options);
+    if (refusal) return refusal;
   }
+}
+
+/** Runs what no cut makes fit: in pieces; or with operands dense of which a part spans more than a binding. */
+function runOtherwise<Options, Output extends TensorSpec | TensorSpec[]>(
+  definition: OpDefinition<Options, Output>,
+  operands: readonly Tensor[],
+  outputs: readonly Tensor[],
+  options: Options,
+): void {
+  if (definition.inPieces) return definition.inPieces(operands, outputs, options);
+  const { device } = operands[0];
+  const closer = operands.map((t) =>
+    bytesBound(t.view) > device.engine.bindingBytes ? dense(t) : t
+  );
+  const refusal = run(device, definition, viewsIn(closer), viewsIn(outputs), options);
+  if (refusal) throw refusal;
+}
+
+function viewsIn(tensors: readonly Tensor[]): View[] {
+  return tensors.map((t) => t.view);
 }
 
 /** Entries `from` (inclusive) to `to` (exclusive) along `axis`; a repeated entry stays whole. */

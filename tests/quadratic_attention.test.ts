@@ -204,6 +204,19 @@ testOnBackends("memory of Lightning Attention-1 grows linearly", (device: Device
   assert(held[2] < 1024 * 1024 * 2 * 4, `bytes ${held}`);
 });
 
+testOnBackends(
+  "Lightning Attention-1 holds its inputs for the gradient, not its output",
+  (device) => {
+    const [q, k, v] = [1, 2, 3].map((seed) => randn([1, 2, 64, 16], { seed, requiresGrad: true }));
+    const { liveBytes } = device.memory();
+    const o = lightningAttention1(q, k, v);
+    const sum = o.sum();
+    o.dispose();
+    assert(device.memory().liveBytes - liveBytes < 64 * 16 * 4, "the output is held");
+    sum.dispose();
+  },
+);
+
 testOnBackends("no tokens are no outputs", () => {
   const [q, v] = [zeros([1, 2, 0, 4]), zeros([1, 2, 0, 3])];
   assertEquals(lightningAttention1(q, q, v).shape, [1, 2, 0, 3]);

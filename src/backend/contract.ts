@@ -175,6 +175,12 @@ export interface Program<Options = unknown> {
     outputs: readonly View[],
     options: Options,
   ) => number;
+  /** At least the turns that all loops of one thread take together, where they grow with the operands. */
+  readonly loopTurns?: (
+    inputs: readonly View[],
+    outputs: readonly View[],
+    options: Options,
+  ) => number;
 }
 
 /** One piece of work, as a profile saw it. */
@@ -219,6 +225,8 @@ export interface Backend {
   readonly details: readonly string[];
   /** Largest window of a buffer, in bytes, that one program may see at once. */
   readonly bindingBytes: number;
+  /** Turns that all loops of one thread of a kernel may take together. */
+  readonly loopTurns: number;
   /**
    * Memory for `bytes` bytes, which `write` writes, once there is room for them; without it they are undefined.
    * Throws LimitError when it can never fit.

@@ -14,7 +14,7 @@
  * Within this file every operand has its heads as [groups, members of a group]; k and v have one
  * member, read by all through a stride of 0, and the members of dk and dv are summed by the one workgroup
  * that owns them. Saved: q, k, v, o and L. Nothing is added atomically: results are the same bit for bit
- * from run to run.
+ * from run to run. Heads that outgrow a binding are cut: see flash_pieces.ts.
  *
  * The gradients' own gradient is not tiled: with ȯ the derivative of o along (q̇, k̇, v̇), the gradients that
  * arrived at dq, dk and dv, it is the gradient of Σ g ∘ ȯ, computed by [n, m] matrices.
@@ -26,10 +26,12 @@ import {
   type Dispatch,
   floatBits,
   type GpuContext,
+  type Program,
   type View,
   type WasmJob,
   type WasmView,
 } from "../backend/contract.ts";
+import type { DType } from "../dtype.ts";
 import { grad } from "../grad.ts";
 import { defineOp, type Op, type ResultSpec } from "../operation.ts";
 import { tidy } from "../scope.ts";
@@ -40,6 +42,7 @@ import gradientText from "../../shaders/flash_gradient.wgsl" with { type: "text"
 import rowsText from "../../shaders/flash_rows.wgsl" with { type: "text" };
 import { checkQuadratic, inGroups } from "./attention_arguments.ts";
 import { attendOnCpu, gradientsOnCpu } from "./flash_attention_cpu.ts";
+import { attendInPieces, gradientsInPieces } from "./flash_pieces.ts";
 import { softmaxWeights } from "./naive_attention.ts";
 import { grid } from "./pointwise_program.ts";
 import {
@@ -52,6 +55,7 @@ import {
   tileName,
   tilesOf,
   tiling,
+  turnsOf,
   withBlocks,
   withScores,
   withTiles,
@@ -124,14 +128,15 @@ export interface FlashOptions {
 /** An input whose gradient is computed. */
 export type Wanted = "q" | "k" | "v";
 
-/** q, k and v → o and L. */
-const attend: Op<FlashOptions, ResultSpec[]> = defineOp<FlashOptions, ResultSpec[]>({
+/** q, k and v → o, of the given dtype, and L. */
+const attendSpecs = ([q, , v]: readonly Tensor[], dtype: DType): ResultSpec[] => [
+  { shape: q.shape.with(4, v.shape[4]), dtype, order: orderOfAxes(q) },
+  { shape: q.shape.slice(0, 4), dtype: "f32" },
+];
+
+const attendProgram: Program<FlashOptions> & { strided: true } = {
   name: "flashAttention",
   strided: true,
-  output: ([q, , v]) => [
-    { shape: q.shape.with(4, v.shape[4]), dtype: q.dtype, order: orderOfAxes(q) },
-    { shape: q.shape.slice(0, 4), dtype: "f32" },
-  ],
   cpu: attendOnCpu,
   wasm: ([q, k, v], [out, logsum], options) =>
     attendJob("flashAttention", { q, k, v, out, logsum }, options),
@@ -156,12 +161,26 @@ const attend: Op<FlashOptions, ResultSpec[]> = defineOp<FlashOptions, ResultSpec
   },
   // By batch, by group and by member of a group.
   cuts: () => [0, 1, 2].map((axis) => Array<number>(5).fill(axis)),
+  loopTurns: ([q, k]) => turnsOf(k.shape[3], q.shape[4]),
+};
+
+/** q, k and v → o and L. */
+const attend: Op<FlashOptions, ResultSpec[]> = defineOp<FlashOptions, ResultSpec[]>({
+  ...attendProgram,
+  output: (inputs) => attendSpecs(inputs, inputs[0].dtype),
+  inPieces: (...call) => attendInPieces(attendPair, ...call),
   saves: { inputs: [0, 1, 2], outputs: [0, 1] },
   backward: ({ grads: [g], inputs: [q, k, v], outputs: [o, logsum], needs, options }) => {
     const of = (["q", "k", "v"] as const).filter((_, i) => needs[i]);
     const found = gradients(q, k, v, o, logsum, g, { ...options, of });
     return (["q", "k", "v"] as const).map((name) => found[of.indexOf(name)]);
   },
+});
+
+/** A piece of queries and a piece of keys, without a gradient: o, unrounded, and L. */
+const attendPair = defineOp<FlashOptions, ResultSpec[]>({
+  ...attendProgram,
+  output: (inputs) => attendSpecs(inputs, "f32"),
 });
 
 /** Rows that a task of WebAssembly owns, and rows of a block that it walks over. */
@@ -197,22 +216,23 @@ function attendJob(
   };
 }
 
-interface GradientOptions extends FlashOptions {
+/** The options of a call for gradients. */
+export interface GradientOptions extends FlashOptions {
   /** Which gradients, in the order q, k, v. */
   readonly of: readonly Wanted[];
 }
 
-/** q, k, v, o, L and g → the wanted ones of dq, dk and dv. */
-const gradients: Op<GradientOptions, ResultSpec[]> = defineOp<GradientOptions, ResultSpec[]>({
+const gradientSpecs = ([q, k, v]: readonly Tensor[], of: readonly Wanted[], dtype: DType) => {
+  const specs = { q, k, v };
+  return of.map((name): ResultSpec => {
+    const own = specs[name];
+    return { shape: own.shape, dtype, order: orderOfAxes(own) };
+  });
+};
+
+const gradientProgram: Program<GradientOptions> & { strided: true } = {
   name: "flashAttentionGradient",
   strided: true,
-  output: ([q, k, v], { of }) => {
-    const specs = { q, k, v };
-    return of.map((name) => {
-      const own = specs[name];
-      return { shape: own.shape, dtype: q.dtype, order: orderOfAxes(own) };
-    });
-  },
   cpu: gradientsOnCpu,
   wasm: ([q, k, v, out, logsum, g], outputs, { of, ...options }) => {
     const [dq, dk, dv] = (["q", "k", "v"] as const).map((name) => outputs[of.indexOf(name)]);
@@ -225,6 +245,15 @@ const gradients: Op<GradientOptions, ResultSpec[]> = defineOp<GradientOptions, R
   gpu: planGradients,
   cuts: (_, outputs) => [0, 1].map((axis) => Array<number>(6 + outputs.length).fill(axis)),
   scratchBytes: ([q]) => 8 * sizeOf(q.shape.slice(0, 4)),
+  loopTurns: ([q, k, v]) =>
+    turnsOf(Math.max(k.shape[3], q.shape[2] * q.shape[3]), q.shape[4] + v.shape[4]),
+};
+
+/** q, k, v, o, L and g → the wanted ones of dq, dk and dv. */
+const gradients: Op<GradientOptions, ResultSpec[]> = defineOp<GradientOptions, ResultSpec[]>({
+  ...gradientProgram,
+  output: (inputs, { of }) => gradientSpecs(inputs, of, inputs[0].dtype),
+  inPieces: (...call) => gradientsInPieces(pairGradients, ...call),
   saves: { inputs: [0, 1, 2, 5] },
   backward: ({ grads, inputs: [q, k, v, , , g], options }) => {
     const along = (name: Wanted) => grads[options.of.indexOf(name)]?.to("f32");
@@ -236,6 +265,12 @@ const gradients: Op<GradientOptions, ResultSpec[]> = defineOp<GradientOptions, R
     // o and L are functions of q, k and v: what they contribute is in dq, dk and dv.
     return [dq, dk, dv, null, null, dg];
   },
+});
+
+/** A piece of one member's queries and a piece of keys: their part of the gradients, unrounded. */
+const pairGradients = defineOp<GradientOptions, ResultSpec[]>({
+  ...gradientProgram,
+  output: (inputs, { of }) => gradientSpecs(inputs, of, "f32"),
 });
 
 /** By how much the last key that a query sees is ahead of it: query i sees keys j ≤ i + shift. */

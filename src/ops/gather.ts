@@ -89,7 +89,8 @@ const scatterOp: Op<{ length: number }> = defineOp<{ length: number }>({
   output: ([g], { length }) => ({ shape: [g.shape[0], length, g.shape[2]], dtype: g.dtype }),
   compose: ([g, indices], [out]) => {
     for (const [first, target] of windows(out)) {
-      for (const [start, rows] of windows(g)) {
+      // All rows may be one entry's, each a turn of its loop.
+      for (const [start, rows] of windows(g, Math.floor(g.device.engine.loopTurns / 2))) {
         const own = indices.slice([start, start + rows.shape[1]]);
         runInPlace(scatterWindow, [rows, own], [target], { first, add: start > 0 });
       }
@@ -133,13 +134,13 @@ const scatterWindow: Program<{ first: number; add: boolean }> = {
   cuts: () => [[0, -1, 0], [2, -1, 2]],
 };
 
-/** `x` [outer, length, inner] in pieces along its middle axis that each fit a binding. */
-function* windows(x: Tensor): Generator<[first: number, part: Tensor]> {
+/** `x` [outer, length, inner] in pieces along its middle axis that each fit a binding, of so many rows at most. */
+function* windows(x: Tensor, most = Infinity): Generator<[first: number, part: Tensor]> {
   const [, length, inner] = x.shape;
   const [, step, within] = x.strides.map(Math.abs);
   const elements = Math.floor(x.device.engine.bindingBytes / bytesOf(x.dtype));
   const fit = 1 + Math.floor((elements - 1 - Math.max(inner - 1, 0) * within) / Math.max(step, 1));
-  const rows = Math.max(fit, 1);
+  const rows = Math.max(Math.min(fit, most), 1);
   for (let first = 0; first < Math.max(length, 1); first += rows) {
     yield [first, x.slice(null, [first, first + rows])];
   }

@@ -13,7 +13,9 @@
  *
  *     dq = LA(u, v, k)        dk = R(v, u, q)        dv = R(k, q, u)
  *
- * so gradients of any order are calls of this one operation.
+ * so gradients of any order are calls of this one operation. Where one head outgrows a binding, q, k and v are cut,
+ * and every output is the sum in float32 of what the pieces before it and its own add; i − j then counts the
+ * distance between the pieces too.
  *
  * @module
  */
@@ -22,17 +24,20 @@ import {
   addressOf,
   type CpuView,
   floatBits,
+  type Program,
   type View,
   type WasmJob,
   type WasmView,
 } from "../backend/contract.ts";
+import type { DType } from "../dtype.ts";
 import { LevinError, ShapeError } from "../errors.ts";
-import { defineOp, type Op } from "../operation.ts";
+import { defineOp, type Op, type ResultSpec } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { orderOfAxes } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import text from "../../shaders/lightning1.wgsl" with { type: "text" };
 import { checkQuadratic, inGroups } from "./attention_arguments.ts";
+import { piecesOf, rowsOfAPiece, sumInto } from "./attention_pieces.ts";
 import { multiply } from "./matmul_cpu.ts";
 import { grid } from "./pointwise_program.ts";
 import { decaySlopes, slopesTensor } from "./slopes.ts";
@@ -51,8 +56,10 @@ import {
   tilesOf,
   tiling,
   transposed,
+  turnsOf,
   withScores,
 } from "./tiles.ts";
+import { flip } from "./views.ts";
 
 const shader = withScores(text);
 
@@ -124,26 +131,31 @@ interface Lightning1Options {
   readonly reverse: boolean;
 }
 
-/** q, k, v and slopes → o. */
-const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
+interface PairOptions extends Lightning1Options {
+  /** How far the first row is behind the first source. Default 0. */
+  readonly distance?: number;
+}
+
+const outputSpec = ([q, , v]: readonly Tensor[], dtype: DType): ResultSpec => {
+  return { shape: q.shape.with(4, v.shape[4]), dtype, order: orderOfAxes(q) };
+};
+
+const program: Program<PairOptions> & { strided: true } = {
   name: "lightningAttention1",
   strided: true,
-  output: ([q, , v]) => ({
-    shape: q.shape.with(4, v.shape[4]),
-    dtype: q.dtype,
-    order: orderOfAxes(q),
-  }),
-  cpu: ([q, k, v, slopes], [out], { scale, reverse }) => {
+  cpu: ([q, k, v, slopes], [out], { scale, reverse, distance = 0 }) => {
     const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
-    attendOnCpu(views, slopes, scale);
+    attendOnCpu(views, slopes, scale, distance);
   },
-  wasm: ([q, k, v, slopes], [out], { scale, reverse }) => {
+  wasm: ([q, k, v, slopes], [out], { scale, reverse, distance = 0 }) => {
+    // Memory of one piece needs no pieces.
+    if (distance !== 0) return undefined;
     const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
     return planJob(views, slopes, scale);
   },
-  gpu: ([q, k, v, slopes], [out], { scale, reverse }, context) => {
+  gpu: ([q, k, v, slopes], [out], { scale, reverse, distance = 0 }, context) => {
     const [b, groups, members, n, d] = q.shape;
-    const e = v.shape[4];
+    const [m, e] = v.shape.slice(3);
     const workgroups = b * groups * members * tilesOf(n, e);
     const views = reverse ? [q, k, v, out].map(turned) : [q, k, v, out];
     return {
@@ -158,13 +170,22 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
       params: [
         ...placesOf(views[1], views[2], views[0], views[3]),
         ...[...slopes.strides, slopes.offset],
-        ...[groups, members, n, d, e, workgroups, floatBits(scale)],
+        ...[groups, members, n, m, distance, d, e, workgroups, floatBits(scale)],
       ],
       workgroups: grid(workgroups, context),
     };
   },
   // By batch, by group and by member of a group.
   cuts: () => [[0, 0, 0, -1, 0], [1, 1, 1, 0, 1], [2, 2, 2, 1, 2]],
+  loopTurns: ([q, k]) => turnsOf(k.shape[3], q.shape[4]),
+};
+
+/** q, k, v and slopes → o. */
+const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
+  ...program,
+  output: (inputs) => outputSpec(inputs, inputs[0].dtype),
+  inPieces: attendInPieces,
+  saves: { inputs: [0, 1, 2, 3] },
   backward: ({ grads: [u], inputs: [q, k, v, slopes], needs, options }) => {
     const back = { ...options, reverse: !options.reverse };
     return [
@@ -175,6 +196,30 @@ const attend: Op<Lightning1Options> = defineOp<Lightning1Options>({
     ];
   },
 });
+
+/** A piece of rows and a piece of sources, without a gradient: what they add to o, unrounded. */
+const attendPair = defineOp<PairOptions>({
+  ...program,
+  output: (inputs) => outputSpec(inputs, "f32"),
+});
+
+function attendInPieces(
+  [q, k, v, slopes]: readonly Tensor[],
+  [out]: readonly Tensor[],
+  { scale, reverse }: Lightning1Options,
+): void {
+  const inTimeOrder = [q, k, v, out].map((t) => reverse ? flip(t, 3) : t);
+  const length = rowsOfAPiece(inTimeOrder);
+  const [qs, ks, vs, outs] = inTimeOrder.map((t) => piecesOf(t, length));
+  const begin = (piece: number) => Math.max(0, q.shape[3] - (piece + 1) * length);
+  qs.forEach((q, i) => {
+    const pairs = ks.map((k, j) => () => {
+      const distance = begin(i) - begin(j);
+      return [attendPair(q, k, vs[j], slopes, { scale, reverse: false, distance })];
+    });
+    sumInto([outs[i]], pairs.slice(i));
+  });
+}
 
 /** The view with its rows in the order of processing when time runs backwards. */
 const turned = <V extends View | CpuView | WasmView>(view: V): V => reversed(view, 3);
@@ -205,9 +250,14 @@ function planJob(views: WasmView[], slopes: WasmView, scale: number): WasmJob {
 const BLOCK = 64;
 
 /** The CPU twin: for each block of rows, two matrix products a block of sources. */
-function attendOnCpu([q, k, v, out]: CpuView[], slopes: CpuView, scale: number): void {
+function attendOnCpu(
+  [q, k, v, out]: CpuView[],
+  slopes: CpuView,
+  scale: number,
+  ahead: number,
+): void {
   const [n, d] = q.shape.slice(3);
-  const e = v.shape[4];
+  const [m, e] = v.shape.slice(3);
   const scores = denseMatrix(BLOCK, BLOCK);
   for (const entry of entriesOf(q.shape.slice(0, 3))) {
     const [, group, member] = entry;
@@ -223,13 +273,14 @@ function attendOnCpu([q, k, v, out]: CpuView[], slopes: CpuView, scale: number):
     );
     for (let start = 0; start < n; start += BLOCK) {
       const rows = Math.min(BLOCK, n - start);
-      for (let from = 0; from <= start; from += BLOCK) {
-        const sources = Math.min(BLOCK, n - from);
+      const end = Math.min(m, start + rows + ahead);
+      for (let from = 0; from < end; from += BLOCK) {
+        const sources = Math.min(BLOCK, end - from);
         const sourcesT = transposed(matrixAt(k, entry, from));
         multiply([rows, sources, d], matrixAt(q, entry, start), sourcesT, scores);
         for (let r = 0; r < rows; r++) {
           for (let j = 0; j < sources; j++) {
-            const distance = start + r - from - j;
+            const distance = start + r + ahead - from - j;
             const weight = distance < 0 ? 0 : scale * Math.exp(-slope * distance);
             scores.data[r * BLOCK + j] *= weight;
           }

@@ -108,17 +108,20 @@ function isTransposed({ strides }: Tensor): boolean {
   return strides.at(-2) === 1 && strides.at(-1) !== 1;
 }
 
-/** One call of the operation; or, where a row of x or a column of y outgrows a binding, a sum of two. */
+/**
+ * One call of the operation; or, where a row of x or a column of y outgrows a binding, or the sum over k what loops
+ * may take (9 turns for 8 terms, and some), a sum of two.
+ */
 function multiplied(x: Tensor, y: Tensor, c?: Tensor): Tensor {
   if (x.rank > y.rank && tall(x, y) === undefined) {
     const shape = [...x.shape.slice(0, -1), y.shape[1]];
     return multiplied(flat(x), y, c && flat(c)).reshape(shape);
   }
   const k = x.shape.at(-1)!;
+  const { bindingBytes, loopTurns } = x.device.engine;
   const step = Math.max(Math.abs(x.strides.at(-1)!), Math.abs(y.strides.at(-2)!));
-  if (k < 2 || k * step * bytesOf(x.dtype) <= x.device.engine.bindingBytes) {
-    return c === undefined ? product(x, y) : product(x, y, c.contiguous());
-  }
+  const fits = k * step * bytesOf(x.dtype) <= bindingBytes && 2 * k <= loopTurns;
+  if (k < 2 || fits) return c === undefined ? product(x, y) : product(x, y, c.contiguous());
   const middle = Math.ceil(k / 2);
   const before = (t: Tensor) => t.shape.slice(0, -2).map(() => null);
   const part = (from: number, to: number, c?: Tensor) => {

@@ -26,7 +26,7 @@ import { tidy } from "../scope.ts";
 import { type Axes, collapse, format, resolveAxes, type Shape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/reduce.wgsl" with { type: "text" };
-import { concat, split } from "./views.ts";
+import { split } from "./views.ts";
 import { arange } from "./create.ts";
 import { where } from "./pointwise.ts";
 import { grid } from "./pointwise_program.ts";
@@ -140,8 +140,14 @@ export function argmax(x: Tensor, axis?: number, options?: ReduceOptions): Tenso
   });
 }
 
+/** How the reductions of two parts become that of both. */
+const JOIN = {
+  sum: (x: Tensor, y: Tensor) => x.add(y),
+  max: (x: Tensor, y: Tensor) => x.maximum(y),
+};
+
 function reduce(
-  name: string,
+  name: keyof typeof JOIN,
   op: (x: Tensor, options: ReduceAxes) => Tensor,
   x: Tensor,
   wanted: Axes | undefined,
@@ -156,7 +162,7 @@ function reduce(
 
 /** The reduction of a tensor that no cut along kept axes makes small enough for a binding. */
 function inPieces(
-  name: string,
+  name: keyof typeof JOIN,
   op: (x: Tensor, options: ReduceAxes) => Tensor,
   x: Tensor,
   axes: readonly number[],
@@ -171,9 +177,9 @@ function inPieces(
   const isLong = length * Math.abs(x.strides[axis]) * bytesOf(x.dtype) > bindingBytes;
   if (axes.length !== 1 || length < 2 || !isLong) return undefined;
   const middle = Math.ceil(length / 2);
-  const parts = split(x, [middle, length - middle], axis)
-    .map((half) => reduce(name, op, half, axes, { keepDims: true }));
-  return op(concat(parts, axis), { axes });
+  const [first, second] = split(x, [middle, length - middle], axis)
+    .map((half) => reduce(name, op, half, axes));
+  return JOIN[name](first, second);
 }
 
 /** `x`, from which `axes` of `shape` were reduced, with them again, of size 1. */

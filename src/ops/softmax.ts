@@ -4,7 +4,8 @@
  *     p = exp(x − m) / Σ exp(x − m), m = max x        dx = p · (g − Σ g · p)
  *     l = x − m − log Σ exp(x − m)                    dx = g − exp(l) · Σ g
  *
- * Each saves its result. The axis is made the last one and dense; a row is one workgroup's.
+ * Each saves its result. The axis is made the last one and dense; a row is one workgroup's, or, where it outgrows
+ * a binding, a matter of reductions, which are cut.
  *
  * @module
  */
@@ -16,6 +17,7 @@ import { tidy } from "../scope.ts";
 import { resolveAxis, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/softmax.wgsl" with { type: "text" };
+import { loadInto } from "./pointwise.ts";
 import { grid } from "./pointwise_program.ts";
 import { rowsJob } from "./rows.ts";
 
@@ -40,8 +42,17 @@ function program(name: string, logarithm: boolean) {
       params: [sizeOf(x.shape) / x.shape.at(-1)!, x.shape.at(-1)!, x.offset, out.offset],
       workgroups: grid(sizeOf(x.shape) / x.shape.at(-1)!, context),
     }),
-    // Leading axes of dense tensors stay dense when they are cut.
-    cuts: ([x]: readonly View[]) => x.shape.length > 1 ? [[0, 0]] : [],
+    // The first axis longer than 1 is cut, so that what was dense stays dense.
+    cuts: ([x]: readonly View[]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis]),
+    // Three walks of 128 threads, and the trees of two reductions.
+    loopTurns: ([x]: readonly View[]) => 32 + x.shape.at(-1)! / 32,
+    inPieces: ([x]: readonly Tensor[], [out]: readonly Tensor[]) => {
+      const wide = x.to("f32");
+      const shifted = wide.sub(wide.max(-1, { keepDims: true }));
+      const powers = shifted.exp();
+      const sum = powers.sum(-1, { keepDims: true });
+      loadInto([[logarithm ? shifted.sub(sum.log()) : powers.div(sum), out]]);
+    },
   };
 }
 

@@ -210,6 +210,11 @@ export function tilesAlong(length: number): number {
   return Math.ceil(length / tileColumns(length));
 }
 
+/** At least the turns that loops take over `rows`, by blocks, and in each block over `columns`, by slices. */
+export function turnsOf(rows: number, columns: number): number {
+  return Math.ceil(rows / ROWS) * (ROWS + columns);
+}
+
 /** How many workgroups make all `rows` and `columns` of an output. */
 export function tilesOf(rows: number, columns: number): number {
   return Math.ceil(rows / ROWS) * tilesAlong(columns);

@@ -31,6 +31,7 @@ export class CpuBackend implements Backend {
   readonly name = "CPU, plain TypeScript";
   readonly details: readonly string[] = [];
   readonly bindingBytes = Infinity;
+  readonly loopTurns = Infinity;
 
   #pool = new Pool<ArrayBuffer>((bytes) => {
     try {

@@ -73,6 +73,7 @@ export class WasmBackend implements Backend {
   readonly name = "CPU, WebAssembly SIMD";
   readonly details: readonly string[];
   readonly bindingBytes = Infinity;
+  readonly loopTurns = Infinity;
   readonly #memory: WebAssembly.Memory;
   readonly #threads: Threads;
   readonly #pool: Pool<Block>;

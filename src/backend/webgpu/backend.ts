@@ -67,6 +67,8 @@ export interface WebgpuBackendOptions {
 const DISPATCHES_PER_BATCH = 256;
 /** Where the binding of a large buffer may start: the most that the alignment limits may be. */
 const ALIGNMENT = 256;
+/** After so many turns Mesa's software driver leaves all loops of a thread, and says nothing. */
+const MESA_LOOP_TURNS = 65535;
 
 /** Programs as WGSL compute shaders. */
 export class WebgpuBackend implements Backend {
@@ -74,6 +76,7 @@ export class WebgpuBackend implements Backend {
   readonly software: boolean;
   readonly name: string;
   readonly bindingBytes: number;
+  readonly loopTurns: number;
   /** Resolves, never rejects, when the device is lost. */
   readonly lost: Promise<void>;
 
@@ -112,6 +115,7 @@ export class WebgpuBackend implements Backend {
     this.name = nameOf(info);
     this.software = isSoftware(info);
     this.bindingBytes = largest - ALIGNMENT;
+    this.loopTurns = this.software ? MESA_LOOP_TURNS : Infinity;
     this.#implementation = options.implementation ?? "not known";
     this.#matrixUnits = matrixUnitsOf(device, info);
     this.#errors = new ErrorLog(device);
