@@ -192,8 +192,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
 
 /**
  * The decays within a block from sums in float64, whose sum P_m it returns: α exp(P_r) and
- * β exp(P_m − P_r); and αβ exp(P_r − P_t) at row t and column r where t ≤ r, elsewhere 0, in rows `step`
- * bytes apart.
+ * β exp(P_m − P_r); and αβ exp(P_r − P_t) at row t and column r where t ≤ r, elsewhere the 0 that was
+ * there, in rows `step` bytes apart.
  */
 function decays(
   params: usize,
@@ -229,7 +229,7 @@ function decays(
       const exponents = v128.shuffle<f32>(low, high, 0, 1, 4, 5);
       v128.store(row + (r << 2), f32x4.mul(factor, exp(exponents)));
     }
-    memory.fill(row, 0, t << 2);
+    for (let r = t & ~3; r < t; r++) store<f32>(row + (r << 2), 0);
   }
   return sum;
 }
