@@ -132,6 +132,27 @@ test("columns of one head are shared by threads, to the bits of one thread and o
   );
 });
 
+test("attention reads rows where they lie, or copies them, to the same bits", async () => {
+  // Rows of 64 side by side are read in place, those of 24 heads among each other are copied, odd ones are padded.
+  for (const [heads, n, d] of [[24, 97, 64], [24, 96, 64], [3, 50, 20], [4, 260, 7]]) {
+    const found = await onDevice({ threads: 2 }, async () => {
+      const runs = [true, false].map((copied) => {
+        const leaves = [1, 2, 3, 4].map((seed) =>
+          randn([1, n, heads, d], { seed, requiresGrad: true })
+        );
+        const views = leaves.map((t) => t.permute([0, 2, 1, 3]));
+        const [q, k, v, gradient] = copied ? views.map((t) => t.contiguous()) : views;
+        const o = lightningAttention(q, k, v, { slopes: 0.02 });
+        o.backward({ gradient: gradient.detach() });
+        return [o, ...leaves.slice(0, 3).map((t) => t.grad!)];
+      });
+      return await Promise.all(runs.map((run) => Promise.all(run.map((t) => t.data()))));
+    });
+    assert(found[0].every((array) => Array.from(array as Float32Array).some((x) => x !== 0)));
+    assertEquals(found[0], found[1], `${heads} heads, n = ${n}, d = ${d}`);
+  }
+});
+
 test("memory is shared wherever it can be, and results are the same where it cannot", async () => {
   const { process, crossOriginIsolated } = globalThis as {
     process?: unknown;

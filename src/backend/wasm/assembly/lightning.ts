@@ -78,7 +78,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   const deepRow = <usize> deep << 2, wideRow = <usize> wide << 2, decayedRow = <usize> stateRows << 2;
   const scoresRow = <usize> up(tall + 4, 4) << 2;
   const panel = <usize> stateRows << 5, turnedPanel = <usize> wide << 5;
-  const positions = scratch;
+  const nobody = scratch;
+  const positions = scratch + 64;
   const fromStart = positions + (<usize> tall << 3) + 32;
   const toEnd = fromStart + (<usize> tall << 2) + 32;
   const between = toEnd + (<usize> tall << 2) + 32;
@@ -118,6 +119,10 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       decay = <f32> (slight ? NativeMath.expm1(sum) : NativeMath.exp(sum));
       decayed = m;
     }
+    fetchBackwards(nobody, q, qRow, qColumn, m, d);
+    fetchBackwards(nobody, k, kRow, kColumn, m, d);
+    fetchBackwards(nobody, v, vRow, vColumn, m, e);
+    if (pair) fetchBackwards(nobody, r, rRow, rColumn, m, e);
     let qAt = q, qStep = qRow;
     if (!inPlace(qRow, qColumn, m, d)) {
       copyRows(copyQ, deepRow, q, qRow, qColumn, m, d, rows, 0);
@@ -187,8 +192,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
 
 /**
  * The decays within a block from sums in float64, whose sum P_m it returns: α exp(P_r) and
- * β exp(P_m − P_r); and αβ exp(P_r − P_t) at row t and column r where t ≤ r, elsewhere 0, in rows `step`
- * bytes apart.
+ * β exp(P_m − P_r); and αβ exp(P_r − P_t) at row t and column r where t ≤ r, elsewhere the 0 that was
+ * there, in rows `step` bytes apart.
  */
 function decays(
   params: usize,
@@ -224,9 +229,30 @@ function decays(
       const exponents = v128.shuffle<f32>(low, high, 0, 1, 4, 5);
       v128.store(row + (r << 2), f32x4.mul(factor, exp(exponents)));
     }
-    memory.fill(row, 0, t << 2);
+    for (let r = t & ~3; r < t; r++) store<f32>(row + (r << 2), 0);
   }
   return sum;
+}
+
+/**
+ * Where time runs backwards, reads a word of every cache line of rows in the order of falling addresses, for `nobody`:
+ * the processor foresees a stream of either direction, but not rows that are read forwards one before the other.
+ */
+function fetchBackwards(
+  nobody: usize,
+  from: usize,
+  row: usize,
+  column: usize,
+  rows: i32,
+  columns: i32,
+): void {
+  if (<i32> row >= 0 || column != 4) return;
+  let sum = 0;
+  for (let r = 0; r < rows; r++) {
+    for (let j = columns - 1; j >= 0; j -= 16) sum += load<i32>(from + (j << 2));
+    from += row;
+  }
+  store<i32>(nobody, sum);
 }
 
 /**
