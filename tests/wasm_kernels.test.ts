@@ -6,6 +6,7 @@ import {
   Device,
   flashAttention,
   grad,
+  KeyValueCache,
   lightningAttention1,
   lightningAttentionWithState,
   optim,
@@ -373,6 +374,17 @@ test(
       await agree(() => {
         const wide = tensor(between);
         return { half: wide.to("f16").to("f32"), rounded: wide.to("f16") };
+      }, exactly);
+      // A token among the others of a cache: what lies between its elements stays.
+      await agree(() => {
+        using cache = new KeyValueCache({ heads: 3, capacity: 9, keySize: 5, dtype: "f16" });
+        const pieces: Record<string, Tensor> = {};
+        for (const [i, tokens] of [1, 2, 1].entries()) {
+          const some = randn([1, 3, tokens, 5], { seed: i, dtype: "f16" });
+          cache.append(some, some.mul(2));
+          Object.assign(pieces, { [`k ${i}`]: cache.k.contiguous(), [`v ${i}`]: cache.v.add(1) });
+        }
+        return pieces;
       }, exactly);
       const rounded = await resultsOn(cpu, () => ({ half: tensor(between).to("f16") }));
       assertEquals(rounded[0][1], new Float16Array(between));
