@@ -7,7 +7,7 @@
  */
 import { bytesOf, type KernelArray } from "../../dtype.ts";
 import { DeviceError, LimitError } from "../../errors.ts";
-import { sizeOf } from "../../shape.ts";
+import { collapse, contiguousStrides, sizeOf } from "../../shape.ts";
 import {
   type Backend,
   type BackendActivity,
@@ -37,12 +37,10 @@ interface WasmBuffer extends DeviceBuffer {
   readonly block: Block;
 }
 
-/** A float32 copy of what a float16 view touches. */
+/** Float16 in memory, and a dense float32 copy of it. */
 interface Widened {
-  readonly view: View;
-  readonly first: number;
-  readonly count: number;
-  readonly buffer: WasmBuffer;
+  readonly stored: View;
+  readonly copy: WasmBuffer;
 }
 
 /** How the backend runs. */
@@ -271,20 +269,34 @@ export class WasmBackend implements Backend {
     }
     const [first, last] = extentOf(view);
     const count = last - first + 1;
-    const buffer = this.allocate(4 * count);
-    temporary.push(buffer);
-    widened.push({ view, first, count, buffer });
-    return { dtype, shape, strides, offset: offset - first, base: buffer.block.address };
+    // All that the view spans, as it lies, unless there is something between its elements.
+    const sparse = count > sizeOf(shape);
+    const spanned = { ...view, shape: [count], strides: [1], offset: first };
+    const copy = this.allocate(4 * (sparse ? sizeOf(shape) : count));
+    temporary.push(copy);
+    widened.push({ stored: sparse ? view : spanned, copy });
+    const place = sparse
+      ? { strides: contiguousStrides(shape), offset: 0 }
+      : { strides, offset: offset - first };
+    return { dtype, shape, ...place, base: copy.block.address };
   }
 
-  /** Between float16 storage and its float32 copy. */
-  #convert({ view, first, count, buffer }: Widened, widen: boolean): void {
-    const stored = (view.buffer as WasmBuffer).block.address + bytesOf("f16") * first;
-    const wide = buffer.block.address;
+  /** Between float16 and its float32 copy. */
+  #convert({ stored, copy }: Widened, widen: boolean): void {
+    const { shape, strides: [strides] } = collapse(stored.shape, [stored.strides]);
+    const length = shape.pop() ?? 1;
+    const step = strides.pop() ?? 1;
+    const [rows, chunk] = [sizeOf(shape), Math.min(length, CONVERTED)];
+    const perTask = Math.max(1, Math.floor(CONVERTED / length));
+    const bytes = bytesOf("f16");
     this.#threads.run({
       kernel: widen ? "widen" : "narrow",
-      params: [...(widen ? [stored, wide] : [wide, stored]), count, CONVERTED],
-      tasks: Math.ceil(count / CONVERTED),
+      params: [
+        (stored.buffer as WasmBuffer).block.address + bytes * stored.offset,
+        ...[copy.block.address, length, chunk, rows, perTask, shape.length, bytes * step],
+        ...[...shape, ...strides.map((elements) => bytes * elements)],
+      ],
+      tasks: Math.ceil(length / chunk) * Math.ceil(rows / perTask),
     });
   }
 

@@ -1,10 +1,43 @@
 // Between float16 in memory and float32: exact one way, to the nearest, ties to even, the other.
+import { wayTo } from "./reduce";
 
-// Params of both: from, to, the number of elements, how many of them, a multiple of eight, are one task.
-const FROM: usize = 0;
-const TO: usize = 4;
-const COUNT: usize = 8;
-const PER_TASK: usize = 12;
+// Params of both: the address of the float16, which may lie anyhow, and of the float32, which are dense; the length of
+// the last axis and how much of it is one task; entries of the axes before it, how many are one task and how many axes
+// they are; the step of the last axis; sizes and steps of the others. Steps are in bytes.
+const STORED: usize = 0;
+const WIDE: usize = 4;
+const LENGTH: usize = 8;
+const CHUNK: usize = 12;
+const ROWS: usize = 16;
+const ROWS_PER_TASK: usize = 20;
+const RANK: usize = 24;
+const STEP: usize = 28;
+const AXES: usize = 32;
+
+let row: i32, end: i32, first: i32, count: i32;
+
+/** Finds the part of a task: which rows, and from where how much of each. */
+function begin(params: usize, task: i32): void {
+  const length = load<i32>(params, LENGTH), chunk = load<i32>(params, CHUNK);
+  const chunks = (length + chunk - 1) / chunk, perTask = load<i32>(params, ROWS_PER_TASK);
+  first = (task % chunks) * chunk;
+  count = min(chunk, length - first);
+  row = (task / chunks) * perTask;
+  end = min(load<i32>(params, ROWS), row + perTask);
+}
+
+// @ts-ignore: decorator
+@inline
+function storedAt(params: usize): usize {
+  const way = wayTo(params + AXES, load<i32>(params, RANK), row);
+  return load<usize>(params, STORED) + way + first * load<i32>(params, STEP);
+}
+
+// @ts-ignore: decorator
+@inline
+function wideAt(params: usize): usize {
+  return load<usize>(params, WIDE) + ((row * load<i32>(params, LENGTH) + first) << 2);
+}
 
 /** Four float32 of the float16 in the lower halves of the lanes. */
 // @ts-ignore: decorator
@@ -40,35 +73,42 @@ function narrowed(x: v128): v128 {
 }
 
 export function widen(params: usize, task: i32, _scratch: usize): void {
-  const perTask = load<i32>(params, PER_TASK);
-  let left = min(load<i32>(params, COUNT) - task * perTask, perTask);
-  let from = load<usize>(params, FROM) + ((task * perTask) << 1);
-  let to = load<usize>(params, TO) + ((task * perTask) << 2);
-  for (; left >= 4; left -= 4) {
-    v128.store(to, widened(v128.load16x4_u(from)));
-    from += 8;
-    to += 16;
-  }
-  for (; left > 0; left--) {
-    store<f32>(to, f32x4.extract_lane(widened(i32x4.splat(load<u16>(from))), 0));
-    from += 2;
-    to += 4;
+  begin(params, task);
+  const step = load<usize>(params, STEP);
+  for (; row < end; row++) {
+    let from = storedAt(params), to = wideAt(params), left = count;
+    if (step == 2) {
+      for (; left >= 4; left -= 4) {
+        v128.store(to, widened(v128.load16x4_u(from)));
+        from += 8;
+        to += 16;
+      }
+    }
+    for (; left > 0; left--) {
+      store<f32>(to, f32x4.extract_lane(widened(i32x4.splat(load<u16>(from))), 0));
+      from += step;
+      to += 4;
+    }
   }
 }
 
 export function narrow(params: usize, task: i32, _scratch: usize): void {
-  const perTask = load<i32>(params, PER_TASK);
-  let left = min(load<i32>(params, COUNT) - task * perTask, perTask);
-  let from = load<usize>(params, FROM) + ((task * perTask) << 2);
-  let to = load<usize>(params, TO) + ((task * perTask) << 1);
-  for (; left >= 8; left -= 8) {
-    v128.store(to, i16x8.narrow_i32x4_u(narrowed(v128.load(from)), narrowed(v128.load(from, 16))));
-    from += 32;
-    to += 16;
-  }
-  for (; left > 0; left--) {
-    store<u16>(to, i32x4.extract_lane(narrowed(v128.load32_splat(from)), 0));
-    from += 4;
-    to += 2;
+  begin(params, task);
+  const step = load<usize>(params, STEP);
+  for (; row < end; row++) {
+    let from = wideAt(params), to = storedAt(params), left = count;
+    if (step == 2) {
+      for (; left >= 8; left -= 8) {
+        const low = narrowed(v128.load(from)), high = narrowed(v128.load(from, 16));
+        v128.store(to, i16x8.narrow_i32x4_u(low, high));
+        from += 32;
+        to += 16;
+      }
+    }
+    for (; left > 0; left--) {
+      store<u16>(to, i32x4.extract_lane(narrowed(v128.load32_splat(from)), 0));
+      from += 4;
+      to += step;
+    }
   }
 }

@@ -16,7 +16,7 @@ const RUNS_RANK: usize = 32;
 const AXES: usize = 36;
 
 /** The way to an entry of axes whose sizes and then steps lie at `axes`. */
-function wayTo(axes: usize, rank: i32, entry: i32): usize {
+export function wayTo(axes: usize, rank: i32, entry: i32): usize {
   let way: usize = 0;
   for (let axis = rank - 1; axis >= 0 && entry > 0; axis--) {
     const size = load<i32>(axes + (axis << 2));
