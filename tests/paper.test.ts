@@ -130,7 +130,7 @@ test("paper efficiency that is killed leaves the rows that it had", () =>
   inFolder(async (folder) => {
     const child = spawn(
       "paper",
-      `efficiency --lengths 64,32K --layers 1 --models TNL-LA1 --backend cpu --out ${folder}`,
+      `efficiency --lengths 64,32K --layers 1 --models TNL-LA1 --backend cpu --budget 1000000 --out ${folder}`,
     );
     const path = `${folder}/efficiency.json`;
     while (!await Deno.stat(path).then(() => true, () => false)) {
