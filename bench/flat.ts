@@ -36,13 +36,14 @@ async function measure(device: Device, { batch, heads, n, size, dtype }: Shape) 
   return { ms: await deviceMs(device, call), share: beyond / (4 * outputBytes) };
 }
 
-/** Lengths at a constant number of tokens, then one long sequence of 8 heads. */
-function* shapes(small: boolean): Generator<Omit<Shape, "dtype">> {
-  const [tokens, heads, size] = small ? [16384, 2, 64] : [131072, 32, 128];
+/** Lengths at a constant number of tokens; on a GPU then one long sequence of 8 heads. */
+function* shapes({ backend, software }: Device): Generator<Omit<Shape, "dtype">> {
+  const tokens = backend !== "wasm" && software ? 16384 : 131072;
+  const [heads, size] = software ? [4, 64] : [32, 128];
   for (const n of [1024, 4096, 16384, 65536, 131072].filter((n) => n <= tokens)) {
     yield { batch: tokens / n, heads, n, size };
   }
-  if (small) return;
+  if (software) return;
   yield { batch: 1, heads: 8, n: tokens, size };
   yield { batch: 1, heads: 8, n: 2 ** 20, size };
 }
@@ -57,7 +58,7 @@ runCommand(async () => {
   console.log(device.describe());
   console.log("\n| batch | heads | n | dtype | ms | head-tokens/s | memory |");
   console.log("| ---: | ---: | ---: | --- | ---: | ---: | ---: |");
-  for (const shape of shapes(device.software)) {
+  for (const shape of shapes(device)) {
     for (const dtype of ["f32", "f16"] as const) {
       const { batch, heads, n } = shape;
       const cells = await measure(device, { ...shape, dtype }).then(({ ms, share }) => [

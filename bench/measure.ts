@@ -19,14 +19,22 @@ export async function deviceMs(device: Device, fn: () => void): Promise<number> 
   });
 }
 
-/** The median of up to `count` calls, fewer where one takes long; the first call is not counted. */
-async function repeated(call: () => Promise<number>, count = 7): Promise<number> {
+/** Milliseconds of calls that a median is of, where so many calls do not take longer. */
+const LEAST_MS = 500;
+const LEAST_CALLS = 7;
+
+/**
+ * The median of several calls, of many where they are short, since a runtime goes on compiling meanwhile; of fewer
+ * where one takes long. The first call is not counted.
+ */
+async function repeated(call: () => Promise<number>): Promise<number> {
   const first = await call();
   const samples: number[] = [];
   const began = performance.now();
-  do samples.push(await call()); while (
-    samples.length < count && performance.now() - began + first < 2000
-  );
+  for (let ms = 0; samples.length < LEAST_CALLS || ms < LEAST_MS; ms = performance.now() - began) {
+    if (samples.length > 0 && ms + first > 2000) break;
+    samples.push(await call());
+  }
   return median(samples);
 }
 
