@@ -85,8 +85,11 @@ async function onAllMachines(
   }
 }
 
-function bytesOf({ buffer, byteOffset, byteLength }: Elements): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength);
+/** All bits; but which NaN one is WebAssembly leaves open, and Bun answers otherwise once it has optimised. */
+function bytesOf(elements: Elements): Uint8Array {
+  const copy = elements.slice();
+  for (let i = 0; i < copy.length; i++) if (Number.isNaN(copy[i])) copy[i] = NaN;
+  return new Uint8Array(copy.buffer);
 }
 
 /** Equal, NaN and the signs of zeros too. */
