@@ -1,6 +1,5 @@
 // `deno task accuracy [--longest N] [--backend NAME]`: the numeric contract of Lightning Attention-2. Relative RMS errors
 // against a float64 recurrence, of outputs, states and every gradient, by dtype, length and slope.
-import { parseArgs } from "@std/cli/parse-args";
 import {
   type Device,
   lightningAttentionWithState,
@@ -9,6 +8,7 @@ import {
   tensor,
   tidy,
 } from "../mod.ts";
+import { parseFlags, runCommand } from "../examples/demo/flags.ts";
 import { relativeError } from "../tests/relative_error.ts";
 import { allDevices, openDevice } from "./devices.ts";
 import { recurrence, type Rows } from "./recurrence.ts";
@@ -70,22 +70,29 @@ export async function accuracy(
 }
 
 if (import.meta.main) {
-  const { longest, backend } = parseArgs(Deno.args, {
-    string: ["longest", "backend"],
-    default: { longest: "131072" },
-  });
-  const devices = backend === undefined ? await allDevices() : [await openDevice(backend)];
-  console.log(`| device | dtype | n | slope | ${COLUMNS.join(" | ")} |`);
-  console.log(`|---|---|---|---|${COLUMNS.map(() => "---").join("|")}|`);
-  for (const device of devices) {
-    for (const dtype of ["f32", "f16"] as const) {
-      for (const n of [128, 4096, 131072].filter((n) => n <= Number(longest))) {
-        for (const slope of SLOPES) {
-          const { errors } = await accuracy(device, dtype, n, slope);
-          const cells = COLUMNS.map((name) => errors[name].toExponential(1));
-          console.log(`| ${device.name} | ${dtype} | ${n} | ${slope} | ${cells.join(" | ")} |`);
+  await runCommand(async () => {
+    const { values: flags } = parseFlags(
+      {
+        longest: { kind: "count", help: "the longest sequence", fallback: 131072 },
+        backend: { kind: "text", help: "one of cpu, wasm and webgpu (default all there are)" },
+      },
+      Deno.args,
+      "deno task accuracy",
+    );
+    const { backend, longest } = flags;
+    const devices = backend === undefined ? await allDevices() : [await openDevice(backend)];
+    console.log(`| device | dtype | n | slope | ${COLUMNS.join(" | ")} |`);
+    console.log(`|---|---|---|---|${COLUMNS.map(() => "---").join("|")}|`);
+    for (const device of devices) {
+      for (const dtype of ["f32", "f16"] as const) {
+        for (const n of [128, 4096, 131072].filter((n) => n <= longest)) {
+          for (const slope of SLOPES) {
+            const { errors } = await accuracy(device, dtype, n, slope);
+            const cells = COLUMNS.map((name) => errors[name].toExponential(1));
+            console.log(`| ${device.name} | ${dtype} | ${n} | ${slope} | ${cells.join(" | ")} |`);
+          }
         }
       }
     }
-  }
+  });
 }
