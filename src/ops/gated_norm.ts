@@ -45,7 +45,7 @@ const gatedNormOp: Op<NormOptions> = defineOp<NormOptions>({
     }),
   wasm: (inputs, outputs, { epsilon }) => planJob("gatedNorm", [...inputs, ...outputs], epsilon),
   gpu: ([x, u], [y], { epsilon }, context) =>
-    plan([x, u, x], [y, { ...context.scratch(1, y.dtype) }], epsilon, context),
+    plan([x, u, x], [y, context.scratch(1, y.dtype)], epsilon, context),
   cuts: ([x]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis, axis]),
   backward: ({ grads: [g], inputs: [x, u], options }) => gradientOp(x, u, inEvenRows(g), options),
 });
