@@ -1,5 +1,5 @@
-// `deno task accuracy [--longest N] [--backend NAME]`: the numeric contract of Lightning Attention-2. Relative RMS errors
-// against a float64 recurrence, of outputs, states and every gradient, by dtype, length and slope.
+// `deno task accuracy [--longest N] [--backend NAME]`: the numeric contract of Lightning Attention-2. Relative
+// RMS errors against a float64 recurrence, of outputs, states and every gradient, by dtype, length and slope.
 import {
   type Device,
   lightningAttentionWithState,

@@ -242,8 +242,8 @@ export function viewOf(
 }
 
 /**
- * Cuts a call until every operand fits one binding, and loops are short enough, and hands the pieces to the backend. What is returned is why
- * no cut makes it fit; then nothing has run.
+ * Cuts a call until every operand fits one binding and loops are short enough, and hands the pieces to the backend.
+ * What is returned is why no cut makes it fit; then nothing has run.
  */
 function run<Options>(
   device: Device,

@@ -11,9 +11,7 @@ import { defineOp, type Op } from "../operation.ts";
 import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import shader from "../../shaders/mul_gradients.wgsl" with { type: "text" };
-import { grid, pointwiseProgram } from "./pointwise_program.ts";
-
-const product = pointwiseProgram("mul", { cpu: (x, y) => x * y, wgsl: "x * y" });
+import { grid, productProgram } from "./pointwise_program.ts";
 
 /** g, x, y → dx, dy. */
 export const mulGradients: Op<undefined, TensorSpec[]> = defineOp<undefined, TensorSpec[]>({
@@ -26,8 +24,8 @@ export const mulGradients: Op<undefined, TensorSpec[]> = defineOp<undefined, Ten
     }
   },
   wasm: ([g, x, y], [dx, dy], _, context) => [
-    ...[product.wasm!([g, y], [dx], undefined, context)!].flat(),
-    ...[product.wasm!([g, x], [dy], undefined, context)!].flat(),
+    ...[productProgram.wasm!([g, y], [dx], undefined, context)!].flat(),
+    ...[productProgram.wasm!([g, x], [dy], undefined, context)!].flat(),
   ],
   gpu: ([g, x, y], [dx, dy], _, context) => ({
     shader,

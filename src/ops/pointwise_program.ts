@@ -91,6 +91,12 @@ export function filled(device: Device, spec: TensorSpec, value: number): Tensor 
   return result;
 }
 
+/** x · y, as a part of other operations. */
+export const productProgram: Program<unknown> = pointwiseProgram("mul", {
+  cpu: (x, y) => x * y,
+  wgsl: "x * y",
+});
+
 /** Writes a number, given as option, into every element. */
 export const fillProgram: Program<unknown> = pointwiseProgram("fill", {
   cpu: (x) => x,

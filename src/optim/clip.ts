@@ -14,7 +14,7 @@ import { addressOf, type Program } from "../backend/contract.ts";
 import { bytesOf } from "../dtype.ts";
 import { LevinError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
-import { grid, pointwiseProgram } from "../ops/pointwise_program.ts";
+import { grid, productProgram } from "../ops/pointwise_program.ts";
 import { tidy } from "../scope.ts";
 import { sizeOf } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
@@ -159,9 +159,6 @@ function scale(gradients: readonly Tensor[], factor: Tensor): Tensor[] {
   return gradients.map((g) => results.get(g)!);
 }
 
-/** x · y, as WebAssembly scales one of them after the other. */
-const product = pointwiseProgram("mul", { cpu: (x, y) => x * y, wgsl: "x * y" });
-
 /** factor [] and three tensors g → three tensors factor · g. */
 const scaleThree: Program<undefined> = {
   name: "scale",
@@ -174,7 +171,7 @@ const scaleThree: Program<undefined> = {
   wasm: ([factor, ...gradients], targets, _, context) =>
     gradients.flatMap((g, i) => {
       const spread = { ...factor, shape: g.shape, strides: g.shape.map(() => 0) };
-      return product.wasm!([g, spread], [targets[i]], undefined, context)!;
+      return productProgram.wasm!([g, spread], [targets[i]], undefined, context)!;
     }),
   gpu: ([factor, ...gradients], targets, _, context) => {
     const sizes = gradients.map((g) => sizeOf(g.shape));

@@ -3,6 +3,8 @@
 // operations (without a trap handler, as in Deno, it is checked, in shared memory against a size that is read anew), so
 // a row's entry is not loaded for itself: four are loaded at once and turned by a lane from one sum to the next, and two
 // are loaded twice over and swapped. Lane l of sum k then belongs to row (l + k) mod 4, or mod 2, until the tile is done.
+//
+// The steps stand written out wherever a tile is made: its sums are registers only as local variables of one function.
 
 /** Rows of a tile. */
 export const ROWS: i32 = 6;
