@@ -2,7 +2,7 @@
 # What RESULTS.md has from a GPU that is lent for minutes and has no network, each part with a limit of time.
 #   bench/gpu.sh pack               here, after pack.sh has filled .gpu: leaves out what only other machines need
 #   bench/gpu.sh run OUT PART...    there, after `source .gpu/setup.sh`: a file in OUT for each part
-# The parts: quadratic forms tests accuracy kernels variants flat step efficiency attention cores.
+# The parts: quadratic forms tests accuracy kernels variants flat step efficiency attention cores pytorch.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export DENO_NO_PACKAGE_JSON=1 LEVIN_REQUIRE_WEBGPU=1
@@ -34,6 +34,7 @@ part() {
     step) limit 60 "${run[@]}" bench/step.ts ;;
     efficiency) limit 260 "${run[@]}" examples/paper.ts efficiency --budget 230 --lengths 1K,4K,16K,32K,92K --out "$out" ;;
     attention) limit 120 "${run[@]}" examples/paper.ts attention --budget 100 --precision f16 --out "$out" ;;
+    pytorch) limit 60 python3 bench/pytorch.py ;;
     cores) limit 100 "${run[@]}" bench/cores.ts --variants --json ;;
     *) echo "no such part: $1" && return 2 ;;
   esac
