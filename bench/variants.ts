@@ -15,43 +15,16 @@ import {
 import { type Variants, variants } from "../src/ops/tiles.ts";
 import { timesOf } from "./timing.ts";
 
-/** The new walk over states. */
-const NARROW = { narrowStates: true, keptStates: true, steady: true } as const;
-/** All that outputs may leave out and hold back. */
-const JOINT = { joint: true, square: true, skips: "all", asStored: true } as const;
-
-/**
- * What attention is tried with. States and outputs are timed apart, so a trial may be one of each. What is measured
- * first is measured again at the end.
- */
+/** What attention is tried with. What is measured first is measured again at the end. */
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "joint, square, skips all, stored; states narrow, kept": { ...JOINT, ...NARROW },
-  "the same, halves; and write the last": {
-    ...{ ...JOINT, ...NARROW, unrolled: 2, lastByStates: true },
-  },
-  "the same, quarters": { ...JOINT, ...NARROW, unrolled: 1, lastByStates: true },
-  "joint; states kept": { joint: true, keptStates: true },
-  "joint, square; states narrow": { joint: true, square: true, narrowStates: true },
-  "joint, square, skips values, halves; states kept, by block": {
-    ...{ joint: true, square: true, skips: "values", unrolled: 2 },
-    ...{ keptStates: true, tiles: "byBlock" },
-  },
-  "square, skips values; states narrow, kept, by part": {
-    ...{ square: true, skips: "values", ...NARROW },
-  },
-  "by block; states narrow, kept": { tiles: "byBlock", ...NARROW },
-  "square": { square: true },
-};
-
-/** What a matrix product is tried with. */
-const TRIED_IN_MATMUL: Record<string, Partial<Variants>> = {
-  "as it is": {},
-  "square": { square: true },
-  "by block": { tiles: "byBlock" },
-  "by block, square": { tiles: "byBlock", square: true },
-  "by block, square, halves": { tiles: "byBlock", square: true, unrolled: 2 },
-  "by block, square, quarters": { tiles: "byBlock", square: true, unrolled: 1 },
+  "halves, onto": { halves: true, onto: true },
+  "stored": { asStored: true },
+  "apart": { joint: false },
+  "onto": { onto: true },
+  "halves, onto, stored, steady": { halves: true, onto: true, asStored: true, steady: true },
+  "512 walk": { walkers: 512 },
+  "1024 walk": { walkers: 1024 },
 };
 
 const flags = parseArgs(Deno.args, {
@@ -158,17 +131,17 @@ async function report(device: Device, name: string, problem: Problem): Promise<v
   console.log(`| ${[name, dtype, n, ...ms, wrong].join(" | ")} |`);
 }
 
-async function reportMatmul(device: Device, name: string): Promise<void> {
+async function reportMatmul(device: Device): Promise<void> {
   const size = flags.small ? 256 : 4096;
   const rates: string[] = [];
   for (const dtype of ["f32", "f16"] as const) {
     const [a, b] = [1, 2].map((seed) => uniform([size, size], { seed, low: -1, dtype }));
     const { ms } = await timesOf(device, () => tidy(() => void a.matmul(b)), flags.small ? 2 : 40);
     rates.push(`${dtype} ${(2 * size ** 3 / ms / 1e9).toFixed(1)}`);
-    rows.push({ name, matmul: dtype, ms });
+    rows.push({ matmul: dtype, ms });
     [a, b].forEach((t) => t.dispose());
   }
-  console.log(`matmul ${size}³, ${name}, TFLOP/s: ${rates.join(", ")}`);
+  console.log(`matmul ${size}³, TFLOP/s: ${rates.join(", ")}`);
 }
 
 const rows: Record<string, unknown>[] = [];
@@ -201,10 +174,7 @@ for (const [name, variant] of [...tried, [`${first[0]}, again`, first[1]] as con
   }
 }
 console.log("");
-for (const [name, variant] of Object.entries(TRIED_IN_MATMUL)) {
-  Object.assign(variants, plain, variant);
-  await reportMatmul(device, name);
-}
+await reportMatmul(device);
 if (leftOut.length > 0) console.log(`Time was up before: ${leftOut.join("; ")}`);
 console.log(`${((performance.now() - began) / 1000).toFixed(1)} s`);
 if (flags.json) console.log(JSON.stringify(rows));

@@ -67,6 +67,10 @@ fn store_logsums(base: u32, row: u32, values: vec4f) {
   if (row + 3u < params.n) { logsum[at + 3u * step] = values.w; }
 }
 
+// Two vectors of each thread, by 16 · across + along, where the right tile is between two of them.
+fn aside(slot: u32, i: u32) -> vec4f { return right_at(slot % 8u / 2u, slot % 2u * 2u + i, slot / 8u); }
+fn put_aside(slot: u32, i: u32, values: vec4f) { put_right(slot % 8u / 2u, slot % 2u * 2u + i, slot / 8u, values); }
+
 @compute @workgroup_size(128)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -87,8 +91,9 @@ fn main(
   let base_k = params.k_offset + dot(at, params.k_strides);
   let base_v = params.v_offset + dot(at, params.v_strides);
 
-  let across = thread / 16u;
-  let along = thread % 16u;
+  let across = across_of(thread);
+  let along = along_of(thread);
+  let slot = 16u * across + along;
   let row = first_row + 4u * across;
   let column = first_column + 4u * along;
   let load_row = thread / 4u;
@@ -117,16 +122,16 @@ fn main(
       seen(row + 34u, keys, scores.lower[2]), seen(row + 35u, keys, scores.lower[3]));
 
     // The largest of the 16 threads that share these rows.
-    right[thread][0] = vec4f(
-      largest(scores.upper[0]), largest(scores.upper[1]), largest(scores.upper[2]), largest(scores.upper[3]));
-    right[thread][1] = vec4f(
-      largest(scores.lower[0]), largest(scores.lower[1]), largest(scores.lower[2]), largest(scores.lower[3]));
+    put_aside(slot, 0u, vec4f(
+      largest(scores.upper[0]), largest(scores.upper[1]), largest(scores.upper[2]), largest(scores.upper[3])));
+    put_aside(slot, 1u, vec4f(
+      largest(scores.lower[0]), largest(scores.lower[1]), largest(scores.lower[2]), largest(scores.lower[3])));
     workgroupBarrier();
     var grown = maximum;
     var grown_lower = maximum_lower;
     for (var other = 16u * across; other < 16u * across + 16u; other++) {
-      grown = max(grown, right[other][0]);
-      grown_lower = max(grown_lower, right[other][1]);
+      grown = max(grown, aside(other, 0u));
+      grown_lower = max(grown_lower, aside(other, 1u));
     }
     workgroupBarrier();
     let shrink = exp(maximum - grown);
@@ -137,18 +142,18 @@ fn main(
     sum = sum * shrink + row_sums(scores.upper);
     sum_lower = sum_lower * shrink_lower + row_sums(scores.lower);
     sums = weighted_sums(sums, shrink, shrink_lower);
-    sums = add_weighted_values(sums, scores, base_v, block, last, column, thread);
+    sums = add_weighted_values(sums, scores, base_v, block, last, first_column, thread);
   }
 
   // The whole sums of the rows, and the outputs. Without a key there is nothing to divide.
-  right[thread][0] = sum;
-  right[thread][1] = sum_lower;
+  put_aside(slot, 0u, sum);
+  put_aside(slot, 1u, sum_lower);
   workgroupBarrier();
   var whole = vec4f();
   var whole_lower = vec4f();
   for (var other = 16u * across; other < 16u * across + 16u; other++) {
-    whole += right[other][0];
-    whole_lower += right[other][1];
+    whole += aside(other, 0u);
+    whole_lower += aside(other, 1u);
   }
   let share = select(vec4f(), 1.0 / whole, whole > vec4f());
   let share_lower = select(vec4f(), 1.0 / whole_lower, whole_lower > vec4f());

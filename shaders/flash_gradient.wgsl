@@ -107,7 +107,7 @@ fn products_of(of_y: bool, own: vec2u, other: vec2u, thread: u32) -> Scores {
       put_right_rows(thread, 0u, load_other_x(other.x, at), load_other_x(other.y, at));
     }
     workgroupBarrier();
-    products = add_scores(products, thread / 16u, thread % 16u);
+    products = add_scores(products, across_of(thread), along_of(thread));
     workgroupBarrier();
   }
   return products;
@@ -158,10 +158,12 @@ fn main(
   let base_own_y = params.own_y_offset + dot(at, params.own_y_strides);
   let queries = select(params.other_count, params.own_count, OF_QUERIES);
 
-  let across = thread / 16u;
-  let along = thread % 16u;
+  let across = across_of(thread);
+  let along = along_of(thread);
   let row = first_row + 4u * across;
   let column = first_column + 4u * along;
+  let four = thread % 16u;
+  let load_column = first_column + 4u * four;
   let load_row = thread / 4u;
   let own_rows = min(vec2u(first_row + load_row) + vec2u(0u, 32u), vec2u(params.own_count - 1u));
   let own_x_rows = base_own_x + own_rows * params.own_x_strides.w;
@@ -230,17 +232,17 @@ fn main(
       // Now weights · terms, 16 others at a time.
       for (var turn = 0u; turn < 4u; turn++) {
         hand_over(scores, turn, across, along);
-        let term_row = min(source + 16u * turn + across, last);
-        let term_row_after = min(source + 16u * turn + across + 8u, last);
+        let term_row = min(source + 16u * turn + thread / 16u, last);
+        let term_row_after = min(source + 16u * turn + thread / 16u + 8u, last);
         put_right_terms(
-          thread, along,
-          load_term(base_other_x, base_other_y, term_row, column),
-          load_term(base_other_x, base_other_y, term_row_after, column));
+          thread, four,
+          load_term(base_other_x, base_other_y, term_row, load_column),
+          load_term(base_other_x, base_other_y, term_row_after, load_column));
         if (WIDE) {
           put_right_terms(
-            thread, along + 16u,
-            load_term(base_other_x, base_other_y, term_row, column + 64u),
-            load_term(base_other_x, base_other_y, term_row_after, column + 64u));
+            thread, four + 16u,
+            load_term(base_other_x, base_other_y, term_row, load_column + 64u),
+            load_term(base_other_x, base_other_y, term_row_after, load_column + 64u));
         }
         workgroupBarrier();
         sums = add_tiles(sums, across, along);

@@ -65,8 +65,8 @@ fn main(
   // Beyond 127 a decay is 0 in float32; ∞ · 0 would be NaN.
   let slope = clamp(slopes[params.slopes_offset + at.y * params.slopes_group + at.z * params.slopes_member], 0.0, 127.0);
 
-  let across = thread / 16u;
-  let along = thread % 16u;
+  let across = across_of(thread);
+  let along = along_of(thread);
   let row = first_row + 4u * across;
   let column = first_column + 4u * along;
   let load_row = thread / 4u;
@@ -87,7 +87,7 @@ fn main(
       mat4x4f(
         decayed(row + 32u, sources, scores.lower[0], slope), decayed(row + 33u, sources, scores.lower[1], slope),
         decayed(row + 34u, sources, scores.lower[2], slope), decayed(row + 35u, sources, scores.lower[3], slope)));
-    sums = add_weighted_values(sums, weights, base_v, block, last, column, thread);
+    sums = add_weighted_values(sums, weights, base_v, block, last, first_column, thread);
   }
 
   let base_out = params.out_offset + dot(at, params.out_strides);

@@ -14,8 +14,6 @@ const SEGMENTED: bool = false;
 const STATE_TURNED: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
-// Whether the upper half of the rows leaves out the sources that come after all of it.
-const SKIPS: bool = false;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -70,6 +68,12 @@ fn load_turned(base: u32, term: u32, column: u32) -> vec4f {
 fn decays(base: u32, row: u32, sources: vec4u, coarse: vec4f, fine: vec4f) -> vec4f {
   let place = place_of(positions[base + row]);
   return select(vec4f(), exp((coarse - place.x) + (fine - place.y)), sources <= vec4u(row));
+}
+
+// The decay of a segment up to a chunk.
+fn fade_of(instance: u32, chunk: u32) -> f32 {
+  if (!SEGMENTED) { return 0.0; }
+  return decay_between(vec2f(), place_of(totals[instance * (params.chunks + params.segments) + chunk]));
 }
 
 // What a thread has asked for: of v, or of the state that the segment added so far and of the state before
@@ -182,12 +186,12 @@ fn main(
   // What the states before the chunk are read by: they stand after all blocks of sources.
   let segment = chunk / params.segment;
   let area = params.d * params.e;
-  let base_states = (instance * params.segments + segment) * (params.segment + 1u) * area;
+  let base_states = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
   let base_state = base_states + chunk % params.segment * area;
   let base_segment = base_states + params.segment * area;
   let state_block = select(first_row, 0u, ONE_BLOCK) + ROWS;
   let end_block = state_block + select(0u, ROWS, HAS_INITIAL || chunk > 0u);
-  let fade = decay_between(vec2f(), place_of(totals[instance * (params.chunks + params.segments) + chunk]));
+  let fade = fade_of(instance, chunk);
   let weight = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_row]));
   let weight_after = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_after]));
 
@@ -259,11 +263,7 @@ fn main(
       } else {
         here = ask_values(base_v, block + next + load_v_row, rows - 1u, load_e);
       }
-      if (SKIPS && !of_state && block == first_row && term >= 32u) {
-        sums = add_lower_tiles(sums, across, along);
-      } else {
-        sums = add_tiles(sums, across, along);
-      }
+      sums = add_tiles(sums, across, along);
       workgroupBarrier();
     }
   }

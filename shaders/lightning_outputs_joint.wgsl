@@ -2,10 +2,15 @@
 //   scores = q kᵀ, sums = q S over d;  then sums ← α · exp(−P_r) · sums_r + (decayed scores) v
 // so that q is read once, and half as many barriers stand between as many multiplications. The block of sources
 // that the rows themselves are in comes first, then those before it.
-// Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, tiles_by_block.wgsl, keys.wgsl and queries.wgsl.
+// Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, keys.wgsl and queries.wgsl.
 
-// Of the states: a scalar, or four neighbours in a row.
+// Of the states: a scalar, or four neighbours in a row; and how four wait in registers.
 alias StateElement = f32;
+alias Held = vec4f;
+// Whether they are float16, in tiles of 64 rows by 64 columns or 128 (HALVES_WIDE); then `totals` are the powers of
+// two that they are stored over, by blocks of 4 × 4 or pairs of them, of upper and of lower rows.
+const HALVES: bool = false;
+const HALVES_WIDE: bool = false;
 // What waits in registers for its turn: as it is stored, where that is float16.
 alias Loaded = vec4f;
 // Whether there is a state before the first chunk of a sequence, so that no chunk may skip it.
@@ -15,10 +20,6 @@ const SEGMENTED: bool = false;
 const STATE_TURNED: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
-// Whether subgroups leave out what the mask would: its share of q kᵀ, and of the products with v.
-const SKIPS: bool = false;
-// The same of the products with v alone.
-const SKIPS_VALUES: bool = false;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -56,7 +57,7 @@ struct Params {
 // The tile of keys, beside those of queries (left) and of states or values (right).
 var<workgroup> source_keys: array<Block, 16>;
 
-fn four_states(at: u32) -> vec4f { return vec4f(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
+fn four_states(at: u32) -> Held { return Held(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
 
 fn ask_q(base: u32, column: u32) -> Loaded { return Loaded(load_q(base, column)); }
 fn ask_k(base: u32, column: u32) -> Loaded { return Loaded(load_k(base, column)); }
@@ -91,25 +92,48 @@ fn put_rows(rows: Rows, part: u32, block: u32, of_keys: bool) {
 }
 
 // Of a state: four columns of a term and of the term 8 after it, and of those 64 to the right; or, of a state
-// turned over, four terms of each of four columns.
+// turned over, four terms of each of four columns. And what the first and the second are multiples of, if halves.
 struct State {
-  here: vec4f,
-  after: vec4f,
-  right: vec4f,
-  right_after: vec4f,
+  here: Held,
+  after: Held,
+  right: Held,
+  right_after: Held,
+  unit: f32,
+  unit_after: f32,
 }
+
+// Where a state lies, and its units.
+struct StatePlace {
+  base: u32,
+  units: u32,
+}
+
+fn state_columns() -> u32 { return select(params.e, params.d, STATE_TURNED); }
 
 // Four neighbours of a stored state [d, e], or [e, d]: a row, and where in it.
-fn load_state(base: u32, row: u32, column: u32) -> vec4f {
-  let rows = select(params.d, params.e, STATE_TURNED);
-  let columns = select(params.e, params.d, STATE_TURNED);
-  let values = four_states(base + row * columns + column);
+fn load_state(base: u32, row: u32, column: u32) -> Held {
+  let values = four_states(base + row * state_columns() + column);
   if (WHOLE_D && WHOLE_E) { return values; }
-  return first(values, select(0, i32(columns) - i32(column), row < rows));
+  let rows = select(params.d, params.e, STATE_TURNED);
+  return Held(first(vec4f(values), select(0, i32(state_columns()) - i32(column), row < rows)));
 }
 
-fn ask_state(base: u32, term: u32, first_e: u32, thread: u32, part: u32, block: u32) -> State {
+fn tiles_of_a_state() -> u32 {
+  let width = select(64u, 128u, HALVES_WIDE);
+  let rows = select(params.d, params.e, STATE_TURNED);
+  return (rows + ROWS - 1u) / ROWS * ((state_columns() + width - 1u) / width);
+}
+
+fn load_unit(units: u32, row: u32, column: u32) -> f32 {
+  let width = select(64u, 128u, HALVES_WIDE);
+  let tile = row / ROWS * ((state_columns() + width - 1u) / width) + column / width;
+  let both = totals[units + tile * 128u + row % 32u / 4u * 16u + column % 64u / 4u];
+  return bitcast<f32>(select(both.x, both.y, row % ROWS >= 32u));
+}
+
+fn ask_state(place: StatePlace, term: u32, first_e: u32, thread: u32, part: u32, block: u32) -> State {
   var asked = State();
+  let base = place.base;
   if (STATE_TURNED) {
     let column = first_e + 4u * block;
     if (WIDE || block < 16u) {
@@ -117,6 +141,7 @@ fn ask_state(base: u32, term: u32, first_e: u32, thread: u32, part: u32, block: 
       asked.after = load_state(base, column + 1u, term + 4u * part);
       asked.right = load_state(base, column + 2u, term + 4u * part);
       asked.right_after = load_state(base, column + 3u, term + 4u * part);
+      if (HALVES) { asked.unit = load_unit(place.units, column, term + 4u * part); }
     }
     return asked;
   }
@@ -128,13 +153,24 @@ fn ask_state(base: u32, term: u32, first_e: u32, thread: u32, part: u32, block: 
     asked.right = load_state(base, row, column + 64u);
     asked.right_after = load_state(base, row + 8u, column + 64u);
   }
+  if (HALVES) {
+    asked.unit = load_unit(place.units, row, column);
+    asked.unit_after = load_unit(place.units, row + 8u, column);
+  }
   return asked;
+}
+
+fn whole(held: Held, unit: f32) -> vec4f {
+  if (HALVES) { return unit * vec4f(held); }
+  return vec4f(held);
 }
 
 fn put_state(state: State, thread: u32, part: u32, block: u32) {
   if (STATE_TURNED) {
     if (WIDE || block < 16u) {
-      let terms = transpose(mat4x4f(state.here, state.after, state.right, state.right_after));
+      let unit = state.unit;
+      let terms = transpose(mat4x4f(
+        whole(state.here, unit), whole(state.after, unit), whole(state.right, unit), whole(state.right_after, unit)));
       put_right(part, 0u, block, terms[0]);
       put_right(part, 1u, block, terms[1]);
       put_right(part, 2u, block, terms[2]);
@@ -143,15 +179,19 @@ fn put_state(state: State, thread: u32, part: u32, block: u32) {
     return;
   }
   let four = thread % 16u;
-  put_right_terms(thread, four, state.here, state.after);
-  if (WIDE) { put_right_terms(thread, four + 16u, state.right, state.right_after); }
+  put_right_terms(thread, four, whole(state.here, state.unit), whole(state.after, state.unit_after));
+  if (WIDE) {
+    put_right_terms(thread, four + 16u, whole(state.right, state.unit), whole(state.right_after, state.unit_after));
+  }
 }
 
 fn plus_faded(added: State, fade: f32, before: State) -> State {
   return State(
-    added.here + fade * before.here, added.after + fade * before.after,
-    added.right + fade * before.right, added.right_after + fade * before.right_after);
+    faded_onto(added.here, fade, before.here), faded_onto(added.after, fade, before.after),
+    faded_onto(added.right, fade, before.right), faded_onto(added.right_after, fade, before.right_after), 0.0, 0.0);
 }
+
+fn faded_onto(added: Held, fade: f32, before: Held) -> Held { return Held(vec4f(added) + fade * vec4f(before)); }
 
 // Four columns of v in two rows 8 apart, and of those 64 to the right.
 struct Values {
@@ -176,15 +216,10 @@ fn ask_values(base: u32, row: u32, last: u32, e: u32) -> Values {
 
 fn key_at(part: u32, i: u32, block: u32) -> vec4f { return source_keys[block].terms[part][i]; }
 
-// The products with keys alone, of all of a thread's rows or of its lower ones: four rows of one source, as they go
-// into the left tile.
+// The products with keys alone: four rows of one source, as they go into the left tile.
 fn add_key_term(scores: Scores, part: u32, i: u32, across: u32, along: u32) -> Scores {
   let c = key_at(part, i, along);
   return Scores(outer(scores.upper, c, left_at(part, i, across)), outer(scores.lower, c, left_at(part, i, across + 8u)));
-}
-
-fn add_lower_key_term(scores: Scores, part: u32, i: u32, across: u32, along: u32) -> Scores {
-  return Scores(scores.upper, outer(scores.lower, key_at(part, i, along), left_at(part, i, across + 8u)));
 }
 
 fn add_key_part(scores: Scores, part: u32, across: u32, along: u32) -> Scores {
@@ -205,30 +240,12 @@ fn add_both_part(both: Both, part: u32, across: u32, along: u32) -> Both {
   return add_both_term(add_both_term(add_both_term(add_both_term(both, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
 }
 
-fn add_lower_both_term(both: Both, part: u32, i: u32, across: u32, along: u32) -> Both {
-  return Both(add_term(both.sums, part, i, across, along), add_lower_key_term(both.scores, part, i, across, along));
-}
-
-fn add_lower_both_part(both: Both, part: u32, across: u32, along: u32) -> Both {
-  return add_lower_both_term(add_lower_both_term(add_lower_both_term(add_lower_both_term(both, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
-}
-
-fn add_both(both: Both, across: u32, along: u32, lower_alone: bool) -> Both {
-  var next = both;
-  if (lower_alone) {
-    for (var part = 0u; part < 4u; part++) { next = add_lower_both_part(next, part, across, along); }
-    return next;
-  }
+fn add_both(both: Both, across: u32, along: u32) -> Both {
   if (UNROLLED) {
     return add_both_part(add_both_part(add_both_part(add_both_part(both, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
   }
-  for (var part = 0u; part < 4u; part++) {
-    next = add_both_part(next, part, across, along);
-    if (BY_TWO) {
-      part++;
-      next = add_both_part(next, part, across, along);
-    }
-  }
+  var next = both;
+  for (var part = 0u; part < 4u; part++) { next = add_both_part(next, part, across, along); }
   return next;
 }
 
@@ -308,11 +325,8 @@ fn main(
   let base_v = params.v_offset + dot(at, params.v_strides) + start * params.v_strides.w;
   let base_position = instance * (params.n + params.chunks) + start;
 
-  // What a thread computes. Subgroups change places from workgroup to workgroup, since what they leave out
-  // differs and each part of a processor runs the same ones of every workgroup.
-  let turned = select(0u, (number * 2654435769u) >> 30u, SKIPS || SKIPS_VALUES);
-  let across = across_of(thread ^ (32u * turned));
-  let along = along_of(thread ^ (32u * turned));
+  let across = across_of(thread);
+  let along = along_of(thread);
   let row = first_row + 4u * across;
 
   // What it loads: four terms of four rows, of q in one half of the threads and of k in the other; of a state
@@ -326,10 +340,12 @@ fn main(
 
   let segment = chunk / params.segment;
   let area = params.d * params.e;
-  let base_states = (instance * params.segments + segment) * (params.segment + 1u) * area;
-  let base_state = base_states + chunk % params.segment * area;
-  let base_segment = base_states + params.segment * area;
-  let fade = decay_between(vec2f(), place_of(totals[instance * (params.chunks + params.segments) + chunk]));
+  let base_states = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
+  let units_of_a_state = 128u * tiles_of_a_state();
+  let own = StatePlace(base_states + chunk % params.segment * area, (instance * params.segment + chunk) * units_of_a_state);
+  let of_segment = StatePlace(base_states + params.segment * area, 0u);
+  var fade = 0.0;
+  if (SEGMENTED) { fade = decay_between(vec2f(), place_of(totals[instance * (params.chunks + params.segments) + chunk])); }
   let has_state = HAS_INITIAL || chunk > 0u;
 
   var sums = Sums();
@@ -337,7 +353,6 @@ fn main(
     let is_own = back == 0u;
     let block = first_row - back;
     let with_state = has_state && is_own;
-    let masked = SKIPS && is_own && along >= 8u;
     let first_line = select(first_row, block, of_keys) + 4u * line;
     let lines = min(vec4u(first_line, first_line + 1u, first_line + 2u, first_line + 3u), vec4u(rows - 1u));
     let places = select(base_q + lines * params.q_strides.w, base_k + lines * params.k_strides.w, vec4<bool>(of_keys));
@@ -345,8 +360,8 @@ fn main(
     var state = State();
     var before = State();
     if (with_state) {
-      state = ask_state(base_state, 0u, first_e, thread, part, state_block);
-      if (SEGMENTED) { before = ask_state(base_segment, 0u, first_e, thread, part, state_block); }
+      state = ask_state(own, 0u, first_e, thread, part, state_block);
+      if (SEGMENTED) { before = ask_state(of_segment, 0u, first_e, thread, part, state_block); }
     }
     var both = Both();
     if (!is_own) { both.sums = sums; }
@@ -360,9 +375,9 @@ fn main(
       let next = min(d + DEPTH, (params.d - 1u) / DEPTH * DEPTH);
       asked = ask_rows(places, next + 4u * part, of_keys);
       if (with_state) {
-        state = ask_state(base_state, next, first_e, thread, part, state_block);
-        if (SEGMENTED) { before = ask_state(base_segment, next, first_e, thread, part, state_block); }
-        both = add_both(both, across, along, masked);
+        state = ask_state(own, next, first_e, thread, part, state_block);
+        if (SEGMENTED) { before = ask_state(of_segment, next, first_e, thread, part, state_block); }
+        both = add_both(both, across, along);
       } else {
         both.scores = add_keys(both.scores, across, along);
       }
@@ -385,13 +400,7 @@ fn main(
       if (WIDE) { put_right_terms(thread, thread % 16u + 16u, vec4f(values.right), vec4f(values.right_after)); }
       workgroupBarrier();
       values = ask_values(base_v, block + load_source + 16u * min(turn + 1u, 3u), rows - 1u, load_e);
-      // Rows 4 · across and on see sources up to 16 · turn and on where turn ≤ across / 4; those 32 below, 2 turns more.
-      let whole = !((SKIPS || SKIPS_VALUES) && is_own) || turn <= across / 4u;
-      if (whole) {
-        sums = add_tiles(sums, across, along);
-      } else if (turn <= across / 4u + 2u) {
-        sums = add_lower_tiles(sums, across, along);
-      }
+      sums = add_tiles(sums, across, along);
       workgroupBarrier();
     }
   }

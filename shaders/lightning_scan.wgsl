@@ -1,7 +1,6 @@
 // From what each segment adds to the state before each segment, in place, and the state after the last:
 //   S ← initial;  for every segment: (states[segment], S) ← (S, exp(−total) · S + states[segment])
-// with the totals that lightning_states.wgsl wrote. If one segment has walked all the way (WALKED), its state is the
-// last. A thread owns one element of one head's [d, e], or four
+// with the totals that lightning_states.wgsl wrote. A thread owns one element of one head's [d, e], or four
 // neighbours; it asks for eight segments at once, because memory answers late.
 // Goes on from blocks.wgsl and decays.wgsl.
 
@@ -9,7 +8,6 @@
 alias Element = f32;
 const IN_FOURS: bool = false;
 const HAS_INITIAL: bool = false;
-const WALKED: bool = false;
 
 struct Params {
   initial_strides: vec4u,    // of batch, group, member of the group, row
@@ -69,9 +67,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let step = (params.segment + 1u) * area;
   let base = instance * params.segments * step + params.segment * area + element;
   let total = instance * (params.chunks + params.segments) + params.chunks;
-  if (WALKED) { state = states[base]; }
   let end = params.segments - 1u;
-  for (var first = 0u; first < select(params.segments, 0u, WALKED); first += 8u) {
+  for (var first = 0u; first < params.segments; first += 8u) {
     let place = base + first * step;
     let rest = end - first;
     let a0 = states[place];

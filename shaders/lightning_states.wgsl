@@ -1,20 +1,20 @@
-// The states before each chunk of a segment, and after the last:
-//   S ← the initial state, that of the segments before, or 0;
-//   for every chunk of the segment:  states[chunk] ← S,  S ← exp(−P_m) S + Σ_r β exp(P_r − P_m) k_rᵀ v_r
-//   states[segment] ← S
-// over the m rows of each chunk; P is what lightning_positions.wgsl wrote. One segment a head walks all chunks of
-// a pass; several side by side begin with 0 each, and lightning_scan.wgsl finds what was before them.
+// The states before each chunk, and after the last:
+//   S ← the initial state, or 0
+//   for every chunk:  states[chunk] ← S,  S ← exp(−P_m) S + Σ_r β exp(P_r − P_m) k_rᵀ v_r
+//   last ← S
+// over the m rows of each chunk; P is what lightning_positions.wgsl wrote. Several segments of a head side by side
+// (SEGMENTED) begin with 0 each and leave what they add in states[segment]; lightning_scan.wgsl finds what was before them.
 //   totals[batch, head] = Σ P_m before each chunk in its segment, then over each segment
 // A workgroup makes 64 rows of one segment's [d, e].
 // Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl and keys.wgsl.
 
-// Whether a segment begins with the initial state, or with what the pass before left.
 const HAS_INITIAL: bool = false;
-const GOES_ON: bool = false;
-// Whether the state stays in registers while a chunk is summed, instead of in memory alone.
-const KEPT: bool = false;
-// Whether the last state is written here too, and no scan follows.
-const WRITES_LAST: bool = false;
+const SEGMENTED: bool = false;
+// Whether states are stored in float16, over powers of two that take the totals' place: a thread's, of its upper rows
+// and of its lower ones.
+const HALVES: bool = false;
+// Whether products are added to the state one by one, where float16 hides what that rounds, or a chunk's sum of them.
+const ONTO: bool = false;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -48,29 +48,10 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> last: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
 
-fn stored(at: u32) -> vec4f { return vec4f(out[at], out[at + 1u], out[at + 2u], out[at + 3u]); }
-
 fn initial_row(base: u32, row: u32, column: u32) -> vec4f {
   let step = params.initial_column;
   let at = base + row * params.initial_strides.w + column * step;
   return vec4f(initial[at], initial[at + step], initial[at + 2u * step], initial[at + 3u * step]);
-}
-
-// Four rows of a stored state, or of the initial one.
-fn stored_block(base: u32, row: u32, column: u32) -> mat4x4f {
-  let at = base + row * params.e + column;
-  return mat4x4f(stored(at), stored(at + params.e), stored(at + 2u * params.e), stored(at + 3u * params.e));
-}
-
-fn stored_sums(base: u32, row: u32, column: u32) -> Sums {
-  var sums = Sums();
-  sums.upper = stored_block(base, row, column);
-  sums.lower = stored_block(base, row + 32u, column);
-  if (WIDE) {
-    sums.upper_right = stored_block(base, row, column + 64u);
-    sums.lower_right = stored_block(base, row + 32u, column + 64u);
-  }
-  return sums;
 }
 
 fn initial_block(base: u32, row: u32, column: u32) -> mat4x4f {
@@ -124,6 +105,17 @@ fn sums_past(fade: vec2f, before: Sums, added: Sums) -> Sums {
     past(fade, before.upper, added.upper), past(fade, before.upper_right, added.upper_right),
     past(fade, before.lower, added.lower), past(fade, before.lower_right, added.lower_right));
 }
+
+fn largest(a: mat4x4f, b: mat4x4f) -> f32 {
+  let four = max(
+    max(max(abs(a[0]), abs(a[1])), max(abs(a[2]), abs(a[3]))),
+    max(max(abs(b[0]), abs(b[1])), max(abs(b[2]), abs(b[3]))));
+  return max(max(four.x, four.y), max(four.z, four.w));
+}
+
+// The power of two that brings values up to `most` near the top of what float16 holds, as bits of a float32.
+fn unit_of(most: f32) -> u32 { return max(bitcast<u32>(most) & 0x7f800000u, 27u << 23u) - (13u << 23u); }
+fn over(unit: u32) -> f32 { return bitcast<f32>((254u << 23u) - unit); }
 
 // What a thread has asked for: four columns of k and of v in two rows, 8 apart, and the rows' positions.
 struct Asked {
@@ -199,34 +191,36 @@ fn main(
     first_e + 4u * four,
     base_position);
   let area = params.d * params.e;
-  let base = (instance * params.segments + segment) * (params.segment + 1u) * area;
+  let base = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
   var to = Matrix(base, params.d, params.e, params.e, 1u);
   let base_total = instance * (params.chunks + params.segments);
   let is_first = thread == 0u && number % tiles == 0u;
-  var sums = Sums();
-  if (GOES_ON) {
-    sums = stored_sums(base + params.segment * area, row, column);
-  } else if (HAS_INITIAL) {
-    sums = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column);
-  }
+  let base_unit = (instance * params.segment * tiles + number % tiles) * 128u + 16u * across + along;
+  var state = Sums();
+  if (HAS_INITIAL) { state = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column); }
   var total = vec2u();
   var asked = ask(places, first_chunk * params.chunk + term);
-  for (var chunk = first_chunk; chunk <= end_chunk; chunk++) {
-    let is_last = chunk == end_chunk;
-    to.base = base + select(chunk - first_chunk, params.segment, is_last) * area;
-    store_sums(to, row, column, sums);
-    if (is_first) { totals[base_total + select(chunk, params.chunks + segment, is_last)] = total; }
-    if (is_last) {
-      if (WRITES_LAST) { write_last_sums(params.last_offset + dot(at, params.last_strides), row, column, sums); }
-      break;
+  for (var chunk = first_chunk; chunk < end_chunk; chunk++) {
+    to.base = base + (chunk - first_chunk) * area;
+    if (HALVES) {
+      let upper = unit_of(largest(state.upper, state.upper_right));
+      let lower = unit_of(largest(state.lower, state.lower_right));
+      totals[base_unit + chunk * tiles * 128u] = vec2u(upper, lower);
+      store_sums(to, row, column, weighted_sums(state, vec4f(over(upper)), vec4f(over(lower))));
+    } else {
+      store_sums(to, row, column, state);
     }
     let start = chunk * params.chunk;
     let rows = min(params.chunk, params.n - start);
     let whole = positions[base_position + params.n + chunk];
     let end = place_of(whole);
-    total = capped(plus(total, whole));
-    let kept = sums;
-    sums = Sums();
+    if (SEGMENTED) {
+      if (is_first) { totals[base_total + chunk] = total; }
+      total = capped(plus(total, whole));
+    }
+    let fade = fade_over(exponent_of(whole));
+    var sums = Sums();
+    if (ONTO) { sums = sums_past(fade, state, sums); }
     for (var depth = 0u; depth < rows; depth += DEPTH) {
       // Selected, since the next chunk's rows may stand where the exponential is ∞, and 0 · ∞ is NaN.
       let decayed = params.source_scale * decay_between(place_of(asked.position), end);
@@ -241,12 +235,13 @@ fn main(
       sums = add_tiles(sums, across, along);
       workgroupBarrier();
     }
-    let fade = fade_over(exponent_of(whole));
-    if (KEPT) {
-      sums = sums_past(fade, kept, sums);
-    } else {
-      // The state waits in memory, since the sums take all registers; this thread alone writes and reads it.
-      sums = sums_past(fade, stored_sums(to.base, row, column), sums);
-    }
+    if (ONTO) { state = sums; } else { state = sums_past(fade, state, sums); }
+  }
+  if (SEGMENTED) {
+    if (is_first) { totals[base_total + params.chunks + segment] = total; }
+    to.base = base + params.segment * area;
+    store_sums(to, row, column, state);
+  } else {
+    write_last_sums(params.last_offset + dot(at, params.last_strides), row, column, state);
   }
 }

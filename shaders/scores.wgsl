@@ -25,11 +25,12 @@ fn scores_of(at_q: u32, at_q_after: u32, at_k: u32, at_k_after: u32, thread: u32
   return scores;
 }
 
-// Adds weights · v of the 64 keys from `block` on, of which the last is `last`, 16 at a time.
-fn add_weighted_values(sums: Sums, weights: Scores, base_v: u32, block: u32, last: u32, e: u32, thread: u32) -> Sums {
+// Adds weights · v, from column `first_e` on, of the 64 keys from `block` on, of which the last is `last`, 16 at a time.
+fn add_weighted_values(sums: Sums, weights: Scores, base_v: u32, block: u32, last: u32, first_e: u32, thread: u32) -> Sums {
   let across = across_of(thread);
   let along = along_of(thread);
   let four = thread % 16u;
+  let e = first_e + 4u * four;
   let step = params.v_strides.w;
   let from_row = block + thread / 16u;
   var next_sums = sums;

@@ -12,16 +12,47 @@ const IN_FOURS: bool = false;
 const WIDE: bool = false;
 // Whether loops over a tile's terms are written out: compilers for GPUs do not, and check each index.
 const UNROLLED: bool = false;
-// Whether half of them are.
-const BY_TWO: bool = false;
 const ROWS: u32 = 64;
 const DEPTH: u32 = 16;
-// Whether a subgroup of 32 computes 4 blocks of rows by 8 of columns, or 2 by 16.
-const SQUARE: bool = false;
 
-// The block of rows of a thread, and that of columns.
-fn across_of(thread: u32) -> u32 { return select(thread / 16u, thread / 64u * 4u + thread / 8u % 4u, SQUARE); }
-fn along_of(thread: u32) -> u32 { return select(thread % 16u, thread / 32u % 2u * 8u + thread % 8u, SQUARE); }
+// The block of rows of a thread, and that of columns: a subgroup of 32 computes 4 blocks of rows by 8 of columns.
+fn across_of(thread: u32) -> u32 { return thread / 64u * 4u + thread / 8u % 4u; }
+fn along_of(thread: u32) -> u32 { return thread / 32u % 2u * 8u + thread % 8u; }
+
+// Tiles lie by blocks of four rows or columns, so that a thread's index into them stands for a whole tile and
+// what is left of addresses are constants.
+
+// Sixteen terms of four rows or columns, and a space that puts the next block in other banks.
+struct Block {
+  terms: array<array<vec4f, 4>, 4>,   // by parts of four
+  space: vec4f,
+}
+
+// So many blocks of columns: half of them, where tiles are 64 wide and memory is short.
+const RIGHT_BLOCKS: u32 = 32;
+
+var<workgroup> left: array<Block, 16>;
+var<workgroup> right: array<Block, RIGHT_BLOCKS>;
+
+// Term `i` of a part, of a block of rows or columns: read, written, and one lane of all four terms written.
+fn left_at(part: u32, i: u32, block: u32) -> vec4f { return left[block].terms[part][i]; }
+fn right_at(part: u32, i: u32, block: u32) -> vec4f { return right[block].terms[part][i]; }
+fn put_left(part: u32, i: u32, block: u32, values: vec4f) { left[block].terms[part][i] = values; }
+fn put_right(part: u32, i: u32, block: u32, values: vec4f) { right[block].terms[part][i] = values; }
+
+fn put_left_lanes(part: u32, block: u32, lane: u32, terms: vec4f) {
+  left[block].terms[part][0][lane] = terms.x;
+  left[block].terms[part][1][lane] = terms.y;
+  left[block].terms[part][2][lane] = terms.z;
+  left[block].terms[part][3][lane] = terms.w;
+}
+
+fn put_right_lanes(part: u32, block: u32, lane: u32, terms: vec4f) {
+  right[block].terms[part][0][lane] = terms.x;
+  right[block].terms[part][1][lane] = terms.y;
+  right[block].terms[part][2][lane] = terms.z;
+  right[block].terms[part][3][lane] = terms.w;
+}
 
 // What a thread sums.
 struct Sums {
@@ -52,38 +83,13 @@ fn add_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
   return add_term(add_term(add_term(add_term(sums, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
 }
 
-// The same of the lower rows alone.
-fn add_lower_term(sums: Sums, part: u32, i: u32, across: u32, along: u32) -> Sums {
-  let b = left_at(part, i, across + 8u);
-  var next = sums;
-  next.lower = outer(sums.lower, b, right_at(part, i, along));
-  if (WIDE) { next.lower_right = outer(sums.lower_right, b, right_at(part, i, along + 16u)); }
-  return next;
-}
-
-fn add_lower_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
-  return add_lower_term(add_lower_term(add_lower_term(add_lower_term(sums, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
-}
-
 // All 16 terms of the tiles.
 fn add_tiles(sums: Sums, across: u32, along: u32) -> Sums {
   if (UNROLLED) {
     return add_part(add_part(add_part(add_part(sums, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
   }
   var next = sums;
-  for (var part = 0u; part < 4u; part++) {
-    next = add_part(next, part, across, along);
-    if (BY_TWO) {
-      part++;
-      next = add_part(next, part, across, along);
-    }
-  }
-  return next;
-}
-
-fn add_lower_tiles(sums: Sums, across: u32, along: u32) -> Sums {
-  var next = sums;
-  for (var part = 0u; part < 4u; part++) { next = add_lower_part(next, part, across, along); }
+  for (var part = 0u; part < 4u; part++) { next = add_part(next, part, across, along); }
   return next;
 }
 
@@ -107,13 +113,7 @@ fn add_scores(scores: Scores, across: u32, along: u32) -> Scores {
     return add_scores_part(add_scores_part(add_scores_part(add_scores_part(scores, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
   }
   var next = scores;
-  for (var part = 0u; part < 4u; part++) {
-    next = add_scores_part(next, part, across, along);
-    if (BY_TWO) {
-      part++;
-      next = add_scores_part(next, part, across, along);
-    }
-  }
+  for (var part = 0u; part < 4u; part++) { next = add_scores_part(next, part, across, along); }
   return next;
 }
 

@@ -190,7 +190,7 @@ function walks(
       axis < 3 ? segments * stride : stride
     ),
   };
-  const cut = { chunks: 0, segment: 0, segments, walked: false };
+  const cut = { chunks: 0, segment: 0, segments };
   return [
     walk("segments on matrix units", undefined, ofSegments, {
       writes: ["last", "totals"],

@@ -19,6 +19,7 @@ import { grid } from "./pointwise_program.ts";
 import {
   elements,
   isInGroups,
+  isWide,
   placesOf,
   results,
   stepsOf,
@@ -26,13 +27,13 @@ import {
   tileName,
   tiling,
   variants,
-  withScoresEitherWay,
-  withTilesEitherWay,
+  withScores,
+  withTiles,
 } from "./tiles.ts";
 
-const statesShaders = withTilesEitherWay(keys, decays, statesText);
-const outputsShaders = withScoresEitherWay(decays, outputsText);
-const jointShader = withTilesEitherWay(keys, queries, decays, jointText).byBlock;
+const statesShader = withTiles(keys, decays, statesText);
+const outputsShader = withScores(decays, outputsText);
+const jointShader = withTiles(keys, queries, decays, jointText);
 
 /**
  * Memory that a call may take beyond q, k, v and the outputs, states included, as a share of them (15 % less what
@@ -43,45 +44,48 @@ const SCRATCH_SHARE = 0.14;
 export const LEAST_SCRATCH = 140 * 2 ** 20;
 /** Workgroups that walk over states side by side: two for each processor of a large GPU. */
 const WALKERS = 256;
+/** Bytes of the units of a tile of states in float16: two for each thread. */
+const UNITS_BYTES = 8 * 128;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
 const LEAST_SEGMENT = 4;
 
-/** Bytes of scratch memory that a chunk of every head takes. */
-function scratchOfAChunk(heads: number, chunk: number, area: number): number {
-  return heads * (4 * area + 8 * (chunk + 2));
+/** Bytes of scratch memory that a chunk of every head takes, whose states are of so many bytes. */
+function scratchOfAChunk(heads: number, chunk: number, states: number): number {
+  return heads * (states + 8 * (chunk + 2));
+}
+
+/** Bytes of a state: in float32; or in float16, and the units of its tiles. */
+function stateBytes(d: number, e: number, halves = false): number {
+  return halves ? 2 * d * e + UNITS_BYTES * walksOf(d, e) : 4 * d * e;
 }
 
 /** The least scratch memory that a call can do with. */
 export function leastScratch(k: View, v: View, { blockSize }: LightningOptions): number {
   const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(k.shape[3], 1));
-  return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, k.shape[4] * v.shape[4]);
+  const state = stateBytes(k.shape[4], v.shape[4]);
+  return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, state);
 }
 
-/** Columns of a tile of states. */
-function stateColumns(e: number): number {
-  return variants.narrowStates ? 64 : tileColumns(e);
-}
-
-/** Workgroups that walk over one head's states. */
+/** Workgroups that walk over one head's states: one for each of their tiles. */
 function walksOf(d: number, e: number): number {
-  return Math.ceil(d / 64) * Math.ceil(e / stateColumns(e));
+  return Math.ceil(d / 64) * Math.ceil(e / tileColumns(e));
 }
 
 /** The shader that makes outputs from q, k and v, its constants for its tiles, and how many columns a tile has. */
-function outputsOf(q: View, k: View, v: View, context: GpuContext) {
+function outputsOf(
+  q: View,
+  k: View,
+  v: View,
+  halves: boolean,
+  stateWide: boolean,
+  context: GpuContext,
+) {
   const [d, e] = [k.shape[4], v.shape[4]];
   const columns = tileColumns(e, variants.joint ? context.workgroupBytes : undefined);
   const wide = columns === 128;
   const tiles = tiling(context, d, e, 16, wide);
-  const constants = { ...elements({ q, k, v }), ...tiles, SQUARE: variants.square };
-  if (!variants.joint) {
-    const skips = { SKIPS: variants.skips !== "nothing" };
-    return {
-      shader: outputsShaders[variants.tiles],
-      constants: { ...constants, ...skips },
-      columns,
-    };
-  }
+  const constants = { ...elements({ q, k, v }), ...tiles };
+  if (!variants.joint) return { shader: outputsShader, constants, columns };
   const stored = variants.asStored && tiles.WHOLE_D && tiles.WHOLE_E &&
     [q, k, v].every((view) => view.dtype === "f16" && isInGroups(view, -1, 4));
   return {
@@ -89,8 +93,7 @@ function outputsOf(q: View, k: View, v: View, context: GpuContext) {
     constants: {
       ...constants,
       RIGHT_BLOCKS: columns / 4,
-      SKIPS: variants.skips === "all",
-      SKIPS_VALUES: variants.skips === "values",
+      ...(halves && { HALVES: true, HALVES_WIDE: stateWide, Held: "vec4<f16>" }),
       ...(stored && {
         Loaded: "vec4<f16>",
         ask_q: "q[(base + column) / 4u]",
@@ -109,12 +112,7 @@ interface Second {
 }
 
 /** How the GPU goes about a sequence. */
-function passesOf(
-  inputs: readonly View[],
-  out: View,
-  blockSize: number,
-  bindingBytes: number,
-): { chunk: number; segment: number; segments: number } {
+function passesOf(inputs: readonly View[], out: View, blockSize: number, bindingBytes: number) {
   const [q, k, v] = inputs;
   const [n, d] = k.shape.slice(3);
   const e = v.shape[4];
@@ -123,17 +121,20 @@ function passesOf(
   const operands = [q, k, v, out].reduce((sum, t) => sum + bytesIn(t), 0);
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
   const walkers = heads * walksOf(d, e);
-  // The last state; where heads are few, two that passes hand on, and one more for each segment.
-  const few = walkers < WALKERS;
-  const states = 4 * heads * d * e * (few ? 3 : 1);
+  const few = walkers < variants.walkers;
+  const halves = variants.halves && !few && n > 0 && e % 4 === 0 &&
+    [q, k, v, out].every(({ dtype }) => dtype === "f16");
+  // The last state and one that passes hand on; where heads are few, one more for each segment.
+  const states = 2 * heads * stateBytes(d, e);
   const share = Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH) - states;
   const budget = Math.min(few ? share / (1 + 1 / LEAST_SEGMENT) : share, bindingBytes);
-  const affordable = Math.floor(budget / scratchOfAChunk(heads, chunk, d * e)) - 1;
+  const ofAChunk = scratchOfAChunk(heads, chunk, stateBytes(d, e, halves));
+  const affordable = Math.floor(budget / ofAChunk) - (few ? 1 : 0);
   // Passes as even as they can be.
   const atOnce = Math.ceil(chunks / Math.ceil(chunks / Math.max(1, affordable)));
-  const wanted = Math.ceil(atOnce / Math.ceil(WALKERS / Math.max(1, walkers)));
+  const wanted = Math.ceil(atOnce / Math.ceil(variants.walkers / Math.max(1, walkers)));
   const segment = Math.min(atOnce, Math.max(LEAST_SEGMENT, wanted));
-  return { chunk, segment, segments: Math.ceil(atOnce / segment) };
+  return { chunk, segment, segments: Math.ceil(atOnce / segment), halves };
 }
 
 /**
@@ -192,67 +193,76 @@ function planHeads(
   const [b, groups, members, n, d] = k.shape;
   const heads = b * groups * members;
   const e = v.shape[4];
-  const { chunk, segment, ...most } = passesOf([q, k, v], out, blockSize, context.bindingBytes);
+  const { chunk, segment, halves, ...most } = passesOf(
+    [q, k, v],
+    out,
+    blockSize,
+    context.bindingBytes,
+  );
   const length = chunk * segment * most.segments;
   const segmented = most.segments > 1 || n === 0;
   const chunksAtOnce = segment * most.segments;
+  const tiles = walksOf(d, e);
   const positions = context.scratch(2 * heads * chunksAtOnce * (chunk + 1));
-  const totals = context.scratch(2 * heads * (chunksAtOnce + most.segments));
-  const states = context.scratch(heads * most.segments * (segment + 1) * d * e);
+  const states = context.scratch(
+    heads * most.segments * (segment + Number(segmented)) * d * e,
+    halves ? "f16" : "f32",
+  );
+  // Of segments; or the units of states that are halves.
+  const totals = context.scratch(
+    halves ? UNITS_BYTES / 4 * heads * segment * tiles : 2 * heads * (chunksAtOnce + most.segments),
+  );
   const passes = Math.max(1, Math.ceil(n / length));
-  const carried = [0, 1].slice(0, segmented ? passes - 1 : 0).map((): View => {
-    const shape = [b, groups, members, d, e];
-    return { ...context.scratch(sizeOf(shape)), shape, strides: contiguousStrides(shape) };
-  });
+  const shape = [b, groups, members, d, e];
+  const carried: View | undefined = passes > 1
+    ? { ...context.scratch(sizeOf(shape)), shape, strides: contiguousStrides(shape) }
+    : undefined;
   const fours = e % 4 === 0;
+  const stateElement = halves ? "vec4<f16>" : "vec4f";
   const dispatches: Dispatch[] = [];
+  let before = initial;
   for (let pass = 0; pass < passes; pass++) {
-    const isLast = pass === passes - 1;
     const start = pass * length;
     const rows = Math.min(length, n - start);
     const chunks = Math.ceil(rows / chunk);
     const segments = Math.ceil(chunks / segment);
     const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
-    const before = pass === 0 ? initial : segmented ? carried[(pass - 1) % 2] : undefined;
-    const after = isLast ? last : carried[pass % 2];
-    const walks = heads * segments * walksOf(d, e);
-    const lastByStates = variants.lastByStates && !segmented && isLast;
+    // In turn, so that the last pass leaves the state where it belongs, and none reads where it writes.
+    const after = (passes - pass) % 2 === 1 ? last : carried!;
+    const walks = heads * segments * tiles;
     dispatches.push(
       positionsDispatch(gs, positions, chunk, decayAfter, context),
       {
         label: "states",
-        tile: tileName(stateColumns(e)),
-        shader: statesShaders[variants.tiles],
+        tile: tileName(tileColumns(e)),
+        shader: statesShader,
         constants: {
           ...elements({ k: ks, v: vs }),
-          ...(fours && {
-            IN_FOURS: true,
-            ResultElement: "vec4f",
-            four_results: "values",
-            stored: "out[at / 4u]",
-          }),
-          ...tiling(context, d, e, 64, stateColumns(e) === 128),
-          SQUARE: variants.square,
-          KEPT: variants.keptStates,
-          WRITES_LAST: lastByStates,
+          ...(fours && { IN_FOURS: true, ResultElement: stateElement }),
+          ...(fours && { four_results: "ResultElement(values)" }),
+          ...(halves && { Result: "f16" }),
+          ...tiling(context, d, e, 64),
+          HALVES: halves,
+          ONTO: variants.onto && out.dtype === "f16",
+          SEGMENTED: segmented,
           HAS_INITIAL: !segmented && before !== undefined,
-          GOES_ON: !segmented && pass > 0,
         },
-        bindings: [ks, vs, positions, states, totals, before ?? positions, last],
+        bindings: [ks, vs, positions, states, totals, before ?? positions, after],
         params: [
           ...placesOf(ks, vs),
           ...[groups, members, rows, d, e, chunk, chunks, segment, segments, walks],
-          ...[floatBits(beta), (before ?? last).strides[4], (before ?? last).offset],
-          ...[last.offset, 0, 0],
-          ...stepsOf(before ?? last).slice(0, 4),
-          ...stepsOf(last).slice(0, 4),
+          ...[floatBits(beta), (before ?? after).strides[4], (before ?? after).offset],
+          ...[after.offset, 0, 0],
+          ...stepsOf(before ?? after).slice(0, 4),
+          ...stepsOf(after).slice(0, 4),
         ],
         workgroups: grid(walks, context),
       },
     );
-    if ((segmented || isLast) && !lastByStates) {
-      const cut = { chunks, segment, segments, walked: !segmented };
-      dispatches.push(scanDispatch([states, totals, before], after, cut, context));
+    if (segmented) {
+      dispatches.push(
+        scanDispatch([states, totals, before], after, { chunks, segment, segments }, context),
+      );
     }
     const readers = [{ q: qs, k: ks, v: vs, out: outs, turned: false }];
     if (second !== undefined) {
@@ -261,7 +271,14 @@ function planHeads(
     }
     for (const { q, k, v, out, turned } of readers) {
       const [d, e] = [k.shape[4], v.shape[4]];
-      const { shader, constants, columns } = outputsOf(q, k, v, context);
+      const { shader, constants, columns } = outputsOf(
+        q,
+        k,
+        v,
+        halves,
+        isWide(vs.shape[4]),
+        context,
+      );
       const reads = heads * chunks * Math.ceil(chunk / 64) * Math.ceil(e / columns);
       dispatches.push({
         label: "outputs",
@@ -269,9 +286,9 @@ function planHeads(
         shader,
         constants: {
           ...constants,
-          ...(fours && { StateElement: "vec4f", four_states: "states[at / 4u]" }),
+          ...(fours && { StateElement: stateElement, four_states: "states[at / 4u]" }),
           ...results(out),
-          HAS_INITIAL: before !== undefined || pass > 0,
+          HAS_INITIAL: before !== undefined,
           SEGMENTED: segmented,
           STATE_TURNED: turned,
           ONE_BLOCK: chunk <= 64 && !context.software,
@@ -285,6 +302,7 @@ function planHeads(
         workgroups: grid(reads, context),
       });
     }
+    before = after;
   }
   return dispatches.filter(({ workgroups }) => workgroups[0] > 0);
 }

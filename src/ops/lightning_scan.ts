@@ -21,8 +21,6 @@ export interface Segments {
   readonly segment: number;
   /** How many segments. */
   readonly segments: number;
-  /** Whether there is one, which has begun with the initial state, so that its state is the last. */
-  readonly walked: boolean;
 }
 
 /**
@@ -32,7 +30,7 @@ export interface Segments {
 export function scanDispatch(
   [states, totals, initial]: (View | undefined)[],
   last: View,
-  { chunks, segment, segments, walked }: Segments,
+  { chunks, segment, segments }: Segments,
   context: GpuContext,
 ): Dispatch {
   const [, groups, members, d, e] = last.shape;
@@ -43,7 +41,6 @@ export function scanDispatch(
     shader,
     constants: {
       HAS_INITIAL: initial !== undefined,
-      WALKED: walked,
       ...(fours && {
         Element: "vec4f",
         IN_FOURS: true,

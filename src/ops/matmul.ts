@@ -40,10 +40,10 @@ import wideText from "../../shaders/matmul_wide.wgsl" with { type: "text" };
 import { multiply } from "./matmul_cpu.ts";
 import { eightResults, eights, withCoresAndResults } from "./cores.ts";
 import { pointwiseProgram } from "./pointwise_program.ts";
-import { elements, results, variants, withTilesEitherWay, written } from "./tiles.ts";
+import { elements, results, withTiles } from "./tiles.ts";
 
 const shader = `${paramsText}\n${narrowText}`;
-const wideShaders = withTilesEitherWay(paramsText, wideText);
+const wideShader = withTiles(paramsText, wideText);
 const coresShader = withCoresAndResults(coresText, paramsText);
 
 /** x, y and, if there is one, a dense c → out. */
@@ -301,8 +301,7 @@ function plan(
     ...(c === undefined ? { Element_plus: x.dtype } : elements({ plus: c })),
     ...results(out),
     WIDE: true,
-    ...written(software),
-    SQUARE: variants.square,
+    UNROLLED: !software,
     WHOLE: !software && m % 64 === 0 && n % 128 === 0 && k % 16 === 0,
   });
   const narrow = () => ({
@@ -351,7 +350,7 @@ function plan(
   }
   return {
     tile: isWide ? "64 × 128" : "64 × 64",
-    shader: isWide ? wideShaders[variants.tiles] : shader,
+    shader: isWide ? wideShader : shader,
     constants: { ...(isWide ? wide() : narrow()), ...along, ADD: c !== undefined },
     bindings: [x, y, out, c ?? x],
     params,

@@ -15,45 +15,31 @@ import keys from "../../shaders/keys.wgsl" with { type: "text" };
 import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import scores from "../../shaders/scores.wgsl" with { type: "text" };
 import tiles from "../../shaders/tiles.wgsl" with { type: "text" };
-import tilesByBlock from "../../shaders/tiles_by_block.wgsl" with { type: "text" };
-import tilesByPart from "../../shaders/tiles_by_part.wgsl" with { type: "text" };
 import type { Matrix } from "./matmul_cpu.ts";
 
 /** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** How tiles lie in workgroup memory: tiles_by_part.wgsl or tiles_by_block.wgsl. */
-  tiles: "byPart" | "byBlock";
-  /** Whether a subgroup computes 4 × 8 blocks of a tile, or 2 × 16. */
-  square: boolean;
-  /** How many times four of a tile's 16 terms are written out; the rest is a loop. */
-  unrolled: 1 | 2 | 4;
   /** Whether q kᵀ and q S are one pass over q (lightning_outputs_joint.wgsl), or two. */
   joint: boolean;
-  /** What outputs leave out of what the mask would: nothing, of the products with v, or of those with k as well. */
-  skips: "nothing" | "values" | "all";
   /** Whether float16 waits in registers as it is stored, in the joint pass. */
   asStored: boolean;
-  /** Whether tiles of states are 64 wide always, so that twice as many workgroups walk. */
-  narrowStates: boolean;
-  /** Whether a walk keeps its state in registers, or reads back what it has stored. */
-  keptStates: boolean;
-  /** Whether a walk writes the last state, or a scan after it. */
-  lastByStates: boolean;
+  /** Whether a state that is to become float16 takes each product as it comes, or a chunk's sum of them. */
+  onto: boolean;
+  /** Whether states of float16 calls are stored in float16. */
+  halves: boolean;
+  /** Workgroups that walk over states side by side. */
+  walkers: number;
   /** Whether positions of a decay that is the same for all tokens are multiples, or sums all the same. */
   steady: boolean;
 }
 
 /** The variant in use. */
 export const variants: Variants = {
-  tiles: "byPart",
-  square: false,
-  unrolled: 4,
-  joint: false,
-  skips: "nothing",
+  joint: true,
   asStored: false,
-  narrowStates: false,
-  keptStates: false,
-  lastByStates: false,
+  onto: false,
+  halves: false,
+  walkers: 256,
   steady: false,
 };
 
@@ -69,18 +55,7 @@ export function withScores(...texts: string[]): string {
 
 /** The whole of a shader that goes on from tiles.wgsl and further files. */
 export function withTiles(...texts: string[]): string {
-  return withBlocks([tiles, tilesByPart, ...texts].join("\n"));
-}
-
-/** The same whichever way tiles lie. */
-export function withTilesEitherWay(...texts: string[]): Record<Variants["tiles"], string> {
-  const byBlock = withBlocks([tiles, tilesByBlock, ...texts].join("\n"));
-  return { byPart: withTiles(...texts), byBlock };
-}
-
-/** The same of a shader that goes on from scores.wgsl and further files. */
-export function withScoresEitherWay(...texts: string[]): Record<Variants["tiles"], string> {
-  return withTilesEitherWay(keys, queries, scores, ...texts);
+  return withBlocks([tiles, ...texts].join("\n"));
 }
 
 /** Rows of the outputs that a workgroup makes. */
@@ -96,21 +71,14 @@ export function tiling(
   e: number,
   perTile = 16,
   WIDE = isWide(e),
-): Record<string, boolean> {
+): Record<string, boolean | number> {
   return {
     WIDE,
+    RIGHT_BLOCKS: WIDE ? 32 : 16,
     // Mesa's compiler takes long over written-out loops, and seconds over every variant.
-    ...written(software),
+    UNROLLED: !software,
     WHOLE_D: !software && d % perTile === 0,
     WHOLE_E: !software && e % (WIDE ? 128 : 64) === 0,
-  };
-}
-
-/** Constants by which loops over a tile's terms are written out. */
-export function written(software: boolean): Record<string, boolean> {
-  return {
-    UNROLLED: !software && variants.unrolled === 4,
-    BY_TWO: !software && variants.unrolled === 2,
   };
 }
 
