@@ -18,13 +18,17 @@ import { timesOf } from "./timing.ts";
 /** What attention is tried with. What is measured first is measured again at the end. */
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "halves, onto": { halves: true, onto: true },
-  "stored": { asStored: true },
-  "apart": { joint: false },
-  "onto": { onto: true },
-  "halves, onto, stored, steady": { halves: true, onto: true, asStored: true, steady: true },
-  "512 walk": { walkers: 512 },
-  "1024 walk": { walkers: 1024 },
+  "sized": { sized: true },
+  "sized, split": { sized: true, split: true },
+  "sized, stored, halves": { sized: true, asStored: true, halves: true },
+  "sized, stored, halves, split, onto": {
+    sized: true,
+    asStored: true,
+    halves: true,
+    split: true,
+    onto: true,
+  },
+  "sized, stored, split": { sized: true, asStored: true, split: true },
 };
 
 const flags = parseArgs(Deno.args, {

@@ -18,6 +18,8 @@ const HAS_INITIAL: bool = false;
 const SEGMENTED: bool = false;
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
+// Whether q S comes first, so that fewer sums are under way at once.
+const SPLIT: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
 
@@ -108,19 +110,23 @@ struct StatePlace {
   units: u32,
 }
 
-fn state_columns() -> u32 { return select(params.e, params.d, STATE_TURNED); }
+// d and e, which are constants where no load goes beyond them.
+fn width_d() -> u32 { return params.d; }
+fn width_e() -> u32 { return params.e; }
+
+fn state_columns() -> u32 { return select(width_e(), width_d(), STATE_TURNED); }
 
 // Four neighbours of a stored state [d, e], or [e, d]: a row, and where in it.
 fn load_state(base: u32, row: u32, column: u32) -> Held {
   let values = four_states(base + row * state_columns() + column);
   if (WHOLE_D && WHOLE_E) { return values; }
-  let rows = select(params.d, params.e, STATE_TURNED);
+  let rows = select(width_d(), width_e(), STATE_TURNED);
   return Held(first(vec4f(values), select(0, i32(state_columns()) - i32(column), row < rows)));
 }
 
 fn tiles_of_a_state() -> u32 {
   let width = select(64u, 128u, HALVES_WIDE);
-  let rows = select(params.d, params.e, STATE_TURNED);
+  let rows = select(width_d(), width_e(), STATE_TURNED);
   return (rows + ROWS - 1u) / ROWS * ((state_columns() + width - 1u) / width);
 }
 
@@ -250,6 +256,9 @@ fn add_both(both: Both, across: u32, along: u32) -> Both {
 }
 
 fn add_keys(scores: Scores, across: u32, along: u32) -> Scores {
+  if (UNROLLED && SPLIT) {
+    return add_key_part(add_key_part(add_key_part(add_key_part(scores, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
+  }
   var next = scores;
   for (var part = 0u; part < 4u; part++) { next = add_key_part(next, part, across, along); }
   return next;
@@ -339,7 +348,7 @@ fn main(
   let load_source = thread / 16u;
 
   let segment = chunk / params.segment;
-  let area = params.d * params.e;
+  let area = width_d() * width_e();
   let base_states = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
   let units_of_a_state = 128u * tiles_of_a_state();
   let own = StatePlace(base_states + chunk % params.segment * area, (instance * params.segment + chunk) * units_of_a_state);
@@ -365,16 +374,31 @@ fn main(
     }
     var both = Both();
     if (!is_own) { both.sums = sums; }
+    if (SPLIT && with_state) {
+      for (var d = 0u; d < params.d; d += DEPTH) {
+        if (!of_keys) { put_rows(asked, part, line, of_keys); }
+        if (SEGMENTED) { state = plus_faded(state, fade, before); }
+        put_state(state, thread, part, state_block);
+        workgroupBarrier();
+        let next = min(d + DEPTH, (params.d - 1u) / DEPTH * DEPTH);
+        if (!of_keys) { asked = ask_rows(places, next + 4u * part, of_keys); }
+        state = ask_state(own, next, first_e, thread, part, state_block);
+        if (SEGMENTED) { before = ask_state(of_segment, next, first_e, thread, part, state_block); }
+        both.sums = add_tiles(both.sums, across, along);
+        workgroupBarrier();
+      }
+      asked = ask_rows(places, 4u * part, of_keys);
+    }
     for (var d = 0u; d < params.d; d += DEPTH) {
       put_rows(asked, part, line, of_keys);
-      if (with_state) {
+      if (!SPLIT && with_state) {
         if (SEGMENTED) { state = plus_faded(state, fade, before); }
         put_state(state, thread, part, state_block);
       }
       workgroupBarrier();
       let next = min(d + DEPTH, (params.d - 1u) / DEPTH * DEPTH);
       asked = ask_rows(places, next + 4u * part, of_keys);
-      if (with_state) {
+      if (!SPLIT && with_state) {
         state = ask_state(own, next, first_e, thread, part, state_block);
         if (SEGMENTED) { before = ask_state(of_segment, next, first_e, thread, part, state_block); }
         both = add_both(both, across, along);

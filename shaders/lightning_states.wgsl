@@ -48,6 +48,10 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> last: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
 
+// d and e, which are constants where no load goes beyond them.
+fn width_d() -> u32 { return params.d; }
+fn width_e() -> u32 { return params.e; }
+
 fn initial_row(base: u32, row: u32, column: u32) -> vec4f {
   let step = params.initial_column;
   let at = base + row * params.initial_strides.w + column * step;
@@ -166,8 +170,8 @@ fn main(
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
   let width = select(64u, 128u, WIDE);
-  let tiles_e = (params.e + width - 1u) / width;
-  let tiles = tiles_e * ((params.d + ROWS - 1u) / ROWS);
+  let tiles_e = (width_e() + width - 1u) / width;
+  let tiles = tiles_e * ((width_d() + ROWS - 1u) / ROWS);
   let first_e = number % tiles_e * width;
   let first_d = number % tiles / tiles_e * ROWS;
   let segment = number / tiles % params.segments;
@@ -190,9 +194,9 @@ fn main(
     first_d + 4u * four,
     first_e + 4u * four,
     base_position);
-  let area = params.d * params.e;
+  let area = width_d() * width_e();
   let base = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
-  var to = Matrix(base, params.d, params.e, params.e, 1u);
+  var to = Matrix(base, width_d(), width_e(), width_e(), 1u);
   let base_total = instance * (params.chunks + params.segments);
   let is_first = thread == 0u && number % tiles == 0u;
   let base_unit = (instance * params.segment * tiles + number % tiles) * 128u + 16u * across + along;

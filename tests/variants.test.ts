@@ -34,6 +34,7 @@ async function within(variant: Partial<Variants>, fn: () => Promise<void>): Prom
 const tried: Record<string, Partial<Variants>> = {
   "all at once": { joint: true, asStored: true, onto: true, halves: true, steady: true },
   "two passes": { joint: false },
+  "split": { split: true, sized: true },
 };
 
 for (const [name, variant] of Object.entries(tried)) {

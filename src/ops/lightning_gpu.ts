@@ -22,6 +22,7 @@ import {
   isWide,
   placesOf,
   results,
+  sizes,
   stepsOf,
   tileColumns,
   tileName,
@@ -92,6 +93,8 @@ function outputsOf(
     shader: jointShader,
     constants: {
       ...constants,
+      ...sizes(d, e, tiles),
+      SPLIT: variants.split,
       RIGHT_BLOCKS: columns / 4,
       ...(halves && { HALVES: true, HALVES_WIDE: stateWide, Held: "vec4<f16>" }),
       ...(stored && {
@@ -230,6 +233,7 @@ function planHeads(
     // In turn, so that the last pass leaves the state where it belongs, and none reads where it writes.
     const after = (passes - pass) % 2 === 1 ? last : carried!;
     const walks = heads * segments * tiles;
+    const stateTiles = tiling(context, d, e, 64);
     dispatches.push(
       positionsDispatch(gs, positions, chunk, decayAfter, context),
       {
@@ -241,7 +245,8 @@ function planHeads(
           ...(fours && { IN_FOURS: true, ResultElement: stateElement }),
           ...(fours && { four_results: "ResultElement(values)" }),
           ...(halves && { Result: "f16" }),
-          ...tiling(context, d, e, 64),
+          ...stateTiles,
+          ...sizes(d, e, stateTiles),
           HALVES: halves,
           ONTO: variants.onto && out.dtype === "f16",
           SEGMENTED: segmented,

@@ -21,6 +21,10 @@ import type { Matrix } from "./matmul_cpu.ts";
 export interface Variants {
   /** Whether q kᵀ and q S are one pass over q (lightning_outputs_joint.wgsl), or two. */
   joint: boolean;
+  /** Whether q S comes before q kᵀ in the joint pass. */
+  split: boolean;
+  /** Whether sizes are constants. */
+  sized: boolean;
   /** Whether float16 waits in registers as it is stored, in the joint pass. */
   asStored: boolean;
   /** Whether a state that is to become float16 takes each product as it comes, or a chunk's sum of them. */
@@ -36,6 +40,8 @@ export interface Variants {
 /** The variant in use. */
 export const variants: Variants = {
   joint: true,
+  split: false,
+  sized: false,
   asStored: false,
   onto: false,
   halves: false,
@@ -97,6 +103,13 @@ export function elements(
     if (inFours) constants[`four_${name}`] = `vec4f(${name}[at / 4u])`;
   }
   return constants;
+}
+
+/** Sizes that are constants of a shader, if its tiles are whole: what addresses are made of is known to the compiler. */
+export function sizes(d: number, e: number, { WHOLE_D, WHOLE_E }: Record<string, unknown>) {
+  const constants: Record<string, string | boolean> = {};
+  if (!variants.sized || !WHOLE_D || !WHOLE_E) return constants;
+  return { width_d: `${d}u`, width_e: `${e}u`, WHOLE_COLUMNS: true };
 }
 
 /** Constants by which shaders store outputs, likewise. */
