@@ -18,17 +18,10 @@ import { timesOf } from "./timing.ts";
 /** What attention is tried with. What is measured first is measured again at the end. */
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
+  "halves": { halves: true },
   "sized": { sized: true },
-  "sized, split": { sized: true, split: true },
-  "sized, stored, halves": { sized: true, asStored: true, halves: true },
-  "sized, stored, halves, split, onto": {
-    sized: true,
-    asStored: true,
-    halves: true,
-    split: true,
-    onto: true,
-  },
-  "sized, stored, split": { sized: true, asStored: true, split: true },
+  "sized, halves": { sized: true, halves: true },
+  "scores in registers": { aside: false },
 };
 
 const flags = parseArgs(Deno.args, {

@@ -5,8 +5,13 @@
 // the chunk.
 // Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, keys.wgsl, queries.wgsl and scores.wgsl.
 
-// Of the states: a scalar, or four neighbours in a row.
+// Of the states: a scalar, or four neighbours in a row; and how four of them, or of v, wait in registers.
 alias StateElement = f32;
+alias Held = vec4f;
+// Whether states are float16, in tiles of 64 rows by 64 columns or 128 (HALVES_WIDE); then `totals` are the powers of
+// two that they are stored over: of a thread's 4 upper rows and its 4 lower ones.
+const HALVES: bool = false;
+const HALVES_WIDE: bool = false;
 // Whether there is a state before the first chunk of a sequence, so that no chunk may skip it.
 const HAS_INITIAL: bool = false;
 const SEGMENTED: bool = false;
@@ -14,6 +19,11 @@ const SEGMENTED: bool = false;
 const STATE_TURNED: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
+// Whether scores wait in workgroup memory for their turn, and not in registers: with as few registers as a matrix
+// product takes, as many workgroups fit a processor.
+const ASIDE: bool = false;
+// The left tile of q, after those of the scores.
+const OF_Q: u32 = LEFT_BLOCKS - 16u;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -48,99 +58,226 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(7) var<uniform> params: Params;
 
-fn four_states(at: u32) -> vec4f { return vec4f(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
+// Of the rows, then of the sources: their places in the decay.
+var<workgroup> places: array<vec2f, 128>;
 
-fn load_state(base: u32, row: u32, column: u32) -> vec4f {
-  let values = four_states(base + row * params.e + column);
+fn four_states(at: u32) -> Held { return Held(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
+
+// d and e, which are constants where no load goes beyond them.
+fn width_d() -> u32 { return params.d; }
+fn width_e() -> u32 { return params.e; }
+
+fn state_rows() -> u32 { return select(width_d(), width_e(), STATE_TURNED); }
+fn state_columns() -> u32 { return select(width_e(), width_d(), STATE_TURNED); }
+
+// Four neighbours of a row of the stored state.
+fn load_state(base: u32, row: u32, column: u32) -> Held {
+  let values = four_states(base + row * state_columns() + column);
   if (WHOLE_D && WHOLE_E) { return values; }
-  return first(values, select(0, i32(params.e) - i32(column), row < params.d));
+  return Held(first(vec4f(values), select(0, i32(state_columns()) - i32(column), row < state_rows())));
 }
 
-// Four neighbours along d of a stored state that is turned over.
-fn load_turned(base: u32, term: u32, column: u32) -> vec4f {
-  let values = four_states(base + column * params.d + term);
-  if (WHOLE_D && WHOLE_E) { return values; }
-  return first(values, select(0, i32(params.d) - i32(term), column < params.e));
+fn halves_width() -> u32 { return select(64u, 128u, HALVES_WIDE); }
+
+fn tiles_of_a_state() -> u32 {
+  return (state_rows() + ROWS - 1u) / ROWS * ((state_columns() + halves_width() - 1u) / halves_width());
 }
 
-// The decays from four sources to row `row`, 0 where a source comes after it. Selected, not multiplied by a
-// mask: 0 · inf would be NaN.
-fn decays(base: u32, row: u32, sources: vec4u, coarse: vec4f, fine: vec4f) -> vec4f {
-  let place = place_of(positions[base + row]);
-  return select(vec4f(), exp((coarse - place.x) + (fine - place.y)), sources <= vec4u(row));
+// What four neighbours of a stored row are multiples of.
+fn load_unit(units: u32, row: u32, column: u32) -> f32 {
+  let tile = row / ROWS * ((state_columns() + halves_width() - 1u) / halves_width()) + column / halves_width();
+  let both = totals[units + tile * 128u + row % 32u / 4u * 16u + column % 64u / 4u];
+  return bitcast<f32>(select(both.x, both.y, row % ROWS >= 32u));
 }
 
-// The decay of a segment up to a chunk.
-fn fade_of(instance: u32, chunk: u32) -> f32 {
-  if (!SEGMENTED) { return 0.0; }
-  return decay_between(vec2f(), place_of(totals[instance * (params.chunks + params.segments) + chunk]));
+// Where a thread reads: the rows of q that it loads, what their products with the state are multiplied by, and the
+// chunk's first row of k, of v and of positions.
+struct Places {
+  q: u32,
+  q_after: u32,
+  weight: f32,
+  weight_after: f32,
+  k: u32,
+  v: u32,
+  position: u32,
+  last: u32,                 // row of the chunk
+  state: u32,
+  units: u32,
+  segment: u32,              // the state before it,
+  fade: f32,                 // and its decay up to the chunk
 }
 
 // What a thread has asked for: of v, or of the state that the segment added so far and of the state before
 // the segment, four columns of a term and of the term 8 after it, and of those 64 to the right; or, of a state
-// turned over, four terms of columns 32 apart.
+// turned over, four terms of columns 32 apart. And the units of halves.
 struct Asked {
-  added: vec4f,
-  added_after: vec4f,
-  added_right: vec4f,
-  added_right_after: vec4f,
-  before: vec4f,
-  before_after: vec4f,
-  before_right: vec4f,
-  before_right_after: vec4f,
+  added: Held,
+  added_after: Held,
+  added_right: Held,
+  added_right_after: Held,
+  before: Held,
+  before_after: Held,
+  before_right: Held,
+  before_right_after: Held,
+  units: vec4f,
 }
 
-fn ask_values(base_v: u32, row: u32, last: u32, e: u32) -> Asked {
-  let at = base_v + min(row, last) * params.v_strides.w;
-  let at_after = base_v + min(row + 8u, last) * params.v_strides.w;
+fn held_v(base: u32, column: u32) -> Held { return Held(load_v(base, column)); }
+
+fn ask_values(at: Places, row: u32, e: u32) -> Asked {
+  let here = at.v + min(row, at.last) * params.v_strides.w;
+  let after = at.v + min(row + 8u, at.last) * params.v_strides.w;
   var asked = Asked();
-  asked.added = load_v(at, e);
-  asked.added_after = load_v(at_after, e);
+  asked.added = held_v(here, e);
+  asked.added_after = held_v(after, e);
   if (WIDE) {
-    asked.added_right = load_v(at, e + 64u);
-    asked.added_right_after = load_v(at_after, e + 64u);
+    asked.added_right = held_v(here, e + 64u);
+    asked.added_right_after = held_v(after, e + 64u);
   }
   return asked;
 }
 
-fn ask_state(base_state: u32, base_segment: u32, first_term: u32, first_e: u32, thread: u32) -> Asked {
+fn ask_state(at: Places, first_term: u32, first_e: u32, thread: u32) -> Asked {
   var asked = Asked();
   if (STATE_TURNED) {
     let term = first_term + 4u * (thread % 4u);
     let column = first_e + thread / 4u;
-    asked.added = load_turned(base_state, term, column);
-    asked.added_after = load_turned(base_state, term, column + 32u);
+    asked.added = load_state(at.state, column, term);
+    asked.added_after = load_state(at.state, column + 32u, term);
+    if (HALVES) { asked.units = vec4f(load_unit(at.units, column, term), load_unit(at.units, column + 32u, term), 0.0, 0.0); }
     if (WIDE) {
-      asked.added_right = load_turned(base_state, term, column + 64u);
-      asked.added_right_after = load_turned(base_state, term, column + 96u);
+      asked.added_right = load_state(at.state, column + 64u, term);
+      asked.added_right_after = load_state(at.state, column + 96u, term);
+      if (HALVES) {
+        asked.units.z = load_unit(at.units, column + 64u, term);
+        asked.units.w = load_unit(at.units, column + 96u, term);
+      }
     }
     if (SEGMENTED) {
-      asked.before = load_turned(base_segment, term, column);
-      asked.before_after = load_turned(base_segment, term, column + 32u);
+      asked.before = load_state(at.segment, column, term);
+      asked.before_after = load_state(at.segment, column + 32u, term);
       if (WIDE) {
-        asked.before_right = load_turned(base_segment, term, column + 64u);
-        asked.before_right_after = load_turned(base_segment, term, column + 96u);
+        asked.before_right = load_state(at.segment, column + 64u, term);
+        asked.before_right_after = load_state(at.segment, column + 96u, term);
       }
     }
     return asked;
   }
   let term = first_term + thread / 16u;
   let e = first_e + 4u * (thread % 16u);
-  asked.added = load_state(base_state, term, e);
-  asked.added_after = load_state(base_state, term + 8u, e);
+  asked.added = load_state(at.state, term, e);
+  asked.added_after = load_state(at.state, term + 8u, e);
   if (WIDE) {
-    asked.added_right = load_state(base_state, term, e + 64u);
-    asked.added_right_after = load_state(base_state, term + 8u, e + 64u);
+    asked.added_right = load_state(at.state, term, e + 64u);
+    asked.added_right_after = load_state(at.state, term + 8u, e + 64u);
   }
+  // Columns 64 to the right are the same thread's.
+  if (HALVES) { asked.units = vec4f(load_unit(at.units, term, e), load_unit(at.units, term + 8u, e), 0.0, 0.0).xyxy; }
   if (SEGMENTED) {
-    asked.before = load_state(base_segment, term, e);
-    asked.before_after = load_state(base_segment, term + 8u, e);
+    asked.before = load_state(at.segment, term, e);
+    asked.before_after = load_state(at.segment, term + 8u, e);
     if (WIDE) {
-      asked.before_right = load_state(base_segment, term, e + 64u);
-      asked.before_right_after = load_state(base_segment, term + 8u, e + 64u);
+      asked.before_right = load_state(at.segment, term, e + 64u);
+      asked.before_right_after = load_state(at.segment, term + 8u, e + 64u);
     }
   }
   return asked;
+}
+
+// Puts what was asked for into the right tile.
+fn put_asked(asked: Asked, of_state: bool, fade: f32, thread: u32) {
+  var here = vec4f(asked.added);
+  var after = vec4f(asked.added_after);
+  var right = vec4f(asked.added_right);
+  var right_after = vec4f(asked.added_right_after);
+  if (HALVES && of_state) {
+    here *= asked.units.x;
+    after *= asked.units.y;
+    right *= asked.units.z;
+    right_after *= asked.units.w;
+  }
+  if (SEGMENTED && of_state) {
+    here += fade * vec4f(asked.before);
+    after += fade * vec4f(asked.before_after);
+    right += fade * vec4f(asked.before_right);
+    right_after += fade * vec4f(asked.before_right_after);
+  }
+  if (STATE_TURNED && of_state) {
+    put_right_rows(thread, 0u, here, after);
+    if (WIDE) { put_right_rows(thread, 16u, right, right_after); }
+  } else {
+    put_right_terms(thread, thread % 16u, here, after);
+    if (WIDE) { put_right_terms(thread, thread % 16u + 16u, right, right_after); }
+  }
+}
+
+// A row's scores of four sources from `source` on by their decays and by the scale, 0 where a source comes after it.
+// Selected, not multiplied by a mask: 0 · inf would be NaN.
+fn decayed(scores: vec4f, own_row: u32, first_row: u32, source: u32, coarse: vec4f, fine: vec4f) -> vec4f {
+  let place = places[own_row];
+  let scale = params.query_scale * params.source_scale;
+  let sources = vec4u(source, source + 1u, source + 2u, source + 3u);
+  return select(vec4f(), scale * scores * exp((coarse - place.x) + (fine - place.y)), sources <= vec4u(first_row + own_row));
+}
+
+fn decayed_block(scores: mat4x4f, own_row: u32, first_row: u32, source: u32, coarse: vec4f, fine: vec4f) -> mat4x4f {
+  return mat4x4f(
+    decayed(scores[0], own_row, first_row, source, coarse, fine), decayed(scores[1], own_row + 1u, first_row, source, coarse, fine),
+    decayed(scores[2], own_row + 2u, first_row, source, coarse, fine), decayed(scores[3], own_row + 3u, first_row, source, coarse, fine));
+}
+
+// Adds scores · v of 64 sources from `block` on, and then q · S in further steps of 16 terms.
+fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, first_e: u32, thread: u32) -> Sums {
+  let across = across_of(thread);
+  let along = along_of(thread);
+  let load_row = thread / 4u;
+  let load_term = 4u * (thread % 4u);
+  let load_e = first_e + 4u * (thread % 16u);
+  places[thread] = place_of(positions[at.position + select(first_row, block, thread >= ROWS) + thread % ROWS]);
+  let at_k = at.k + min(block + load_row, at.last) * params.k_strides.w;
+  let at_k_after = at.k + min(block + load_row + 32u, at.last) * params.k_strides.w;
+  var scores = scores_of(at.q, at.q_after, at_k, at_k_after, OF_Q, thread);
+
+  // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
+  var asked = ask_values(at, block + thread / 16u, load_e);
+  let s0 = places[ROWS + 4u * along];
+  let s1 = places[ROWS + 4u * along + 1u];
+  let s2 = places[ROWS + 4u * along + 2u];
+  let s3 = places[ROWS + 4u * along + 3u];
+  let coarse = vec4f(s0.x, s1.x, s2.x, s3.x);
+  let fine = vec4f(s0.y, s1.y, s2.y, s3.y);
+  scores = Scores(
+    decayed_block(scores.upper, 4u * across, first_row, block + 4u * along, coarse, fine),
+    decayed_block(scores.lower, 4u * across + 32u, first_row, block + 4u * along, coarse, fine));
+  if (ASIDE) {
+    put_left_block(along % 4u, along / 4u * 16u + across, scores.upper);
+    put_left_block(along % 4u, along / 4u * 16u + across + 8u, scores.lower);
+  }
+  var from_q = load_q(at.q, load_term);
+  var from_q_after = load_q(at.q_after, load_term);
+  var next_sums = sums;
+  for (var step = 0u; step < steps; step++) {
+    let of_state = step >= 4u;
+    put_asked(asked, of_state, at.fade, thread);
+    if (of_state) {
+      put_left_rows(thread, OF_Q, at.weight * from_q, at.weight_after * from_q_after);
+    } else if (!ASIDE) {
+      hand_over(scores, step, across, along);
+    }
+    workgroupBarrier();
+    let next = min(step + 1u, steps - 1u);
+    if (next >= 4u) {
+      let term = (next - 4u) * DEPTH;
+      asked = ask_state(at, term, first_e, thread);
+      from_q = load_q(at.q, term + load_term);
+      from_q_after = load_q(at.q_after, term + load_term);
+    } else {
+      asked = ask_values(at, block + next * DEPTH + thread / 16u, load_e);
+    }
+    next_sums = add_tiles(next_sums, across + select(0u, select(16u * step, OF_Q, of_state), ASIDE), along);
+    workgroupBarrier();
+  }
+  return next_sums;
 }
 
 @compute @workgroup_size(128)
@@ -152,122 +289,47 @@ fn main(
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
   let width = select(64u, 128u, WIDE);
-  let tiles_e = (params.e + width - 1u) / width;
+  let tiles_e = (width_e() + width - 1u) / width;
   let tiles_row = (params.chunk + ROWS - 1u) / ROWS;
   let first_e = number % tiles_e * width;
   let first_row = number / tiles_e % tiles_row * ROWS;
   let chunk = number / tiles_e / tiles_row % params.chunks;
   let instance = number / tiles_e / tiles_row / params.chunks;
-  let at = entry_of(instance, params.groups, params.members, 0u);
+  let entry = entry_of(instance, params.groups, params.members, 0u);
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   if (first_row >= rows) { return; }
-  let base_q = params.q_offset + dot(at, params.q_strides) + start * params.q_strides.w;
-  let base_k = params.k_offset + dot(at, params.k_strides) + start * params.k_strides.w;
-  let base_v = params.v_offset + dot(at, params.v_strides) + start * params.v_strides.w;
-  let base_position = instance * (params.n + params.chunks) + start;
 
-  // What a thread computes, and what it loads: of q and k, four terms of a row and of the row 32 after it;
-  // of v and the state, four columns of a term and of the term 8 after it, and of those 64 to the right.
-  let across = across_of(thread);
-  let along = along_of(thread);
-  let load_v_row = thread / 16u;
-  let four = thread % 16u;
-  let row = first_row + 4u * across;
-  let e = first_e + 4u * along;
-  let load_e = first_e + 4u * four;
-  let load_row = thread / 4u;
-  let load_term = 4u * (thread % 4u);
-  let q_row = min(first_row + load_row, rows - 1u);
-  let q_after = min(first_row + load_row + 32u, rows - 1u);
-  let at_q = base_q + q_row * params.q_strides.w;
-  let at_q_after = base_q + q_after * params.q_strides.w;
-
-  // What the states before the chunk are read by: they stand after all blocks of sources.
   let segment = chunk / params.segment;
-  let area = params.d * params.e;
+  let area = width_d() * width_e();
   let base_states = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
-  let base_state = base_states + chunk % params.segment * area;
-  let base_segment = base_states + params.segment * area;
-  let state_block = select(first_row, 0u, ONE_BLOCK) + ROWS;
-  let end_block = state_block + select(0u, ROWS, HAS_INITIAL || chunk > 0u);
-  let fade = fade_of(instance, chunk);
-  let weight = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_row]));
-  let weight_after = params.query_scale * decay_between(vec2f(), place_of(positions[base_position + q_after]));
-
-  var sums = Sums();
-  for (var block = 0u; block < end_block; block += ROWS) {
-    let of_state = block == state_block;
-    var scores = Scores();
-    if (!of_state) {
-      let at_k = base_k + min(block + load_row, rows - 1u) * params.k_strides.w;
-      let at_k_after = base_k + min(block + load_row + 32u, rows - 1u) * params.k_strides.w;
-      scores = scores_of(at_q, at_q_after, at_k, at_k_after, thread);
-
-      let source = block + 4u * along;
-      let sources = vec4u(source, source + 1u, source + 2u, source + 3u);
-      let s0 = place_of(positions[base_position + source]);
-      let s1 = place_of(positions[base_position + source + 1u]);
-      let s2 = place_of(positions[base_position + source + 2u]);
-      let s3 = place_of(positions[base_position + source + 3u]);
-      let coarse = vec4f(s0.x, s1.x, s2.x, s3.x);
-      let fine = vec4f(s0.y, s1.y, s2.y, s3.y);
-      let scale = params.query_scale * params.source_scale;
-      scores.upper = scale * mat4x4f(
-        scores.upper[0] * decays(base_position, row, sources, coarse, fine),
-        scores.upper[1] * decays(base_position, row + 1u, sources, coarse, fine),
-        scores.upper[2] * decays(base_position, row + 2u, sources, coarse, fine),
-        scores.upper[3] * decays(base_position, row + 3u, sources, coarse, fine));
-      scores.lower = scale * mat4x4f(
-        scores.lower[0] * decays(base_position, row + 32u, sources, coarse, fine),
-        scores.lower[1] * decays(base_position, row + 33u, sources, coarse, fine),
-        scores.lower[2] * decays(base_position, row + 34u, sources, coarse, fine),
-        scores.lower[3] * decays(base_position, row + 35u, sources, coarse, fine));
-    }
-
-    // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
-    let end = select(ROWS, params.d, of_state);
-    var from_q = load_q(at_q, load_term);
-    var from_q_after = load_q(at_q_after, load_term);
-    var here = Asked();
-    if (of_state) {
-      here = ask_state(base_state, base_segment, 0u, first_e, thread);
-    } else {
-      here = ask_values(base_v, block + load_v_row, rows - 1u, load_e);
-    }
-    for (var term = 0u; term < end; term += DEPTH) {
-      if (of_state) {
-        put_left_rows(thread, weight * from_q, weight_after * from_q_after);
-      } else {
-        hand_over(scores, term / DEPTH, across, along);
-      }
-      if (SEGMENTED) {
-        here.added += fade * here.before;
-        here.added_after += fade * here.before_after;
-        here.added_right += fade * here.before_right;
-        here.added_right_after += fade * here.before_right_after;
-      }
-      if (STATE_TURNED && of_state) {
-        put_right_rows(thread, 0u, here.added, here.added_after);
-        if (WIDE) { put_right_rows(thread, 16u, here.added_right, here.added_right_after); }
-      } else {
-        put_right_terms(thread, four, here.added, here.added_after);
-        if (WIDE) { put_right_terms(thread, four + 16u, here.added_right, here.added_right_after); }
-      }
-      workgroupBarrier();
-      let next = min(term + DEPTH, (end - 1u) / DEPTH * DEPTH);
-      if (of_state) {
-        here = ask_state(base_state, base_segment, next, first_e, thread);
-        from_q = load_q(at_q, next + load_term);
-        from_q_after = load_q(at_q_after, next + load_term);
-      } else {
-        here = ask_values(base_v, block + next + load_v_row, rows - 1u, load_e);
-      }
-      sums = add_tiles(sums, across, along);
-      workgroupBarrier();
-    }
+  let base_q = params.q_offset + dot(entry, params.q_strides) + start * params.q_strides.w;
+  let q_row = min(first_row + thread / 4u, rows - 1u);
+  let q_after = min(first_row + thread / 4u + 32u, rows - 1u);
+  var at = Places();
+  at.position = instance * (params.n + params.chunks) + start;
+  at.last = rows - 1u;
+  at.q = base_q + q_row * params.q_strides.w;
+  at.q_after = base_q + q_after * params.q_strides.w;
+  at.weight = params.query_scale * decay_between(vec2f(), place_of(positions[at.position + q_row]));
+  at.weight_after = params.query_scale * decay_between(vec2f(), place_of(positions[at.position + q_after]));
+  at.k = params.k_offset + dot(entry, params.k_strides) + start * params.k_strides.w;
+  at.v = params.v_offset + dot(entry, params.v_strides) + start * params.v_strides.w;
+  at.state = base_states + chunk % params.segment * area;
+  at.units = (instance * params.segment + chunk) * tiles_of_a_state() * 128u;
+  if (SEGMENTED) {
+    at.segment = base_states + params.segment * area;
+    at.fade = decay_between(vec2f(), place_of(totals[instance * (params.chunks + params.segments) + chunk]));
   }
 
-  let base_out = params.out_offset + dot(at, params.out_strides) + start * params.out_strides.w;
-  store_sums(Matrix(base_out, rows, params.e, params.out_strides.w, params.out_column), row, e, sums);
+  var sums = Sums();
+  if (!ONE_BLOCK) {
+    for (var block = 0u; block < first_row; block += ROWS) { sums = add_block(sums, at, first_row, block, 4u, first_e, thread); }
+  }
+  let of_state = select(0u, (params.d + DEPTH - 1u) / DEPTH, HAS_INITIAL || chunk > 0u);
+  sums = add_block(sums, at, first_row, first_row, 4u + of_state, first_e, thread);
+
+  let base_out = params.out_offset + dot(entry, params.out_strides) + start * params.out_strides.w;
+  let to = Matrix(base_out, rows, width_e(), params.out_strides.w, params.out_column);
+  store_sums(to, first_row + 4u * across_of(thread), first_e + 4u * along_of(thread), sums);
 }

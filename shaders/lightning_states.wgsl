@@ -13,8 +13,6 @@ const SEGMENTED: bool = false;
 // Whether states are stored in float16, over powers of two that take the totals' place: a thread's, of its upper rows
 // and of its lower ones.
 const HALVES: bool = false;
-// Whether products are added to the state one by one, where float16 hides what that rounds, or a chunk's sum of them.
-const ONTO: bool = false;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -224,7 +222,6 @@ fn main(
     }
     let fade = fade_over(exponent_of(whole));
     var sums = Sums();
-    if (ONTO) { sums = sums_past(fade, state, sums); }
     for (var depth = 0u; depth < rows; depth += DEPTH) {
       // Selected, since the next chunk's rows may stand where the exponential is ∞, and 0 · ∞ is NaN.
       let decayed = params.source_scale * decay_between(place_of(asked.position), end);
@@ -239,7 +236,7 @@ fn main(
       sums = add_tiles(sums, across, along);
       workgroupBarrier();
     }
-    if (ONTO) { state = sums; } else { state = sums_past(fade, state, sums); }
+    state = sums_past(fade, state, sums);
   }
   if (SEGMENTED) {
     if (is_first) { totals[base_total + params.chunks + segment] = total; }

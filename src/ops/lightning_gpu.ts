@@ -7,9 +7,7 @@ import { type Dispatch, floatBits, type GpuContext, type View } from "../backend
 import { bytesOf } from "../dtype.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
-import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
-import jointText from "../../shaders/lightning_outputs_joint.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import type { LightningOptions } from "./lightning_core.ts";
@@ -26,6 +24,7 @@ import {
   stepsOf,
   tileColumns,
   tileName,
+  tilesOf,
   tiling,
   variants,
   withScores,
@@ -34,7 +33,6 @@ import {
 
 const statesShader = withTiles(keys, decays, statesText);
 const outputsShader = withScores(decays, outputsText);
-const jointShader = withTiles(keys, queries, decays, jointText);
 
 /**
  * Memory that a call may take beyond q, k, v and the outputs, states included, as a share of them (15 % less what
@@ -47,6 +45,8 @@ export const LEAST_SCRATCH = 140 * 2 ** 20;
 const WALKERS = 256;
 /** Bytes of the units of a tile of states in float16: two for each thread. */
 const UNITS_BYTES = 8 * 128;
+/** Workgroup memory of outputs whose scores wait in it: 80 and 32 blocks of tiles, and 128 places. */
+const BYTES_ASIDE = (80 + 32) * 17 * 16 + 128 * 8;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
 const LEAST_SEGMENT = 4;
 
@@ -72,39 +72,19 @@ function walksOf(d: number, e: number): number {
   return Math.ceil(d / 64) * Math.ceil(e / tileColumns(e));
 }
 
-/** The shader that makes outputs from q, k and v, its constants for its tiles, and how many columns a tile has. */
-function outputsOf(
-  q: View,
-  k: View,
-  v: View,
-  halves: boolean,
-  stateWide: boolean,
-  context: GpuContext,
-) {
+/** Constants of the shader that makes outputs from q, k and v, and from states that may be halves. */
+function outputsConstants(q: View, k: View, v: View, halves: boolean, context: GpuContext) {
   const [d, e] = [k.shape[4], v.shape[4]];
-  const columns = tileColumns(e, variants.joint ? context.workgroupBytes : undefined);
-  const wide = columns === 128;
-  const tiles = tiling(context, d, e, 16, wide);
-  const constants = { ...elements({ q, k, v }), ...tiles };
-  if (!variants.joint) return { shader: outputsShader, constants, columns };
-  const stored = variants.asStored && tiles.WHOLE_D && tiles.WHOLE_E &&
-    [q, k, v].every((view) => view.dtype === "f16" && isInGroups(view, -1, 4));
+  const tiles = tiling(context, d, e);
+  const aside = variants.aside && context.workgroupBytes >= BYTES_ASIDE;
+  const asStored = halves && tiles.WHOLE_E && isInGroups(v, -1, 4);
   return {
-    shader: jointShader,
-    constants: {
-      ...constants,
-      ...sizes(d, e, tiles),
-      SPLIT: variants.split,
-      RIGHT_BLOCKS: columns / 4,
-      ...(halves && { HALVES: true, HALVES_WIDE: stateWide, Held: "vec4<f16>" }),
-      ...(stored && {
-        Loaded: "vec4<f16>",
-        ask_q: "q[(base + column) / 4u]",
-        ask_k: "k[(base + column) / 4u]",
-        ask_v: "v[(base + column) / 4u]",
-      }),
-    },
-    columns,
+    ...elements({ q, k, v }),
+    ...tiles,
+    ...sizes(d, e, tiles),
+    ...(aside && { ASIDE: true, LEFT_BLOCKS: 80 }),
+    ...(halves && { HALVES: true, Held: "vec4<f16>" }),
+    ...(asStored && { held_v: "v[(base + column) / 4u]" }),
   };
 }
 
@@ -124,7 +104,7 @@ function passesOf(inputs: readonly View[], out: View, blockSize: number, binding
   const operands = [q, k, v, out].reduce((sum, t) => sum + bytesIn(t), 0);
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
   const walkers = heads * walksOf(d, e);
-  const few = walkers < variants.walkers;
+  const few = walkers < WALKERS;
   const halves = variants.halves && !few && n > 0 && e % 4 === 0 &&
     [q, k, v, out].every(({ dtype }) => dtype === "f16");
   // The last state and one that passes hand on; where heads are few, one more for each segment.
@@ -135,7 +115,7 @@ function passesOf(inputs: readonly View[], out: View, blockSize: number, binding
   const affordable = Math.floor(budget / ofAChunk) - (few ? 1 : 0);
   // Passes as even as they can be.
   const atOnce = Math.ceil(chunks / Math.ceil(chunks / Math.max(1, affordable)));
-  const wanted = Math.ceil(atOnce / Math.ceil(variants.walkers / Math.max(1, walkers)));
+  const wanted = Math.ceil(atOnce / Math.ceil(WALKERS / Math.max(1, walkers)));
   const segment = Math.min(atOnce, Math.max(LEAST_SEGMENT, wanted));
   return { chunk, segment, segments: Math.ceil(atOnce / segment), halves };
 }
@@ -248,7 +228,6 @@ function planHeads(
           ...stateTiles,
           ...sizes(d, e, stateTiles),
           HALVES: halves,
-          ONTO: variants.onto && out.dtype === "f16",
           SEGMENTED: segmented,
           HAS_INITIAL: !segmented && before !== undefined,
         },
@@ -276,21 +255,14 @@ function planHeads(
     }
     for (const { q, k, v, out, turned } of readers) {
       const [d, e] = [k.shape[4], v.shape[4]];
-      const { shader, constants, columns } = outputsOf(
-        q,
-        k,
-        v,
-        halves,
-        isWide(vs.shape[4]),
-        context,
-      );
-      const reads = heads * chunks * Math.ceil(chunk / 64) * Math.ceil(e / columns);
+      const reads = heads * chunks * tilesOf(chunk, e);
       dispatches.push({
         label: "outputs",
-        tile: tileName(columns),
-        shader,
+        tile: tileName(tileColumns(e)),
+        shader: outputsShader,
         constants: {
-          ...constants,
+          ...outputsConstants(q, k, v, halves, context),
+          ...(halves && { HALVES_WIDE: isWide(vs.shape[4]) }),
           ...(fours && { StateElement: stateElement, four_states: "states[at / 4u]" }),
           ...results(out),
           HAS_INITIAL: before !== undefined,

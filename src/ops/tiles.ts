@@ -19,34 +19,22 @@ import type { Matrix } from "./matmul_cpu.ts";
 
 /** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** Whether q kᵀ and q S are one pass over q (lightning_outputs_joint.wgsl), or two. */
-  joint: boolean;
-  /** Whether q S comes before q kᵀ in the joint pass. */
-  split: boolean;
+  /** Whether scores wait in workgroup memory, where there is enough. */
+  aside: boolean;
   /** Whether sizes are constants. */
   sized: boolean;
-  /** Whether float16 waits in registers as it is stored, in the joint pass. */
-  asStored: boolean;
-  /** Whether a state that is to become float16 takes each product as it comes, or a chunk's sum of them. */
-  onto: boolean;
   /** Whether states of float16 calls are stored in float16. */
   halves: boolean;
-  /** Workgroups that walk over states side by side. */
-  walkers: number;
   /** Whether positions of a decay that is the same for all tokens are multiples, or sums all the same. */
   steady: boolean;
 }
 
 /** The variant in use. */
 export const variants: Variants = {
-  joint: true,
-  split: false,
+  aside: true,
   sized: false,
-  asStored: false,
-  onto: false,
   halves: false,
-  walkers: 256,
-  steady: false,
+  steady: true,
 };
 
 /** The whole of a shader that goes on from blocks.wgsl. */
@@ -161,19 +149,11 @@ export function placeInMemory(view: WasmView): number[] {
 }
 
 /**
- * Columns of a tile by the least columns that it pays for, and the workgroup memory that the largest kernel takes
- * for it; the first that suits is taken. On an H200 at 128 columns 64 × 128 was fastest (bench/RESULTS.md); at up
- * to 64, half of it would be idle.
+ * How many columns a tile has, for outputs with so many. On an H200 at 128 columns 64 × 128 was fastest
+ * (bench/RESULTS.md); at up to 64, half of it would be idle.
  */
-const TILES = [
-  { columns: 128, least: 65, bytes: 64 * 17 * 16 },
-  { columns: 64, least: 0, bytes: 48 * 17 * 16 },
-];
-
-/** How many columns a tile has, for outputs with so many and a device with so much workgroup memory. */
-export function tileColumns(length: number, workgroupBytes = Infinity): number {
-  const suits = TILES.find(({ least, bytes }) => length >= least && workgroupBytes >= bytes);
-  return (suits ?? TILES[TILES.length - 1]).columns;
+export function tileColumns(length: number): number {
+  return length > 64 ? 128 : 64;
 }
 
 /** What a tile is called in `device.describe()`. */
