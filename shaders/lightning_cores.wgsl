@@ -1,5 +1,5 @@
 // What the kernels of Lightning Attention on matrix units share; this text comes after theirs. A workgroup
-// makes tiles of ROWS × COLUMNS by subgroups of 2 × 2 or 1 × 2 fragments: many small subgroups hide each other's
+// makes tiles of ROWS × COLUMNS by subgroups of 2 × 2 fragments: many small subgroups hide each other's
 // waits better than a few large ones.
 
 // A scalar, or eight neighbours in a row of a dense matrix.

@@ -10,8 +10,6 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
-// Whether the next tile is asked for before this one is used.
-const AHEAD: bool = false;
 
 struct Params {
   q_strides: vec4u,          // of batch, group, member of the group, row
@@ -53,9 +51,6 @@ const RIGHT_TILE: u32 = 2 * NARROW_TILE;
 const OF_Q: u32 = 0;
 const RIGHT: u32 = WIDE_TILE;
 const LEFT: u32 = WIDE_TILE + RIGHT_TILE;
-// A subgroup has so many rows and a quarter of the columns, in two rows of fragments (TALL) or one.
-const BAND: u32 = 4 * ROWS / SUBGROUPS;
-const TALL: bool = SUBGROUPS == 8;
 // How much decay lies between the first row of the workgroup and each of its rows, and each source.
 var<workgroup> rows_after: array<f32, ROWS>;
 var<workgroup> sources_after: array<f32, ROWS>;
@@ -165,7 +160,7 @@ fn main(
   let end = rows - 1u;
   let base_position = instance * (params.n + params.chunks) + start;
   let subgroup = thread / LANES;
-  let band = subgroup / 4u * BAND;
+  let band = subgroup / 4u * 2u * SIDE;
   let quarter = subgroup % 4u;
   // What this thread has of narrow and of wide tiles.
   let line = thread / (ROWS / 8u);
@@ -212,8 +207,8 @@ fn main(
     there.scale_step = across;
   }
 
-  var asked = Asked();
-  if (AHEAD) { asked = ask(there, 0u); }
+  // The next tile is asked for before the one at hand is used.
+  var asked = ask(there, 0u);
   put(OF_Q + wide, WIDE, four_of_q(base_q, lines_from(first_row + wide_line, WIDE_STEP, end), column_d));
   let corner = positions[base_position + first_row];
   if (thread < ROWS) {
@@ -228,7 +223,6 @@ fn main(
   var unit = 1.0;
   for (var step = 0u; step < steps; step++) {
     let of_state = step >= sources;
-    if (!AHEAD) { asked = ask(there, step); }
     if (!of_state) {
       let source = step * ROWS;
       put(RIGHT + wide, WIDE, asked.tile);
@@ -240,17 +234,15 @@ fn main(
         let left = OF_Q + band * WIDE_PITCH + d / 8u;
         let keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * WIDE_PITCH + d / 8u, WIDE_PITCH);
         let above = subgroupMatrixLoad<Left, row_major>(&tiles, left, WIDE_PITCH);
+        let below = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * WIDE_PITCH, WIDE_PITCH);
         c0 = subgroupMatrixMultiplyAccumulate(above, keys, c0);
-        if (TALL) {
-          let below = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * WIDE_PITCH, WIDE_PITCH);
-          c1 = subgroupMatrixMultiplyAccumulate(below, keys, c1);
-        }
+        c1 = subgroupMatrixMultiplyAccumulate(below, keys, c1);
       }
       let from_v = four_of_v(base_v, lines_from(source + wide_line, WIDE_STEP, end), column_e);
       workgroupBarrier();
       let place = RIGHT + band * WIDE_PITCH + quarter * NEXT_SUM;
       subgroupMatrixStore<row_major>(&tiles, place, c0, WIDE_PITCH);
-      if (TALL) { subgroupMatrixStore<row_major>(&tiles, place + SIDE * WIDE_PITCH, c1, WIDE_PITCH); }
+      subgroupMatrixStore<row_major>(&tiles, place + SIDE * WIDE_PITCH, c1, WIDE_PITCH);
       workgroupBarrier();
       for (var i = 0u; i < ROWS; i += NARROW_STEP) {
         tiles[narrow + i * NARROW_PITCH] = decayed(line + i, eighth, first_row, source);
@@ -270,22 +262,20 @@ fn main(
       let factor = unit / asked.scale;
       unit = asked.scale;
       a0 = subgroupMatrixScalarMultiply(a0, factor); a1 = subgroupMatrixScalarMultiply(a1, factor);
-      if (TALL) { b0 = subgroupMatrixScalarMultiply(b0, factor); b1 = subgroupMatrixScalarMultiply(b1, factor); }
+      b0 = subgroupMatrixScalarMultiply(b0, factor); b1 = subgroupMatrixScalarMultiply(b1, factor);
     }
-    if (AHEAD && step + 1u < steps) { asked = ask(there, step + 1u); }
+    if (step + 1u < steps) { asked = ask(there, step + 1u); }
     workgroupBarrier();
     for (var depth = 0u; depth < ROWS; depth += SIDE) {
       let left = LEFT + band * NARROW_PITCH + depth / 8u;
       let a = subgroupMatrixLoad<Left, row_major>(&tiles, left, NARROW_PITCH);
+      let b = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * NARROW_PITCH, NARROW_PITCH);
       let r0 = right_at(depth, quarter * 2u * SIDE, of_state);
       let r1 = right_at(depth, quarter * 2u * SIDE + SIDE, of_state);
       a0 = subgroupMatrixMultiplyAccumulate(a, r0, a0);
       a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
-      if (TALL) {
-        let b = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * NARROW_PITCH, NARROW_PITCH);
-        b0 = subgroupMatrixMultiplyAccumulate(b, r0, b0);
-        b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
-      }
+      b0 = subgroupMatrixMultiplyAccumulate(b, r0, b0);
+      b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
     }
     workgroupBarrier();
   }
@@ -294,11 +284,9 @@ fn main(
   let above = quarter / 2u * WIDE_TILE + band * WIDE_PITCH + quarter % 2u * 2u * NEXT_SUM;
   subgroupMatrixStore<row_major>(&tiles, above, subgroupMatrixScalarMultiply(a0, unit), WIDE_PITCH);
   subgroupMatrixStore<row_major>(&tiles, above + NEXT_SUM, subgroupMatrixScalarMultiply(a1, unit), WIDE_PITCH);
-  if (TALL) {
-    let below = above + SIDE * WIDE_PITCH;
-    subgroupMatrixStore<row_major>(&tiles, below, subgroupMatrixScalarMultiply(b0, unit), WIDE_PITCH);
-    subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, subgroupMatrixScalarMultiply(b1, unit), WIDE_PITCH);
-  }
+  let below = above + SIDE * WIDE_PITCH;
+  subgroupMatrixStore<row_major>(&tiles, below, subgroupMatrixScalarMultiply(b0, unit), WIDE_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, subgroupMatrixScalarMultiply(b1, unit), WIDE_PITCH);
   workgroupBarrier();
   let base_out = params.out_offset + dot(at, params.out_strides) + start * params.out_strides.w;
   let results = wide_eighth / (ROWS / 8u) * WIDE_TILE + wide_eighth % (ROWS / 8u) * 2u;

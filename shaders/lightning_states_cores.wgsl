@@ -11,8 +11,8 @@ enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
-// ROWS by eight subgroups, or COLUMNS by sixteen, which then read k and v once.
-const TILE_D: u32 = 4 * SIDE;
+// ROWS by eight subgroups, or COLUMNS by sixteen, so that k and v are read once.
+const TILE_D: u32 = SUBGROUPS / 2 * SIDE;
 // Which it writes: the states before the chunks and their scales; the last state, of every segment, and with it
 // how much decay lies in each.
 const WRITES_STATES: bool = true;
