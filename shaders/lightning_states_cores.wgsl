@@ -13,6 +13,8 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // ROWS by eight subgroups, or COLUMNS by sixteen, so that k and v are read once.
 const TILE_D: u32 = SUBGROUPS / 2 * SIDE;
+// Whether one half of ROWS tokens is put in its place while the other is multiplied.
+const HALVES: bool = false;
 // Which it writes: the states before the chunks and their scales; the last state, of every segment, and with it
 // how much decay lies in each.
 const WRITES_STATES: bool = true;
@@ -59,25 +61,32 @@ struct Params {
 var<workgroup> tiles: array<vec4u, 2 * WIDE_TILE>;
 const K_LINE: u32 = TILE_D / 8;
 const K_PITCH: u32 = K_LINE + 1;
-const K_STEP: u32 = THREADS / K_LINE;
 const OF_V: u32 = ROWS * K_PITCH;
+const HALF: u32 = ROWS / 2;
 var<workgroup> largest: atomic<u32>;
 
-struct Two { a: vec4u, b: vec4u }
+// Where this thread's share of tokens lies: an eight of k, and one or two of v.
+struct From { k: u32, v: u32, positions: u32, line: u32, wide_line: u32, column_k: u32, column_v: u32 }
 
-fn two_of_k(base: u32, row: u32, column: u32) -> Two {
+// Its share of ROWS / 2 tokens, where its row of k stands, and the end of that row's chunk.
+struct Half { k: vec4u, v: vec4u, later_v: vec4u, stand: vec2u, whole: vec2u }
+
+fn ask(there: From, row: u32) -> Half {
   let end = params.n - 1u;
-  return Two(load_k(base, min(row, end), column), load_k(base, min(row + K_STEP, end), column));
+  var half = Half();
+  half.k = load_k(there.k, min(row + there.line, end), there.column_k);
+  half.v = load_v(there.v, min(row + there.wide_line, end), there.column_v);
+  if (SUBGROUPS == 8) { half.later_v = load_v(there.v, min(row + there.wide_line + WIDE_STEP, end), there.column_v); }
+  half.stand = positions[there.positions + min(row + there.line, end)];
+  half.whole = positions[there.positions + params.n + min(row / params.chunk, params.chunks - 1u)];
+  return half;
 }
 
-// Where two rows stand, and the end of their chunk.
-struct Stand { a: vec2u, b: vec2u, whole: vec2u }
-
-fn stand_of(base: u32, row: u32, chunk: u32) -> Stand {
-  let end = params.n - 1u;
-  return Stand(
-    positions[base + min(row, end)], positions[base + min(row + K_STEP, end)],
-    positions[base + params.n + min(chunk, params.chunks - 1u)]);
+// Puts it in its places.
+fn put_half(of_k: u32, of_v: u32, row: u32, half: Half) {
+  tiles[of_k] = times(half.k, weight(row, half.stand, half.whole));
+  tiles[of_v] = half.v;
+  if (SUBGROUPS == 8) { tiles[of_v + WIDE_STEP * WIDE_PITCH] = half.later_v; }
 }
 
 // The decay of a row until the end of its chunk; 0 of rows past the end.
@@ -169,9 +178,9 @@ fn main(
   }
 
   var total = vec2u();
-  var from_k = two_of_k(base_k, start + line, column_k);
-  var from_v = four_of_v(base_v, lines_from(start + wide_line, WIDE_STEP, params.n - 1u), column_v);
-  var stand = stand_of(base_position, start + line, start / params.chunk);
+  let there = From(base_k, base_v, base_position, line, wide_line, column_k, column_v);
+  var first = ask(there, start);
+  var second = ask(there, start + HALF);
   for (var row = start; ; row += ROWS) {
     let chunk = row / params.chunk;
     let ended = row >= end;
@@ -180,6 +189,7 @@ fn main(
       // The sums to this thread's share of them: two eights of each half of its rows.
       var l0 = vec4f(); var l1 = vec4f(); var l2 = vec4f(); var l3 = vec4f();
       var h0 = vec4f(); var h1 = vec4f(); var h2 = vec4f(); var h3 = vec4f();
+      if (HALVES) { workgroupBarrier(); }
       if (thread == 0u) { atomicStore(&largest, 0u); }
       for (var part = 0u; part < TILE_D; part += ROWS) {
         if (part > 0u) { workgroupBarrier(); }
@@ -241,15 +251,17 @@ fn main(
       b0 = subgroupMatrixScalarMultiply(b0, decay); b1 = subgroupMatrixScalarMultiply(b1, decay);
     }
 
-    tiles[of_k] = times(from_k.a, weight(row + line, stand.a, stand.whole));
-    tiles[of_k + K_STEP * K_PITCH] = times(from_k.b, weight(row + line + K_STEP, stand.b, stand.whole));
-    put(of_v, STEP, from_v);
+    put_half(of_k, of_v, row + line, first);
+    if (!HALVES) { put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second); }
     workgroupBarrier();
-    let next = row + ROWS;
-    from_k = two_of_k(base_k, next + line, column_k);
-    from_v = four_of_v(base_v, lines_from(next + wide_line, WIDE_STEP, params.n - 1u), column_v);
-    stand = stand_of(base_position, next + line, next / params.chunk);
+    first = ask(there, row + ROWS);
+    if (!HALVES) { second = ask(there, row + ROWS + HALF); }
     for (var r = 0u; r < ROWS; r += SIDE) {
+      if (HALVES && r == HALF) {
+        put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second);
+        second = ask(there, row + ROWS + HALF);
+        workgroupBarrier();
+      }
       let left = r * K_PITCH + band / 8u;
       let right = OF_V + r * WIDE_PITCH + quarter * 2u * NEXT;
       let a = subgroupMatrixLoad<Left, col_major>(&tiles, left, K_PITCH);
@@ -261,6 +273,6 @@ fn main(
       a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
       b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
     }
-    workgroupBarrier();
+    if (!HALVES) { workgroupBarrier(); }
   }
 }

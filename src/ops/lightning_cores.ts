@@ -27,6 +27,15 @@ import { placesOf } from "./tiles.ts";
 const statesShader = withCores(statesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText);
 
+/** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
+export interface Variants {
+  /** Whether the walk puts one half of its tokens in their places while it multiplies the other. */
+  halves: boolean;
+}
+
+/** The variant in use. */
+export const variants: Variants = { halves: false };
+
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
  * what each adds, with a scan between. Sixteen for each processor of a large GPU.
@@ -150,6 +159,7 @@ function walks(
       LANES: lanes,
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
+      HALVES: variants.halves,
       ...eights({ k, v }),
       WHOLE_D: d % (whole ? columns : rows) === 0,
       WHOLE_E: e % columns === 0,
