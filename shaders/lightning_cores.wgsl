@@ -25,7 +25,7 @@ const WIDE_PITCH: u32 = SIDE + 1;
 const NARROW_TILE: u32 = ROWS * NARROW_PITCH;
 const WIDE_TILE: u32 = ROWS * WIDE_PITCH;
 // The threads of a workgroup share a tile by eights, first along a line: lines from one of a thread's eights
-// to its next one. Of eight subgroups a thread has four eights of a wide tile, two of a narrow one; of sixteen, half.
+// to its next one. Of eight subgroups a thread has four eights of a wide tile, two of a narrow one; of sixteen half, of four twice as many.
 const WIDE_STEP: u32 = SIDE * SUBGROUPS / 8;
 const NARROW_STEP: u32 = 2 * WIDE_STEP;
 // From one fragment to the next: eights of float16, eights of float32.
@@ -61,7 +61,7 @@ fn four_of_v(base: u32, rows: vec4u, column: u32) -> Four {
 fn put(place: u32, step: u32, values: Four) {
   tiles[place] = values.a;
   tiles[place + step] = values.b;
-  if (SUBGROUPS == 8) {
+  if (SUBGROUPS <= 8) {
     tiles[place + 2u * step] = values.c;
     tiles[place + 3u * step] = values.d;
   }

@@ -10,6 +10,10 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
+// Whether products are left out whose fragments the mask empties.
+const SKIPS: bool = false;
+// Whether the loop over d is written out where d is COLUMNS.
+const UNROLLED: bool = false;
 
 struct Params {
   q_strides: vec4u,          // of batch, group, member of the group, row
@@ -51,6 +55,8 @@ const RIGHT_TILE: u32 = 2 * NARROW_TILE;
 const OF_Q: u32 = 0;
 const RIGHT: u32 = WIDE_TILE;
 const LEFT: u32 = WIDE_TILE + RIGHT_TILE;
+// Eight subgroups make 2 × 2 fragments each, four make 4 × 2 and ask for nothing ahead: more workgroups fit.
+const FAT: bool = SUBGROUPS == 4;
 // How much decay lies between the first row of the workgroup and each of its rows, and each source.
 var<workgroup> rows_after: array<f32, ROWS>;
 var<workgroup> sources_after: array<f32, ROWS>;
@@ -82,27 +88,44 @@ struct From {
   end: u32,                  // the last row
   base_position: u32,
   thread: u32,
-  states: vec4u,             // the lines that it has of a tile, and from one tile to the next
+  states: u32,               // its first eight of a state, and from one tile to the next
   states_step: u32,
+  states_line: u32,          // its lines of a tile: the first one, and how many there are
+  states_lines: u32,
+  pitch: u32,
   scale: u32,
   scale_step: u32,
 }
 
-struct Asked { tile: Four, position: vec2u, scale: f32 }
+struct Asked { tile: Four, later: Four, position: vec2u, scale: f32 }
+
+fn four_of_state(base: u32, lines: vec4u, pitch: u32) -> Four {
+  let at = vec4u(base) + lines * pitch;
+  return Four(states[at.x], states[at.y], states[at.z], states[at.w]);
+}
 
 fn ask(there: From, step: u32) -> Asked {
   var asked = Asked();
   if (step < there.sources) {
     let source = step * ROWS;
     asked.tile = four_of_k(there.base_k, lines_from(source + there.line, WIDE_STEP, there.end), there.column);
+    if (FAT) { asked.later = four_of_k(there.base_k, lines_from(source + there.line + 4u * WIDE_STEP, WIDE_STEP, there.end), there.column); }
     if (there.thread < ROWS) { asked.position = positions[there.base_position + min(source + there.thread, there.end)]; }
   } else {
     let tile = step - there.sources;
-    let at = there.states + vec4u(tile * there.states_step);
-    asked.tile = Four(states[at.x], states[at.y], states[at.z], states[at.w]);
+    let base = there.states + tile * there.states_step;
+    const STEP = select(WIDE_STEP, NARROW_STEP, STATE_TURNED);
+    asked.tile = four_of_state(base, lines_from(there.states_line, STEP, there.states_lines), there.pitch);
+    if (FAT) { asked.later = four_of_state(base, lines_from(there.states_line + 4u * STEP, STEP, there.states_lines), there.pitch); }
     asked.scale = scales[there.scale + tile * there.scale_step];
   }
   return asked;
+}
+
+// How many columns of q and k there are.
+fn depth_of_keys() -> u32 {
+  if (UNROLLED && WHOLE_D) { return COLUMNS; }
+  return params.d;
 }
 
 // A fragment of what the narrow tile is multiplied by: rows from `depth` on, columns from `column` on.
@@ -160,8 +183,11 @@ fn main(
   let end = rows - 1u;
   let base_position = instance * (params.n + params.chunks) + start;
   let subgroup = thread / LANES;
-  let band = subgroup / 4u * 2u * SIDE;
+  // Its rows and its quarter of the columns; of scores, its rows and columns.
+  let band = select(subgroup / 4u * 2u * SIDE, 0u, FAT);
   let quarter = subgroup % 4u;
+  let score_band = select(band, subgroup / 2u * 2u * SIDE, FAT);
+  let score_column = select(quarter * SIDE, subgroup % 2u * 2u * SIDE, FAT);
   // What this thread has of narrow and of wide tiles.
   let line = thread / (ROWS / 8u);
   let eighth = thread % (ROWS / 8u);
@@ -194,22 +220,27 @@ fn main(
   let across = (select(params.e, params.d, STATE_TURNED) + COLUMNS - 1u) / COLUMNS;
   let entry = (instance * params.chunks + chunk) * down;
   let pitch = across * COLUMNS / 8u;
+  there.pitch = pitch;
   if (STATE_TURNED) {
-    let lines = lines_from(first_e + line, NARROW_STEP, down * ROWS - 1u);
-    there.states = (lines + vec4u(entry * ROWS)) * pitch + vec4u(eighth);
+    there.states = entry * ROWS * pitch + eighth;
+    there.states_line = first_e + line;
+    there.states_lines = down * ROWS - 1u;
     there.states_step = ROWS / 8u;
     there.scale = (entry + min(first_e / ROWS + quarter / 2u, down - 1u)) * across;
   } else {
-    let lines = lines_from(wide_line, WIDE_STEP, ROWS - 1u);
-    there.states = (lines + vec4u(entry * ROWS)) * pitch + vec4u(first_e / 8u + wide_eighth);
+    there.states = entry * ROWS * pitch + first_e / 8u + wide_eighth;
+    there.states_line = wide_line;
+    there.states_lines = ROWS - 1u;
     there.states_step = ROWS * pitch;
     there.scale = entry * across + tile_e;
     there.scale_step = across;
   }
 
   // The next tile is asked for before the one at hand is used.
-  var asked = ask(there, 0u);
+  var asked = Asked();
+  if (!FAT) { asked = ask(there, 0u); }
   put(OF_Q + wide, WIDE, four_of_q(base_q, lines_from(first_row + wide_line, WIDE_STEP, end), column_d));
+  if (FAT) { put(OF_Q + wide + 4u * WIDE, WIDE, four_of_q(base_q, lines_from(first_row + wide_line + 4u * WIDE_STEP, WIDE_STEP, end), column_d)); }
   let corner = positions[base_position + first_row];
   if (thread < ROWS) {
     let position = positions[base_position + min(first_row + thread, end)];
@@ -219,41 +250,67 @@ fn main(
 
   var a0 = Sum(); var a1 = Sum();
   var b0 = Sum(); var b1 = Sum();
+  var c0 = Sum(); var c1 = Sum();
+  var d0 = Sum(); var d1 = Sum();
   // What the sums are multiples of: 1, or the power of two that goes with a tile of the state.
   var unit = 1.0;
   for (var step = 0u; step < steps; step++) {
     let of_state = step >= sources;
+    if (FAT) { asked = ask(there, step); }
+    // Whether the mask takes nothing away.
+    let full = !SKIPS || step + 1u != sources;
     if (!of_state) {
       let source = step * ROWS;
       put(RIGHT + wide, WIDE, asked.tile);
+      if (FAT) { put(RIGHT + wide + 4u * WIDE, WIDE, asked.later); }
       if (thread < ROWS) { sources_after[thread] = after(corner, asked.position); }
       workgroupBarrier();
-      var c0 = Sum();
-      var c1 = Sum();
-      for (var d = 0u; d < params.d; d += SIDE) {
-        let left = OF_Q + band * WIDE_PITCH + d / 8u;
-        let keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * WIDE_PITCH + d / 8u, WIDE_PITCH);
-        let above = subgroupMatrixLoad<Left, row_major>(&tiles, left, WIDE_PITCH);
-        let below = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * WIDE_PITCH, WIDE_PITCH);
-        c0 = subgroupMatrixMultiplyAccumulate(above, keys, c0);
-        c1 = subgroupMatrixMultiplyAccumulate(below, keys, c1);
+      var s0 = Sum(); var s1 = Sum();
+      var t0 = Sum(); var t1 = Sum();
+      if (full || score_column <= score_band + SIDE) {
+        for (var d = 0u; d < depth_of_keys(); d += SIDE) {
+          let left = OF_Q + score_band * WIDE_PITCH + d / 8u;
+          let right = RIGHT + score_column * WIDE_PITCH + d / 8u;
+          let above = subgroupMatrixLoad<Left, row_major>(&tiles, left, WIDE_PITCH);
+          let below = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * WIDE_PITCH, WIDE_PITCH);
+          let keys = subgroupMatrixLoad<Right, col_major>(&tiles, right, WIDE_PITCH);
+          s0 = subgroupMatrixMultiplyAccumulate(above, keys, s0);
+          s1 = subgroupMatrixMultiplyAccumulate(below, keys, s1);
+          if (FAT) {
+            let later_keys = subgroupMatrixLoad<Right, col_major>(&tiles, right + SIDE * WIDE_PITCH, WIDE_PITCH);
+            t0 = subgroupMatrixMultiplyAccumulate(above, later_keys, t0);
+            t1 = subgroupMatrixMultiplyAccumulate(below, later_keys, t1);
+          }
+        }
       }
-      let from_v = four_of_v(base_v, lines_from(source + wide_line, WIDE_STEP, end), column_e);
+      var from_v = Four();
+      let lines_v = lines_from(source + wide_line, WIDE_STEP, end);
+      if (!FAT) { from_v = four_of_v(base_v, lines_v, column_e); }
       workgroupBarrier();
-      let place = RIGHT + band * WIDE_PITCH + quarter * NEXT_SUM;
-      subgroupMatrixStore<row_major>(&tiles, place, c0, WIDE_PITCH);
-      subgroupMatrixStore<row_major>(&tiles, place + SIDE * WIDE_PITCH, c1, WIDE_PITCH);
+      let place = RIGHT + score_band * WIDE_PITCH + score_column / 4u;
+      subgroupMatrixStore<row_major>(&tiles, place, s0, WIDE_PITCH);
+      subgroupMatrixStore<row_major>(&tiles, place + SIDE * WIDE_PITCH, s1, WIDE_PITCH);
+      var later_v = Four();
+      if (FAT) {
+        subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM, t0, WIDE_PITCH);
+        subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM + SIDE * WIDE_PITCH, t1, WIDE_PITCH);
+        from_v = four_of_v(base_v, lines_v, column_e);
+        later_v = four_of_v(base_v, lines_from(source + wide_line + 4u * WIDE_STEP, WIDE_STEP, end), column_e);
+      }
       workgroupBarrier();
       for (var i = 0u; i < ROWS; i += NARROW_STEP) {
         tiles[narrow + i * NARROW_PITCH] = decayed(line + i, eighth, first_row, source);
       }
       workgroupBarrier();
       put(RIGHT + wide, WIDE, from_v);
+      if (FAT) { put(RIGHT + wide + 4u * WIDE, WIDE, later_v); }
     } else {
       if (STATE_TURNED) {
         put(RIGHT + line * NARROW_PITCH + eighth, NARROW, asked.tile);
+        if (FAT) { put(RIGHT + line * NARROW_PITCH + eighth + 4u * NARROW, NARROW, asked.later); }
       } else {
         put(RIGHT + wide, WIDE, asked.tile);
+        if (FAT) { put(RIGHT + wide + 4u * WIDE, WIDE, asked.later); }
       }
       let from_q = OF_Q + line * WIDE_PITCH + (step - sources) * (ROWS / 8u) + eighth;
       for (var i = 0u; i < ROWS; i += NARROW_STEP) {
@@ -263,19 +320,39 @@ fn main(
       unit = asked.scale;
       a0 = subgroupMatrixScalarMultiply(a0, factor); a1 = subgroupMatrixScalarMultiply(a1, factor);
       b0 = subgroupMatrixScalarMultiply(b0, factor); b1 = subgroupMatrixScalarMultiply(b1, factor);
+      if (FAT) {
+        c0 = subgroupMatrixScalarMultiply(c0, factor); c1 = subgroupMatrixScalarMultiply(c1, factor);
+        d0 = subgroupMatrixScalarMultiply(d0, factor); d1 = subgroupMatrixScalarMultiply(d1, factor);
+      }
     }
-    if (step + 1u < steps) { asked = ask(there, step + 1u); }
+    if (!FAT && step + 1u < steps) { asked = ask(there, step + 1u); }
     workgroupBarrier();
     for (var depth = 0u; depth < ROWS; depth += SIDE) {
-      let left = LEFT + band * NARROW_PITCH + depth / 8u;
-      let a = subgroupMatrixLoad<Left, row_major>(&tiles, left, NARROW_PITCH);
-      let b = subgroupMatrixLoad<Left, row_major>(&tiles, left + SIDE * NARROW_PITCH, NARROW_PITCH);
+      // Of the rows of fragments, those above `depth` are empty on the diagonal.
       let r0 = right_at(depth, quarter * 2u * SIDE, of_state);
       let r1 = right_at(depth, quarter * 2u * SIDE + SIDE, of_state);
-      a0 = subgroupMatrixMultiplyAccumulate(a, r0, a0);
-      a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
-      b0 = subgroupMatrixMultiplyAccumulate(b, r0, b0);
-      b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
+      let left = LEFT + band * NARROW_PITCH + depth / 8u;
+      const NEXT_ROWS = SIDE * NARROW_PITCH;
+      if (full || depth <= band) {
+        let a = subgroupMatrixLoad<Left, row_major>(&tiles, left, NARROW_PITCH);
+        a0 = subgroupMatrixMultiplyAccumulate(a, r0, a0);
+        a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
+      }
+      if (full || depth <= band + SIDE) {
+        let b = subgroupMatrixLoad<Left, row_major>(&tiles, left + NEXT_ROWS, NARROW_PITCH);
+        b0 = subgroupMatrixMultiplyAccumulate(b, r0, b0);
+        b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
+      }
+      if (FAT && (full || depth <= 2u * SIDE)) {
+        let c = subgroupMatrixLoad<Left, row_major>(&tiles, left + 2u * NEXT_ROWS, NARROW_PITCH);
+        c0 = subgroupMatrixMultiplyAccumulate(c, r0, c0);
+        c1 = subgroupMatrixMultiplyAccumulate(c, r1, c1);
+      }
+      if (FAT) {
+        let d = subgroupMatrixLoad<Left, row_major>(&tiles, left + 3u * NEXT_ROWS, NARROW_PITCH);
+        d0 = subgroupMatrixMultiplyAccumulate(d, r0, d0);
+        d1 = subgroupMatrixMultiplyAccumulate(d, r1, d1);
+      }
     }
     workgroupBarrier();
   }
@@ -287,6 +364,14 @@ fn main(
   let below = above + SIDE * WIDE_PITCH;
   subgroupMatrixStore<row_major>(&tiles, below, subgroupMatrixScalarMultiply(b0, unit), WIDE_PITCH);
   subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, subgroupMatrixScalarMultiply(b1, unit), WIDE_PITCH);
+  if (FAT) {
+    let third = below + SIDE * WIDE_PITCH;
+    subgroupMatrixStore<row_major>(&tiles, third, subgroupMatrixScalarMultiply(c0, unit), WIDE_PITCH);
+    subgroupMatrixStore<row_major>(&tiles, third + NEXT_SUM, subgroupMatrixScalarMultiply(c1, unit), WIDE_PITCH);
+    let fourth = third + SIDE * WIDE_PITCH;
+    subgroupMatrixStore<row_major>(&tiles, fourth, subgroupMatrixScalarMultiply(d0, unit), WIDE_PITCH);
+    subgroupMatrixStore<row_major>(&tiles, fourth + NEXT_SUM, subgroupMatrixScalarMultiply(d1, unit), WIDE_PITCH);
+  }
   workgroupBarrier();
   let base_out = params.out_offset + dot(at, params.out_strides) + start * params.out_strides.w;
   let results = wide_eighth / (ROWS / 8u) * WIDE_TILE + wide_eighth % (ROWS / 8u) * 2u;

@@ -212,6 +212,9 @@ const states = "states on matrix units";
 const tried: Record<string, Partial<Variants>> = {
   "as it is": {},
   "halves": { halves: true },
+  "skips": { skips: true, unrolled: true },
+  "four subgroups": { outputSubgroups: 4 },
+  "four subgroups, skips": { outputSubgroups: 4, skips: true, unrolled: true },
 };
 for (const [name, variant] of Object.entries(tried)) {
   for (const [what, given] of Object.entries(cases)) {

@@ -31,10 +31,21 @@ const outputsShader = withCoresAndResults(outputsText, coresText);
 export interface Variants {
   /** Whether the walk puts one half of its tokens in their places while it multiplies the other. */
   halves: boolean;
+  /** Subgroups of a workgroup that makes outputs: four have twice as many fragments each, and ask for nothing ahead. */
+  outputSubgroups: 4 | 8;
+  /** Whether outputs leave out products whose fragments the mask empties. */
+  skips: boolean;
+  /** Whether their loop over d is written out where d is a whole tile. */
+  unrolled: boolean;
 }
 
 /** The variant in use. */
-export const variants: Variants = { halves: false };
+export const variants: Variants = {
+  halves: false,
+  outputSubgroups: 8,
+  skips: false,
+  unrolled: false,
+};
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -102,6 +113,9 @@ export function planForMatrixUnits(
         shader: outputsShader,
         constants: {
           ...constants,
+          SUBGROUPS: variants.outputSubgroups,
+          SKIPS: variants.skips,
+          UNROLLED: variants.unrolled,
           STATE_TURNED: turned,
           ...eights({ q, k, v }),
           ...eightResults(out),
