@@ -26,6 +26,11 @@ const TOGGLES: Record<string, string[]> = {
   "disable_robustness": ["disable_robustness"],
   "as Dawn comes": [],
 };
+/** With --variants: where all of them run, and where two run again. */
+const TOGGLES_OF_VARIANTS: Record<string, string[]> = {
+  "disable_robustness": ["disable_robustness"],
+  "nor is workgroup memory cleared": ["disable_robustness", "disable_workgroup_init"],
+};
 // Held for the life of the process: collected, it would take the process with it.
 const implementations: unknown[] = [];
 
@@ -165,25 +170,39 @@ async function sizes(device: Device, d: number): Promise<void> {
   }
 }
 
-/** What --variants measures, the first one twice. */
-const TRIED: Record<string, Partial<Variants>> = {
+/** What --variants measures, the first one twice; `blockSize` other than the default where told. */
+const ALL = { halves: true, spread: true, skips: true, unrolled: true } as const;
+const TRIED: Record<string, Partial<Variants> & { blockSize?: number }> = {
   "as it is": {},
   "halves": { halves: true },
+  "spread": { spread: true },
+  "skips": { skips: true },
+  "unrolled": { unrolled: true },
+  "halves, spread, skips, unrolled": ALL,
+  "four subgroups": { outputSubgroups: 4 },
+  "four subgroups, unrolled": { outputSubgroups: 4, unrolled: true },
+  "four subgroups, skips": { outputSubgroups: 4, skips: true },
+  "four subgroups, all": { ...ALL, outputSubgroups: 4 },
+  "four subgroups, all, blocks of 256": { ...ALL, outputSubgroups: 4, blockSize: 256 },
   "as it is, again": {},
 };
 
-/** Attention at n = 32768, of many heads and of few, by every variant, each checked first; one that fails does not keep the others from it. */
-async function everyVariant(device: Device, expected: Results, d: number): Promise<void> {
+/**
+ * Attention at n = 32768, of many heads and of few, by some variants, each checked first; one that fails does not
+ * keep the others from it.
+ */
+async function everyVariant(device: Device, expected: Results, d: number, names: string[]) {
   const plain = { ...variants };
   const n = small ? 300 : 32768;
   for (const heads of small ? [[1, 2]] : [[4, 32], [1, 8]]) {
     const shape = [...heads, n, d];
-    for (const [name, variant] of Object.entries(TRIED)) {
+    for (const name of names) {
+      const { blockSize, ...variant } = TRIED[name];
       Object.assign(variants, plain, variant);
       console.log(`\n### ${name}, [${shape.join(", ")}]\n`);
       try {
         console.log(`${await errors(device, expected, d)}\n`);
-        await attention(device, name, shape);
+        await attention(device, name, shape, blockSize);
       } catch (error) {
         failed = true;
         console.log(`FAILED: ${error}`);
@@ -198,7 +217,7 @@ const rows: Record<string, unknown>[] = [];
 let failed = false;
 const cpu = await init({ backend: "cpu" });
 const ofVariants = Deno.args.includes("--variants");
-for (const [name, toggles] of Object.entries(TOGGLES).slice(0, ofVariants ? 1 : undefined)) {
+for (const [name, toggles] of Object.entries(ofVariants ? TOGGLES_OF_VARIANTS : TOGGLES)) {
   const device = await init({ backend: "webgpu", gpu: dawn(toggles) });
   if (rows.length === 0) console.log(device.describe());
   rows.push({ toggles: name });
@@ -209,7 +228,9 @@ for (const [name, toggles] of Object.entries(TOGGLES).slice(0, ofVariants ? 1 : 
   const d = 8 * Number(side);
   const expected = await results(cpu, "f32", d);
   if (ofVariants) {
-    await everyVariant(device, expected, d);
+    const again = ["as it is", "four subgroups, all"];
+    const names = toggles.includes("disable_workgroup_init") ? again : Object.keys(TRIED);
+    await everyVariant(device, expected, d, names);
   } else {
     console.log(await errors(device, expected, d));
     await sizes(device, d);

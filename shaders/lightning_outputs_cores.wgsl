@@ -152,13 +152,13 @@ fn decay(row: u32, row_after: f32, source: u32, at: u32) -> vec4f {
 
 // Eight decayed scores of a line of the tile.
 fn decayed(line: u32, eighth: u32, first_row: u32, source: u32) -> vec4u {
-  let score = RIGHT + line * WIDE_PITCH + 2u * eighth;
+  let scores = sums_at(RIGHT + line * SUM_PITCH + 2u * eighth, eighth);
   let row = first_row + line;
   let row_after = rows_after[line];
   let at = 8u * eighth;
   return rounded(
-    params.scale * bitcast<vec4f>(tiles[score]) * decay(row, row_after, source + at, at),
-    params.scale * bitcast<vec4f>(tiles[score + 1u]) * decay(row, row_after, source + at + 4u, at + 4u));
+    params.scale * scores.low * decay(row, row_after, source + at, at),
+    params.scale * scores.high * decay(row, row_after, source + at + 4u, at + 4u));
 }
 
 @compute @workgroup_size(SUBGROUPS * LANES)
@@ -287,13 +287,13 @@ fn main(
       let lines_v = lines_from(source + wide_line, WIDE_STEP, end);
       if (!FAT) { from_v = four_of_v(base_v, lines_v, column_e); }
       workgroupBarrier();
-      let place = RIGHT + score_band * WIDE_PITCH + score_column / 4u;
-      subgroupMatrixStore<row_major>(&tiles, place, s0, WIDE_PITCH);
-      subgroupMatrixStore<row_major>(&tiles, place + SIDE * WIDE_PITCH, s1, WIDE_PITCH);
+      let place = RIGHT + score_band * SUM_PITCH + score_column / 4u;
+      subgroupMatrixStore<row_major>(&tiles, place, s0, SUM_PITCH);
+      subgroupMatrixStore<row_major>(&tiles, place + SIDE * SUM_PITCH, s1, SUM_PITCH);
       var later_v = Four();
       if (FAT) {
-        subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM, t0, WIDE_PITCH);
-        subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM + SIDE * WIDE_PITCH, t1, WIDE_PITCH);
+        subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM, t0, SUM_PITCH);
+        subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM + SIDE * SUM_PITCH, t1, SUM_PITCH);
         from_v = four_of_v(base_v, lines_v, column_e);
         later_v = four_of_v(base_v, lines_from(source + wide_line + 4u * WIDE_STEP, WIDE_STEP, end), column_e);
       }
@@ -357,29 +357,29 @@ fn main(
     workgroupBarrier();
   }
 
-  // Columns of the left half go where q was, those of the right half next to them.
-  let above = quarter / 2u * WIDE_TILE + band * WIDE_PITCH + quarter % 2u * 2u * NEXT_SUM;
-  subgroupMatrixStore<row_major>(&tiles, above, subgroupMatrixScalarMultiply(a0, unit), WIDE_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, above + NEXT_SUM, subgroupMatrixScalarMultiply(a1, unit), WIDE_PITCH);
-  let below = above + SIDE * WIDE_PITCH;
-  subgroupMatrixStore<row_major>(&tiles, below, subgroupMatrixScalarMultiply(b0, unit), WIDE_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, subgroupMatrixScalarMultiply(b1, unit), WIDE_PITCH);
+  // Columns of the left half go first, where q was, those of the right half next to them.
+  let above = quarter / 2u * SUM_TILE + band * SUM_PITCH + quarter % 2u * 2u * NEXT_SUM;
+  subgroupMatrixStore<row_major>(&tiles, above, subgroupMatrixScalarMultiply(a0, unit), SUM_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, above + NEXT_SUM, subgroupMatrixScalarMultiply(a1, unit), SUM_PITCH);
+  let below = above + SIDE * SUM_PITCH;
+  subgroupMatrixStore<row_major>(&tiles, below, subgroupMatrixScalarMultiply(b0, unit), SUM_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, subgroupMatrixScalarMultiply(b1, unit), SUM_PITCH);
   if (FAT) {
-    let third = below + SIDE * WIDE_PITCH;
-    subgroupMatrixStore<row_major>(&tiles, third, subgroupMatrixScalarMultiply(c0, unit), WIDE_PITCH);
-    subgroupMatrixStore<row_major>(&tiles, third + NEXT_SUM, subgroupMatrixScalarMultiply(c1, unit), WIDE_PITCH);
-    let fourth = third + SIDE * WIDE_PITCH;
-    subgroupMatrixStore<row_major>(&tiles, fourth, subgroupMatrixScalarMultiply(d0, unit), WIDE_PITCH);
-    subgroupMatrixStore<row_major>(&tiles, fourth + NEXT_SUM, subgroupMatrixScalarMultiply(d1, unit), WIDE_PITCH);
+    let third = below + SIDE * SUM_PITCH;
+    subgroupMatrixStore<row_major>(&tiles, third, subgroupMatrixScalarMultiply(c0, unit), SUM_PITCH);
+    subgroupMatrixStore<row_major>(&tiles, third + NEXT_SUM, subgroupMatrixScalarMultiply(c1, unit), SUM_PITCH);
+    let fourth = third + SIDE * SUM_PITCH;
+    subgroupMatrixStore<row_major>(&tiles, fourth, subgroupMatrixScalarMultiply(d0, unit), SUM_PITCH);
+    subgroupMatrixStore<row_major>(&tiles, fourth + NEXT_SUM, subgroupMatrixScalarMultiply(d1, unit), SUM_PITCH);
   }
   workgroupBarrier();
   let base_out = params.out_offset + dot(at, params.out_strides) + start * params.out_strides.w;
-  let results = wide_eighth / (ROWS / 8u) * WIDE_TILE + wide_eighth % (ROWS / 8u) * 2u;
+  let results = wide_eighth / (ROWS / 8u) * SUM_TILE + wide_eighth % (ROWS / 8u) * 2u;
   for (var i = wide_line; i < ROWS; i += WIDE_STEP) {
-    let place = results + i * WIDE_PITCH;
+    let sums = sums_at(results + i * SUM_PITCH, wide_eighth);
     if (first_row + i < rows && column_e < params.e) {
       let to = base_out + (first_row + i) * params.out_strides.w + column_e * params.out_column;
-      store(to, params.out_column, params.e - column_e, bitcast<vec4f>(tiles[place]), bitcast<vec4f>(tiles[place + 1u]));
+      store(to, params.out_column, params.e - column_e, sums.low, sums.high);
     }
   }
 }

@@ -211,10 +211,10 @@ function kernelsOfThree(walk: string[]): string[] {
 const states = "states on matrix units";
 const tried: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "halves": { halves: true },
+  "halves, spread": { halves: true, spread: true },
   "skips": { skips: true, unrolled: true },
   "four subgroups": { outputSubgroups: 4 },
-  "four subgroups, skips": { outputSubgroups: 4, skips: true, unrolled: true },
+  "four subgroups, skips": { outputSubgroups: 4, spread: true, skips: true, unrolled: true },
 };
 for (const [name, variant] of Object.entries(tried)) {
   for (const [what, given] of Object.entries(cases)) {

@@ -31,6 +31,8 @@ const outputsShader = withCoresAndResults(outputsText, coresText);
 export interface Variants {
   /** Whether the walk puts one half of its tokens in their places while it multiplies the other. */
   halves: boolean;
+  /** Whether lines of float32 lie so far apart in workgroup memory that no two lanes meet in a bank. */
+  spread: boolean;
   /** Subgroups of a workgroup that makes outputs: four have twice as many fragments each, and ask for nothing ahead. */
   outputSubgroups: 4 | 8;
   /** Whether outputs leave out products whose fragments the mask empties. */
@@ -42,6 +44,7 @@ export interface Variants {
 /** The variant in use. */
 export const variants: Variants = {
   halves: false,
+  spread: false,
   outputSubgroups: 8,
   skips: false,
   unrolled: false,
@@ -114,6 +117,7 @@ export function planForMatrixUnits(
         constants: {
           ...constants,
           SUBGROUPS: variants.outputSubgroups,
+          SUM_PITCH: side + (variants.spread ? 2 : 1),
           SKIPS: variants.skips,
           UNROLLED: variants.unrolled,
           STATE_TURNED: turned,
@@ -174,6 +178,7 @@ function walks(
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
       HALVES: variants.halves,
+      SUM_PITCH: side + (variants.spread ? 2 : 1),
       ...eights({ k, v }),
       WHOLE_D: d % (whole ? columns : rows) === 0,
       WHOLE_E: e % columns === 0,
