@@ -26,7 +26,7 @@ const TOGGLES: Record<string, string[]> = {
   "disable_robustness": ["disable_robustness"],
   "as Dawn comes": [],
 };
-/** With --variants: where all of them run, and where two run again. */
+/** With --variants: where all of them run, and where the chief ones run again. */
 const TOGGLES_OF_VARIANTS: Record<string, string[]> = {
   "disable_robustness": ["disable_robustness"],
   "nor is workgroup memory cleared": ["disable_robustness", "disable_workgroup_init"],
@@ -178,14 +178,20 @@ const TRIED: Record<string, Partial<Variants> & { blockSize?: number }> = {
   "spread": { spread: true },
   "skips": { skips: true },
   "unrolled": { unrolled: true },
+  "whole chunks": { wholeChunks: true },
   "halves, spread, skips, unrolled": ALL,
+  "the same, whole chunks": { ...ALL, wholeChunks: true },
   "four subgroups": { outputSubgroups: 4 },
   "four subgroups, unrolled": { outputSubgroups: 4, unrolled: true },
   "four subgroups, skips": { outputSubgroups: 4, skips: true },
   "four subgroups, all": { ...ALL, outputSubgroups: 4 },
+  "four subgroups, all, whole chunks": { ...ALL, outputSubgroups: 4, wholeChunks: true },
   "four subgroups, all, blocks of 256": { ...ALL, outputSubgroups: 4, blockSize: 256 },
   "as it is, again": {},
 };
+
+/** Those that are measured where heads are few, and where workgroup memory is not cleared. */
+const CHIEF = ["as it is", "halves", "halves, spread, skips, unrolled", "four subgroups, all"];
 
 /**
  * Attention at n = 32768, of many heads and of few, by some variants, each checked first; one that fails does not
@@ -196,7 +202,7 @@ async function everyVariant(device: Device, expected: Results, d: number, names:
   const n = small ? 300 : 32768;
   for (const heads of small ? [[1, 2]] : [[4, 32], [1, 8]]) {
     const shape = [...heads, n, d];
-    for (const name of names) {
+    for (const name of heads[1] < 32 ? CHIEF : names) {
       const { blockSize, ...variant } = TRIED[name];
       Object.assign(variants, plain, variant);
       console.log(`\n### ${name}, [${shape.join(", ")}]\n`);
@@ -228,8 +234,7 @@ for (const [name, toggles] of Object.entries(ofVariants ? TOGGLES_OF_VARIANTS : 
   const d = 8 * Number(side);
   const expected = await results(cpu, "f32", d);
   if (ofVariants) {
-    const again = ["as it is", "four subgroups, all"];
-    const names = toggles.includes("disable_workgroup_init") ? again : Object.keys(TRIED);
+    const names = toggles.includes("disable_workgroup_init") ? CHIEF : Object.keys(TRIED);
     await everyVariant(device, expected, d, names);
   } else {
     console.log(await errors(device, expected, d));

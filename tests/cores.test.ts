@@ -213,7 +213,8 @@ const tried: Record<string, Partial<Variants>> = {
   "as it is": {},
   "halves, spread": { halves: true, spread: true },
   "skips": { skips: true, unrolled: true },
-  "four subgroups": { outputSubgroups: 4 },
+  "whole chunks": { wholeChunks: true },
+  "four subgroups": { outputSubgroups: 4, wholeChunks: true },
   "four subgroups, skips": { outputSubgroups: 4, spread: true, skips: true, unrolled: true },
 };
 for (const [name, variant] of Object.entries(tried)) {

@@ -35,6 +35,8 @@ export interface Variants {
   spread: boolean;
   /** Subgroups of a workgroup that makes outputs: four have twice as many fragments each, and ask for nothing ahead. */
   outputSubgroups: 4 | 8;
+  /** Whether a workgroup makes the outputs of a whole chunk, one tile after the other. */
+  wholeChunks: boolean;
   /** Whether outputs leave out products whose fragments the mask empties. */
   skips: boolean;
   /** Whether their loop over d is written out where d is a whole tile. */
@@ -46,6 +48,7 @@ export const variants: Variants = {
   halves: false,
   spread: false,
   outputSubgroups: 8,
+  wholeChunks: false,
   skips: false,
   unrolled: false,
 };
@@ -110,7 +113,8 @@ export function planForMatrixUnits(
     ...walks({ k, v, positions, initial }, [states, scales, last], layout, options, context),
     ...readers.map(({ q, k, v, out, turned }) => {
       const [d, e] = [k.shape[4], v.shape[4]];
-      const workgroups = heads * chunks * (chunk / rows) * Math.ceil(e / columns);
+      const span = variants.wholeChunks ? chunk : rows;
+      const workgroups = heads * chunks * (chunk / span) * Math.ceil(e / columns);
       return {
         label: "outputs on matrix units",
         shader: outputsShader,
@@ -131,6 +135,7 @@ export function planForMatrixUnits(
           ...placesOf(q, k, v, out),
           ...[groups, members, n, d, e, chunk, chunks, workgroups],
           floatBits(options.alpha * options.beta),
+          span,
         ],
         workgroups: grid(workgroups, context),
       };
