@@ -26,6 +26,11 @@ const TOGGLES: Record<string, string[]> = {
   "disable_robustness": ["disable_robustness"],
   "as Dawn comes": [],
 };
+/** With --variants: where all of them run, and where the chief ones run again. */
+const TOGGLES_OF_VARIANTS: Record<string, string[]> = {
+  "disable_robustness": ["disable_robustness"],
+  "nor is workgroup memory cleared": ["disable_robustness", "disable_workgroup_init"],
+};
 // Held for the life of the process: collected, it would take the process with it.
 const implementations: unknown[] = [];
 
@@ -165,33 +170,45 @@ async function sizes(device: Device, d: number): Promise<void> {
   }
 }
 
-/** What --variants measures: where there are many heads, and where there are few. The first is measured twice. */
-const MANY: Record<string, Partial<Variants>> = {
+/** What --variants measures, the first one twice; `blockSize` other than the default where told. */
+const ALL = { halves: true, spread: true, skips: true, unrolled: true } as const;
+const TRIED: Record<string, Partial<Variants> & { blockSize?: number }> = {
   "as it is": {},
-  "outputs by 16 subgroups": { outputSubgroups: 16 },
-  "outputs ask ahead": { ahead: true },
-  "outputs by 16 subgroups that ask ahead": { outputSubgroups: 16, ahead: true },
-  "states of whole heads": { wholeHeads: true },
+  "halves": { halves: true },
+  "spread": { spread: true },
+  "skips": { skips: true },
+  "unrolled": { unrolled: true },
+  "whole chunks": { wholeChunks: true },
+  "halves, spread, skips, unrolled": ALL,
+  "the same, whole chunks": { ...ALL, wholeChunks: true },
+  "four subgroups": { outputSubgroups: 4 },
+  "four subgroups, unrolled": { outputSubgroups: 4, unrolled: true },
+  "four subgroups, skips": { outputSubgroups: 4, skips: true },
+  "four subgroups, all": { ...ALL, outputSubgroups: 4 },
+  "four subgroups, all, whole chunks": { ...ALL, outputSubgroups: 4, wholeChunks: true },
+  "four subgroups, all, blocks of 256": { ...ALL, outputSubgroups: 4, blockSize: 256 },
   "as it is, again": {},
 };
-const FEW: Record<string, Partial<Variants>> = {
-  "as it is": {},
-  "256 walk": { walkers: 256 },
-  "128 walk with whole heads": { walkers: 128, wholeHeads: true },
-};
 
-/** Attention at n = 32768 by every variant, each checked first; one that fails does not keep the others from it. */
-async function everyVariant(device: Device, expected: Results, d: number): Promise<void> {
+/** Those that are measured where heads are few, and where workgroup memory is not cleared. */
+const CHIEF = ["as it is", "halves", "halves, spread, skips, unrolled", "four subgroups, all"];
+
+/**
+ * Attention at n = 32768, of many heads and of few, by some variants, each checked first; one that fails does not
+ * keep the others from it.
+ */
+async function everyVariant(device: Device, expected: Results, d: number, names: string[]) {
   const plain = { ...variants };
   const n = small ? 300 : 32768;
-  for (const [heads, tried] of [[[4, 32], MANY], [[1, 8], FEW]] as const) {
-    const shape = [...small ? [1, 2] : heads, n, d];
-    for (const [name, variant] of Object.entries(tried)) {
+  for (const heads of small ? [[1, 2]] : [[4, 32], [1, 8]]) {
+    const shape = [...heads, n, d];
+    for (const name of heads[1] === 8 ? CHIEF : names) {
+      const { blockSize, ...variant } = TRIED[name];
       Object.assign(variants, plain, variant);
       console.log(`\n### ${name}, [${shape.join(", ")}]\n`);
       try {
         console.log(`${await errors(device, expected, d)}\n`);
-        await attention(device, name, shape);
+        await attention(device, name, shape, blockSize);
       } catch (error) {
         failed = true;
         console.log(`FAILED: ${error}`);
@@ -206,7 +223,7 @@ const rows: Record<string, unknown>[] = [];
 let failed = false;
 const cpu = await init({ backend: "cpu" });
 const ofVariants = Deno.args.includes("--variants");
-for (const [name, toggles] of Object.entries(TOGGLES).slice(0, ofVariants ? 1 : undefined)) {
+for (const [name, toggles] of Object.entries(ofVariants ? TOGGLES_OF_VARIANTS : TOGGLES)) {
   const device = await init({ backend: "webgpu", gpu: dawn(toggles) });
   if (rows.length === 0) console.log(device.describe());
   rows.push({ toggles: name });
@@ -217,7 +234,8 @@ for (const [name, toggles] of Object.entries(TOGGLES).slice(0, ofVariants ? 1 : 
   const d = 8 * Number(side);
   const expected = await results(cpu, "f32", d);
   if (ofVariants) {
-    await everyVariant(device, expected, d);
+    const names = toggles.includes("disable_workgroup_init") ? CHIEF : Object.keys(TRIED);
+    await everyVariant(device, expected, d, names);
   } else {
     console.log(await errors(device, expected, d));
     await sizes(device, d);

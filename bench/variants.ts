@@ -21,7 +21,6 @@ const TRIED: Record<string, Partial<Variants>> = {
   "halves": { halves: true },
   "sized": { sized: true },
   "sized, halves": { sized: true, halves: true },
-  "scores in registers": { aside: false },
 };
 
 const flags = parseArgs(Deno.args, {

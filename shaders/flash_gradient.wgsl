@@ -100,10 +100,10 @@ fn products_of(of_y: bool, own: vec2u, other: vec2u, thread: u32) -> Scores {
   for (var term = 0u; term < terms; term += DEPTH) {
     let at = term + first_term;
     if (of_y) {
-      put_left_rows(thread, 0u, load_own_y(own.x, at), load_own_y(own.y, at));
+      put_left_rows(thread, load_own_y(own.x, at), load_own_y(own.y, at));
       put_right_rows(thread, 0u, load_other_y(other.x, at), load_other_y(other.y, at));
     } else {
-      put_left_rows(thread, 0u, load_own_x(own.x, at), load_own_x(own.y, at));
+      put_left_rows(thread, load_own_x(own.x, at), load_own_x(own.y, at));
       put_right_rows(thread, 0u, load_other_x(other.x, at), load_other_x(other.y, at));
     }
     workgroupBarrier();

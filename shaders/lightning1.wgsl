@@ -78,7 +78,7 @@ fn main(
   for (var block = 0u; block < end; block += ROWS) {
     let at_k = base_k + min(block + load_row, last) * params.k_strides.w;
     let at_k_after = base_k + min(block + load_row + 32u, last) * params.k_strides.w;
-    let scores = scores_of(at_q, at_q_after, at_k, at_k_after, 0u, thread);
+    let scores = scores_of(at_q, at_q_after, at_k, at_k_after, thread);
     let sources = vec4u(block + 4u * along) + vec4u(0u, 1u, 2u, 3u);
     let weights = Scores(
       mat4x4f(

@@ -12,18 +12,11 @@ alias Held = vec4f;
 // two that they are stored over: of a thread's 4 upper rows and its 4 lower ones.
 const HALVES: bool = false;
 const HALVES_WIDE: bool = false;
-// Whether there is a state before the first chunk of a sequence, so that no chunk may skip it.
-const HAS_INITIAL: bool = false;
 const SEGMENTED: bool = false;
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
-// Whether scores wait in workgroup memory for their turn, and not in registers: with as few registers as a matrix
-// product takes, as many workgroups fit a processor.
-const ASIDE: bool = false;
-// The left tile of q, after those of the scores.
-const OF_Q: u32 = LEFT_BLOCKS - 16u;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -50,6 +43,7 @@ struct Params {
   workgroups: u32,
   query_scale: f32,
   source_scale: f32,
+  has_initial: u32,          // whether there is a state before the first chunk, so that it may not skip it
 }
 
 @group(0) @binding(3) var<storage, read> positions: array<vec2u>;
@@ -236,7 +230,7 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
   places[thread] = place_of(positions[at.position + select(first_row, block, thread >= ROWS) + thread % ROWS]);
   let at_k = at.k + min(block + load_row, at.last) * params.k_strides.w;
   let at_k_after = at.k + min(block + load_row + 32u, at.last) * params.k_strides.w;
-  var scores = scores_of(at.q, at.q_after, at_k, at_k_after, OF_Q, thread);
+  var scores = scores_of(at.q, at.q_after, at_k, at_k_after, thread);
 
   // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
   var asked = ask_values(at, block + thread / 16u, load_e);
@@ -249,10 +243,6 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
   scores = Scores(
     decayed_block(scores.upper, 4u * across, first_row, block + 4u * along, coarse, fine),
     decayed_block(scores.lower, 4u * across + 32u, first_row, block + 4u * along, coarse, fine));
-  if (ASIDE) {
-    put_left_block(along % 4u, along / 4u * 16u + across, scores.upper);
-    put_left_block(along % 4u, along / 4u * 16u + across + 8u, scores.lower);
-  }
   var from_q = load_q(at.q, load_term);
   var from_q_after = load_q(at.q_after, load_term);
   var next_sums = sums;
@@ -260,8 +250,8 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
     let of_state = step >= 4u;
     put_asked(asked, of_state, at.fade, thread);
     if (of_state) {
-      put_left_rows(thread, OF_Q, at.weight * from_q, at.weight_after * from_q_after);
-    } else if (!ASIDE) {
+      put_left_rows(thread, at.weight * from_q, at.weight_after * from_q_after);
+    } else {
       hand_over(scores, step, across, along);
     }
     workgroupBarrier();
@@ -274,7 +264,7 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
     } else {
       asked = ask_values(at, block + next * DEPTH + thread / 16u, load_e);
     }
-    next_sums = add_tiles(next_sums, across + select(0u, select(16u * step, OF_Q, of_state), ASIDE), along);
+    next_sums = add_tiles(next_sums, across, along);
     workgroupBarrier();
   }
   return next_sums;
@@ -326,7 +316,7 @@ fn main(
   if (!ONE_BLOCK) {
     for (var block = 0u; block < first_row; block += ROWS) { sums = add_block(sums, at, first_row, block, 4u, first_e, thread); }
   }
-  let of_state = select(0u, (params.d + DEPTH - 1u) / DEPTH, HAS_INITIAL || chunk > 0u);
+  let of_state = select(0u, (params.d + DEPTH - 1u) / DEPTH, chunk + params.has_initial > 0u);
   sums = add_block(sums, at, first_row, first_row, 4u + of_state, first_e, thread);
 
   let base_out = params.out_offset + dot(entry, params.out_strides) + start * params.out_strides.w;

@@ -11,8 +11,10 @@ enable subgroups;
 enable chromium_experimental_subgroup_matrix;
 diagnostic(off, chromium.subgroup_matrix_uniformity);
 
-// ROWS by eight subgroups, or COLUMNS by sixteen, which then read k and v once.
-const TILE_D: u32 = 4 * SIDE;
+// ROWS by eight subgroups, or COLUMNS by sixteen, so that k and v are read once.
+const TILE_D: u32 = SUBGROUPS / 2 * SIDE;
+// Whether one half of ROWS tokens is put in its place while the other is multiplied.
+const HALVES: bool = false;
 // Which it writes: the states before the chunks and their scales; the last state, of every segment, and with it
 // how much decay lies in each.
 const WRITES_STATES: bool = true;
@@ -56,28 +58,35 @@ struct Params {
 
 // A tile of weighted k and one of v. Or ROWS of the sums in float32: those of the left half of the columns, then
 // those of the right half.
-var<workgroup> tiles: array<vec4u, 2 * WIDE_TILE>;
+var<workgroup> tiles: array<vec4u, 2 * SUM_TILE>;
 const K_LINE: u32 = TILE_D / 8;
 const K_PITCH: u32 = K_LINE + 1;
-const K_STEP: u32 = THREADS / K_LINE;
 const OF_V: u32 = ROWS * K_PITCH;
+const HALF: u32 = ROWS / 2;
 var<workgroup> largest: atomic<u32>;
 
-struct Two { a: vec4u, b: vec4u }
+// Where this thread's share of tokens lies: an eight of k, and one or two of v.
+struct From { k: u32, v: u32, positions: u32, line: u32, wide_line: u32, column_k: u32, column_v: u32 }
 
-fn two_of_k(base: u32, row: u32, column: u32) -> Two {
+// Its share of ROWS / 2 tokens, where its row of k stands, and the end of that row's chunk.
+struct Half { k: vec4u, v: vec4u, later_v: vec4u, stand: vec2u, whole: vec2u }
+
+fn ask(there: From, row: u32) -> Half {
   let end = params.n - 1u;
-  return Two(load_k(base, min(row, end), column), load_k(base, min(row + K_STEP, end), column));
+  var half = Half();
+  half.k = load_k(there.k, min(row + there.line, end), there.column_k);
+  half.v = load_v(there.v, min(row + there.wide_line, end), there.column_v);
+  if (SUBGROUPS == 8) { half.later_v = load_v(there.v, min(row + there.wide_line + WIDE_STEP, end), there.column_v); }
+  half.stand = positions[there.positions + min(row + there.line, end)];
+  half.whole = positions[there.positions + params.n + min(row / params.chunk, params.chunks - 1u)];
+  return half;
 }
 
-// Where two rows stand, and the end of their chunk.
-struct Stand { a: vec2u, b: vec2u, whole: vec2u }
-
-fn stand_of(base: u32, row: u32, chunk: u32) -> Stand {
-  let end = params.n - 1u;
-  return Stand(
-    positions[base + min(row, end)], positions[base + min(row + K_STEP, end)],
-    positions[base + params.n + min(chunk, params.chunks - 1u)]);
+// Puts it in its places.
+fn put_half(of_k: u32, of_v: u32, row: u32, half: Half) {
+  tiles[of_k] = times(half.k, weight(row, half.stand, half.whole));
+  tiles[of_v] = half.v;
+  if (SUBGROUPS == 8) { tiles[of_v + WIDE_STEP * WIDE_PITCH] = half.later_v; }
 }
 
 // The decay of a row until the end of its chunk; 0 of rows past the end.
@@ -102,8 +111,8 @@ fn store_last(base: u32, row: u32, column: u32, values: vec4f) {
   }
 }
 
-fn highest(low: vec4f, high: vec4f) -> f32 {
-  let most = max(abs(low), abs(high));
+fn highest(sums: Sums) -> f32 {
+  let most = max(abs(sums.low), abs(sums.high));
   return max(max(most.x, most.y), max(most.z, most.w));
 }
 
@@ -141,10 +150,10 @@ fn main(
   let base_k = params.k_offset + dot(at, params.k_strides) + min(column_k, params.d - 1u) * params.k_column;
   let base_v = params.v_offset + dot(at, params.v_strides) + min(column_v, params.e - 1u) * params.v_column;
   // Where this subgroup's sums go as float32 when ROWS of the state are, and where this thread finds its share.
-  let sums = quarter / 2u * WIDE_TILE + band % ROWS * WIDE_PITCH + quarter % 2u * 2u * NEXT_SUM;
-  let below = sums + SIDE * WIDE_PITCH;
-  let share = wide_eighth / (ROWS / 8u) * WIDE_TILE + wide_line * WIDE_PITCH + wide_eighth % (ROWS / 8u) * 2u;
-  const STEP = WIDE_STEP * WIDE_PITCH;
+  let sums = quarter / 2u * SUM_TILE + band % ROWS * SUM_PITCH + quarter % 2u * 2u * NEXT_SUM;
+  let below = sums + SIDE * SUM_PITCH;
+  let share = wide_eighth / (ROWS / 8u) * SUM_TILE + wide_line * SUM_PITCH + wide_eighth % (ROWS / 8u) * 2u;
+  const STEP = WIDE_STEP * SUM_PITCH;
   const LATER = select(2u * STEP, 0u, TILE_D > ROWS);
 
   var a0 = Sum(); var a1 = Sum();
@@ -154,68 +163,64 @@ fn main(
     for (var part = 0u; part < TILE_D; part += ROWS) {
       for (var i = 0u; i < ROWS; i += WIDE_STEP) {
         let row = first_d + part + wide_line + i;
-        tiles[share + i * WIDE_PITCH] = load_initial(base, row, column_v);
-        tiles[share + i * WIDE_PITCH + 1u] = load_initial(base, row, column_v + 4u);
+        tiles[share + i * SUM_PITCH] = load_initial(base, row, column_v);
+        tiles[share + i * SUM_PITCH + 1u] = load_initial(base, row, column_v + 4u);
       }
       workgroupBarrier();
       if (band / ROWS * ROWS == part) {
-        a0 = subgroupMatrixLoad<Sum, row_major>(&tiles, sums, WIDE_PITCH);
-        a1 = subgroupMatrixLoad<Sum, row_major>(&tiles, sums + NEXT_SUM, WIDE_PITCH);
-        b0 = subgroupMatrixLoad<Sum, row_major>(&tiles, below, WIDE_PITCH);
-        b1 = subgroupMatrixLoad<Sum, row_major>(&tiles, below + NEXT_SUM, WIDE_PITCH);
+        a0 = subgroupMatrixLoad<Sum, row_major>(&tiles, sums, SUM_PITCH);
+        a1 = subgroupMatrixLoad<Sum, row_major>(&tiles, sums + NEXT_SUM, SUM_PITCH);
+        b0 = subgroupMatrixLoad<Sum, row_major>(&tiles, below, SUM_PITCH);
+        b1 = subgroupMatrixLoad<Sum, row_major>(&tiles, below + NEXT_SUM, SUM_PITCH);
       }
       workgroupBarrier();
     }
   }
 
   var total = vec2u();
-  var from_k = two_of_k(base_k, start + line, column_k);
-  var from_v = four_of_v(base_v, lines_from(start + wide_line, WIDE_STEP, params.n - 1u), column_v);
-  var stand = stand_of(base_position, start + line, start / params.chunk);
+  let there = From(base_k, base_v, base_position, line, wide_line, column_k, column_v);
+  var first = ask(there, start);
+  var second = ask(there, start + HALF);
   for (var row = start; ; row += ROWS) {
     let chunk = row / params.chunk;
     let ended = row >= end;
     let begins = row % params.chunk == 0u && WRITES_STATES && (HAS_INITIAL || row > 0u);
     if (ended || begins) {
       // The sums to this thread's share of them: two eights of each half of its rows.
-      var l0 = vec4f(); var l1 = vec4f(); var l2 = vec4f(); var l3 = vec4f();
-      var h0 = vec4f(); var h1 = vec4f(); var h2 = vec4f(); var h3 = vec4f();
+      var s0 = Sums(); var s1 = Sums(); var s2 = Sums(); var s3 = Sums();
+      if (HALVES) { workgroupBarrier(); }
       if (thread == 0u) { atomicStore(&largest, 0u); }
       for (var part = 0u; part < TILE_D; part += ROWS) {
         if (part > 0u) { workgroupBarrier(); }
         if (band / ROWS * ROWS == part) {
-          subgroupMatrixStore<row_major>(&tiles, sums, a0, WIDE_PITCH);
-          subgroupMatrixStore<row_major>(&tiles, sums + NEXT_SUM, a1, WIDE_PITCH);
-          subgroupMatrixStore<row_major>(&tiles, below, b0, WIDE_PITCH);
-          subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, b1, WIDE_PITCH);
+          subgroupMatrixStore<row_major>(&tiles, sums, a0, SUM_PITCH);
+          subgroupMatrixStore<row_major>(&tiles, sums + NEXT_SUM, a1, SUM_PITCH);
+          subgroupMatrixStore<row_major>(&tiles, below, b0, SUM_PITCH);
+          subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, b1, SUM_PITCH);
         }
         workgroupBarrier();
         if (part == 0u) {
-          l0 = bitcast<vec4f>(tiles[share]);
-          h0 = bitcast<vec4f>(tiles[share + 1u]);
-          l1 = bitcast<vec4f>(tiles[share + STEP]);
-          h1 = bitcast<vec4f>(tiles[share + STEP + 1u]);
+          s0 = sums_at(share, wide_eighth);
+          s1 = sums_at(share + STEP, wide_eighth);
         }
         if (part + ROWS == TILE_D) {
-          l2 = bitcast<vec4f>(tiles[share + LATER]);
-          h2 = bitcast<vec4f>(tiles[share + LATER + 1u]);
-          l3 = bitcast<vec4f>(tiles[share + LATER + STEP]);
-          h3 = bitcast<vec4f>(tiles[share + LATER + STEP + 1u]);
+          s2 = sums_at(share + LATER, wide_eighth);
+          s3 = sums_at(share + LATER + STEP, wide_eighth);
         }
       }
       let own_row = first_d + wide_line;
       if (ended) {
         if (WRITES_LAST) {
           let base = params.last_offset + dot(at, params.last_strides) + segment * params.last_segment;
-          store_last(base, own_row, column_v, l0); store_last(base, own_row, column_v + 4u, h0);
-          store_last(base, own_row + WIDE_STEP, column_v, l1); store_last(base, own_row + WIDE_STEP, column_v + 4u, h1);
-          store_last(base, own_row + 2u * WIDE_STEP, column_v, l2); store_last(base, own_row + 2u * WIDE_STEP, column_v + 4u, h2);
-          store_last(base, own_row + 3u * WIDE_STEP, column_v, l3); store_last(base, own_row + 3u * WIDE_STEP, column_v + 4u, h3);
+          store_last(base, own_row, column_v, s0.low); store_last(base, own_row, column_v + 4u, s0.high);
+          store_last(base, own_row + WIDE_STEP, column_v, s1.low); store_last(base, own_row + WIDE_STEP, column_v + 4u, s1.high);
+          store_last(base, own_row + 2u * WIDE_STEP, column_v, s2.low); store_last(base, own_row + 2u * WIDE_STEP, column_v + 4u, s2.high);
+          store_last(base, own_row + 3u * WIDE_STEP, column_v, s3.low); store_last(base, own_row + 3u * WIDE_STEP, column_v + 4u, s3.high);
         }
         if (WRITES_TOTALS && thread == 0u) { totals[instance * params.segments + segment] = total; }
         break;
       }
-      let most = subgroupMax(max(max(highest(l0, h0), highest(l1, h1)), max(highest(l2, h2), highest(l3, h3))));
+      let most = subgroupMax(max(max(highest(s0), highest(s1)), max(highest(s2), highest(s3))));
       if (thread % LANES == 0u) { atomicMax(&largest, bitcast<u32>(most)); }
       workgroupBarrier();
       // Scaled so that the largest entry lies in [2¹⁴, 2¹⁵): a power of two, made from its exponent.
@@ -228,10 +233,10 @@ fn main(
       }
       let pitch = across * COLUMNS / 8u;
       let to = (entry * ROWS + own_row) * pitch + first_e / 8u + wide_eighth;
-      states[to] = rounded(up * l0, up * h0);
-      states[to + WIDE_STEP * pitch] = rounded(up * l1, up * h1);
-      states[to + 2u * WIDE_STEP * pitch] = rounded(up * l2, up * h2);
-      states[to + 3u * WIDE_STEP * pitch] = rounded(up * l3, up * h3);
+      states[to] = rounded(up * s0.low, up * s0.high);
+      states[to + WIDE_STEP * pitch] = rounded(up * s1.low, up * s1.high);
+      states[to + 2u * WIDE_STEP * pitch] = rounded(up * s2.low, up * s2.high);
+      states[to + 3u * WIDE_STEP * pitch] = rounded(up * s3.low, up * s3.high);
     }
     if (row % params.chunk == 0u) {
       let whole = positions[base_position + params.n + chunk];
@@ -241,15 +246,17 @@ fn main(
       b0 = subgroupMatrixScalarMultiply(b0, decay); b1 = subgroupMatrixScalarMultiply(b1, decay);
     }
 
-    tiles[of_k] = times(from_k.a, weight(row + line, stand.a, stand.whole));
-    tiles[of_k + K_STEP * K_PITCH] = times(from_k.b, weight(row + line + K_STEP, stand.b, stand.whole));
-    put(of_v, STEP, from_v);
+    put_half(of_k, of_v, row + line, first);
+    if (!HALVES) { put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second); }
     workgroupBarrier();
-    let next = row + ROWS;
-    from_k = two_of_k(base_k, next + line, column_k);
-    from_v = four_of_v(base_v, lines_from(next + wide_line, WIDE_STEP, params.n - 1u), column_v);
-    stand = stand_of(base_position, next + line, next / params.chunk);
+    first = ask(there, row + ROWS);
+    if (!HALVES) { second = ask(there, row + ROWS + HALF); }
     for (var r = 0u; r < ROWS; r += SIDE) {
+      if (HALVES && r == HALF) {
+        put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second);
+        second = ask(there, row + ROWS + HALF);
+        workgroupBarrier();
+      }
       let left = r * K_PITCH + band / 8u;
       let right = OF_V + r * WIDE_PITCH + quarter * 2u * NEXT;
       let a = subgroupMatrixLoad<Left, col_major>(&tiles, left, K_PITCH);
@@ -261,6 +268,6 @@ fn main(
       a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
       b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
     }
-    workgroupBarrier();
+    if (!HALVES) { workgroupBarrier(); }
   }
 }

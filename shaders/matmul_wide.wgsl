@@ -104,7 +104,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   var asked = ask(base_x, base_y, first_row, first_column, 0u, thread);
   for (var k = 0u; k < params.k; k += DEPTH) {
     if (X_ALONG_K) {
-      put_left_rows(thread, 0u, asked.x, asked.x_after);
+      put_left_rows(thread, asked.x, asked.x_after);
     } else {
       put_left_terms(thread, four, asked.x, asked.x_after);
     }

@@ -2,9 +2,8 @@
 // Goes on from tiles.wgsl, keys.wgsl and queries.wgsl.
 
 // Products q · k of a thread's eight rows with the four keys from 4 · along on. The places are those of the rows
-// that the thread loads: query and key thread / 4 of their blocks, and those 32 after; queries go into the left tile
-// at block `of_q`.
-fn scores_of(at_q: u32, at_q_after: u32, at_k: u32, at_k_after: u32, of_q: u32, thread: u32) -> Scores {
+// that the thread loads: query and key thread / 4 of their blocks, and those 32 after.
+fn scores_of(at_q: u32, at_q_after: u32, at_k: u32, at_k_after: u32, thread: u32) -> Scores {
   let first = 4u * (thread % 4u);
   var scores = Scores();
   var from_q = load_q(at_q, first);
@@ -12,7 +11,7 @@ fn scores_of(at_q: u32, at_q_after: u32, at_k: u32, at_k_after: u32, of_q: u32, 
   var from_k = load_k(at_k, first);
   var from_k_after = load_k(at_k_after, first);
   for (var d = 0u; d < params.d; d += DEPTH) {
-    put_left_rows(thread, of_q, from_q, from_q_after);
+    put_left_rows(thread, from_q, from_q_after);
     put_right_rows(thread, 0u, from_k, from_k_after);
     workgroupBarrier();
     let next = min(d + DEPTH, (params.d - 1u) / DEPTH * DEPTH) + first;
@@ -20,7 +19,7 @@ fn scores_of(at_q: u32, at_q_after: u32, at_k: u32, at_k_after: u32, of_q: u32, 
     from_q_after = load_q(at_q_after, next);
     from_k = load_k(at_k, next);
     from_k_after = load_k(at_k_after, next);
-    scores = add_scores(scores, of_q + across_of(thread), along_of(thread));
+    scores = add_scores(scores, across_of(thread), along_of(thread));
     workgroupBarrier();
   }
   return scores;

@@ -30,12 +30,8 @@ struct Block {
   space: vec4f,
 }
 
-// So many blocks of rows; and of columns: half of them, where tiles are 64 wide and memory is short.
-const LEFT_BLOCKS: u32 = 16;
-const RIGHT_BLOCKS: u32 = 32;
-
-var<workgroup> left: array<Block, LEFT_BLOCKS>;
-var<workgroup> right: array<Block, RIGHT_BLOCKS>;
+var<workgroup> left: array<Block, 16>;
+var<workgroup> right: array<Block, 32>;
 
 // Term `i` of a part, of a block of rows or columns: read, written, and one lane of all four terms written.
 fn left_at(part: u32, i: u32, block: u32) -> vec4f { return left[block].terms[part][i]; }
@@ -120,11 +116,11 @@ fn add_scores(scores: Scores, across: u32, along: u32) -> Scores {
   return next;
 }
 
-// Puts into the left tile or into the right one, from block `first` on, four terms of a row and of the row 32
+// Puts into the left tile, or into the right one from block `first` on, four terms of a row and of the row 32
 // after it, as a thread loads them: row thread / 4, terms from 4 · (thread % 4) on.
-fn put_left_rows(thread: u32, first: u32, row: vec4f, row_after: vec4f) {
-  put_left_lanes(thread % 4u, first + thread / 16u, thread / 4u % 4u, row);
-  put_left_lanes(thread % 4u, first + thread / 16u + 8u, thread / 4u % 4u, row_after);
+fn put_left_rows(thread: u32, row: vec4f, row_after: vec4f) {
+  put_left_lanes(thread % 4u, thread / 16u, thread / 4u % 4u, row);
+  put_left_lanes(thread % 4u, thread / 16u + 8u, thread / 4u % 4u, row_after);
 }
 
 fn put_right_rows(thread: u32, first: u32, row: vec4f, row_after: vec4f) {

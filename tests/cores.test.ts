@@ -118,6 +118,11 @@ const cases: Record<string, Case> = {
     reverse: false,
     blockSize: 4 * side,
   },
+  "segments": {
+    ...{ heads: 2, keyHeads: 1, n: 51 * side + 3, d: 6 * side, e: 24, slope: 0.01, scale: 0.3 },
+    reverse: true,
+    blockSize: 4 * side,
+  },
   "strong decay": {
     ...{ heads: 1, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0.917, scale: 1 },
     reverse: false,
@@ -196,42 +201,35 @@ async function check(device: Device, given: Case): Promise<string[]> {
 }
 
 /** The kernels of a call and its backward: of the call and of dq, and of dk and dv, which share their states. */
-const oneWalk = ["positions", "states on matrix units"];
-const threeWalks = [
-  ...[...oneWalk, "outputs on matrix units"].map((kernel) => `lightningAttention: ${kernel}`),
-  ...[...oneWalk, "outputs on matrix units"].map((kernel) => `lightningAttention: ${kernel}`),
-  ...[...oneWalk, "outputs on matrix units", "outputs on matrix units"].map((kernel) =>
-    `lightningAttentionPair: ${kernel}`
-  ),
-];
-
-for (const [what, given] of Object.entries(cases)) {
-  testOnMatrixUnits(`lightningAttention on matrix units: ${what}`, async (device) => {
-    assertEquals(await check(device, given), threeWalks);
-  });
+function kernelsOfThree(walk: string[]): string[] {
+  const outputs = "outputs on matrix units";
+  const one = ["positions", ...walk, outputs].map((kernel) => `lightningAttention: ${kernel}`);
+  const pair = ["positions", ...walk, outputs, outputs];
+  return [...one, ...one, ...pair.map((kernel) => `lightningAttentionPair: ${kernel}`)];
 }
 
+const states = "states on matrix units";
 const tried: Record<string, Partial<Variants>> = {
-  "sixteen subgroups": { outputSubgroups: 16 },
-  "tiles asked for ahead": { ahead: true },
-  "sixteen subgroups, tiles asked for ahead": { outputSubgroups: 16, ahead: true },
-  "whole heads": { wholeHeads: true },
-  "segments": { walkers: 12 },
-  "segments of whole heads": { walkers: 12, wholeHeads: true },
+  "as it is": {},
+  "halves, spread": { halves: true, spread: true },
+  "skips": { skips: true, unrolled: true },
+  "whole chunks": { wholeChunks: true },
+  "four subgroups": { outputSubgroups: 4, wholeChunks: true },
+  "four subgroups, skips": { outputSubgroups: 4, spread: true, skips: true, unrolled: true },
 };
-
-for (const [what, variant] of Object.entries(tried)) {
-  testOnMatrixUnits(`lightningAttention on matrix units, variant: ${what}`, async (device) => {
-    const before = { ...variants };
-    Object.assign(variants, variant);
-    try {
-      const kernels = await check(device, cases["two tiles of d, shared keys"]);
-      const scans = kernels.filter((name) => name.endsWith("scan"));
-      assertEquals(scans.length, variant.walkers === undefined ? 0 : 3, kernels.join());
-    } finally {
-      Object.assign(variants, before);
-    }
-  });
+for (const [name, variant] of Object.entries(tried)) {
+  for (const [what, given] of Object.entries(cases)) {
+    testOnMatrixUnits(`lightningAttention on matrix units, ${name}: ${what}`, async (device) => {
+      const walk = what === "segments" ? ["segments on matrix units", "scan", states] : [states];
+      const before = { ...variants };
+      Object.assign(variants, variant);
+      try {
+        assertEquals(await check(device, given), kernelsOfThree(walk));
+      } finally {
+        Object.assign(variants, before);
+      }
+    });
+  }
 }
 
 testOnMatrixUnits(

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
   type Device,
   lightningAttention,
-  lightningAttentionWithState,
+  type lightningAttentionWithState,
   randn,
   type Tensor,
   uniform,
@@ -13,12 +13,12 @@ import {
   assertNear,
   cpu,
   FLOATS,
-  matricesOf,
+  type matricesOf,
   relativeError,
-  sumsOf,
+  type sumsOf,
   testOnWebgpu,
 } from "./harness.ts";
-import { attend, attendGradients } from "./oracle.ts";
+import type { attend, attendGradients } from "./oracle.ts";
 
 /** Runs `fn` in a variant. */
 async function within(variant: Partial<Variants>, fn: () => Promise<void>): Promise<void> {
@@ -29,46 +29,6 @@ async function within(variant: Partial<Variants>, fn: () => Promise<void>): Prom
   } finally {
     Object.assign(variants, before);
   }
-}
-
-const tried: Record<string, Partial<Variants>> = {
-  "scores in registers": { aside: false },
-};
-
-for (const [name, variant] of Object.entries(tried)) {
-  testOnWebgpu(`lightningAttention in a variant, against float64: ${name}`, async () => {
-    // Two tiles of e, the second ragged; blocks of two tiles of rows; heads that share keys.
-    const [n, d, e, slope, scale] = [150, 20, 70, 0.05, 0.5];
-    const draw = (seed: number, shape: number[]) => randn(shape, { seed, requiresGrad: true });
-    const [q, k] = [draw(1, [1, 2, n, d]), draw(2, [1, 1, n, d])];
-    const [v, initialState] = [draw(3, [1, 1, n, e]), draw(4, [1, 2, d, e])];
-    const [u, us] = [randn([1, 2, n, e], { seed: 5 }), randn([1, 2, d, e], { seed: 6 })];
-    const inputs = { q, k, v, initial: initialState };
-    const [qs, [ks], [vs], initials, gos, gss] = await Promise.all(
-      [q, k, v, initialState, u, us].map(matricesOf),
-    );
-    const expected = qs.map((q, h) => {
-      const g = Array<number>(n).fill(-Math.fround(slope));
-      const head = { q, k: ks, v: vs, g, scale, initial: initials[h] };
-      return { ...attend(head), gradients: attendGradients(head, gos[h], gss[h]) };
-    });
-    const flat = (of: (r: typeof expected[number]) => number[][]) => expected.flatMap(of).flat();
-    await within(variant, async () => {
-      const options = { slopes: slope, scale, initialState, blockSize: 128 };
-      const { output, state } = lightningAttentionWithState(q, k, v, options);
-      await assertNear(output, flat(({ o }) => o), 1e-5, "output");
-      await assertNear(state, flat((r) => r.state), 1e-5, "state");
-      output.mul(u).sum().add(state.mul(us).sum()).backward();
-    });
-    for (const key of ["q", "k", "v", "initial"] as const) {
-      const shared = key === "k" || key === "v";
-      const want = shared
-        ? sumsOf(expected.map((r) => r.gradients[key]), 2)
-        : flat((r) => r.gradients[key]);
-      await assertNear(inputs[key].grad!, want, 1e-4, `d${key}`);
-      inputs[key].grad = null;
-    }
-  });
 }
 
 testOnWebgpu("a device tells the tiles of its kernels", async (device) => {

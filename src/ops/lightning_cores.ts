@@ -29,26 +29,37 @@ const outputsShader = withCoresAndResults(outputsText, coresText);
 
 /** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** Subgroups of a workgroup that makes outputs: sixteen have half of the registers each. */
-  outputSubgroups: 8 | 16;
-  /** Whether outputs ask for their next tile before they use the one they have. */
-  ahead: boolean;
-  /** Whether sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once. */
-  wholeHeads: boolean;
-  /**
-   * Workgroups that walk side by side, if there are so many chunks: sequences are cut into segments, walked twice,
-   * once for what each adds, with a scan between. 0: sequences stay whole.
-   */
-  walkers: number;
+  /** Whether the walk puts one half of its tokens in their places while it multiplies the other. */
+  halves: boolean;
+  /** Whether lines of float32 lie so far apart in workgroup memory that no two lanes meet in a bank. */
+  spread: boolean;
+  /** Subgroups of a workgroup that makes outputs: four have twice as many fragments each, and ask for nothing ahead. */
+  outputSubgroups: 4 | 8;
+  /** Whether a workgroup makes the outputs of a whole chunk, one tile after the other. */
+  wholeChunks: boolean;
+  /** Whether outputs leave out products whose fragments the mask empties. */
+  skips: boolean;
+  /** Whether their loop over d is written out where d is a whole tile. */
+  unrolled: boolean;
 }
 
 /** The variant in use. */
 export const variants: Variants = {
+  halves: false,
+  spread: false,
   outputSubgroups: 8,
-  ahead: false,
-  wholeHeads: false,
-  walkers: 0,
+  wholeChunks: false,
+  skips: false,
+  unrolled: false,
 };
+
+/**
+ * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
+ * what each adds, with a scan between. Sixteen for each processor of a large GPU.
+ */
+const WALKERS = 2048;
+/** The fewest chunks of a segment, so that what each segment costs is shared. */
+const LEAST_SEGMENT = 4;
 
 /** How a call is cut up on matrix units. */
 function layoutOf(
@@ -102,14 +113,17 @@ export function planForMatrixUnits(
     ...walks({ k, v, positions, initial }, [states, scales, last], layout, options, context),
     ...readers.map(({ q, k, v, out, turned }) => {
       const [d, e] = [k.shape[4], v.shape[4]];
-      const workgroups = heads * chunks * (chunk / rows) * Math.ceil(e / columns);
+      const span = variants.wholeChunks ? chunk : rows;
+      const workgroups = heads * chunks * (chunk / span) * Math.ceil(e / columns);
       return {
         label: "outputs on matrix units",
         shader: outputsShader,
         constants: {
           ...constants,
           SUBGROUPS: variants.outputSubgroups,
-          AHEAD: variants.ahead,
+          SUM_PITCH: side + (variants.spread ? 2 : 1),
+          SKIPS: variants.skips,
+          UNROLLED: variants.unrolled,
           STATE_TURNED: turned,
           ...eights({ q, k, v }),
           ...eightResults(out),
@@ -121,6 +135,7 @@ export function planForMatrixUnits(
           ...placesOf(q, k, v, out),
           ...[groups, members, n, d, e, chunk, chunks, workgroups],
           floatBits(options.alpha * options.beta),
+          span,
         ],
         workgroups: grid(workgroups, context),
       };
@@ -132,19 +147,22 @@ export function planForMatrixUnits(
 function walks(
   { k, v, positions, initial }: { k: View; v: View; positions: View; initial?: View },
   [states, scales, last]: View[],
-  { rows, columns, chunk, chunks, heads, ...tiles }: ReturnType<typeof layoutOf>,
+  { rows, columns, chunk, chunks, heads, tilesE }: ReturnType<typeof layoutOf>,
   { beta }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
   const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
-  const whole = variants.wholeHeads && d > rows;
-  const tilesOfAHead = (whole ? 1 : tiles.tilesD) * tiles.tilesE;
-  const abreast = Math.ceil(variants.walkers / (heads * tilesOfAHead));
-  const segment = Math.ceil(chunks / Math.min(Math.max(abreast, 1), chunks));
+  // Sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once.
+  const whole = d > rows;
+  const subgroups = whole ? 16 : 8;
+  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE));
+  const most = Math.min(abreast, Math.floor(chunks / LEAST_SEGMENT));
+  // Two segments would be walked twice for half of the steps.
+  const segment = most > 2 ? Math.ceil(chunks / most) : chunks;
   const segments = Math.ceil(chunks / segment);
-  const workgroups = heads * segments * tilesOfAHead;
+  const workgroups = heads * segments * tilesE;
   const totals = context.scratch(2 * heads * segments);
   const walk = (
     label: string,
@@ -163,7 +181,9 @@ function walks(
       SIDE: side,
       LANES: lanes,
       HAS_INITIAL: initial !== undefined,
-      ...(whole && { TILE_D: columns, SUBGROUPS: 16 }),
+      SUBGROUPS: subgroups,
+      HALVES: variants.halves,
+      SUM_PITCH: side + (variants.spread ? 2 : 1),
       ...eights({ k, v }),
       WHOLE_D: d % (whole ? columns : rows) === 0,
       WHOLE_E: e % columns === 0,

@@ -45,8 +45,6 @@ export const LEAST_SCRATCH = 140 * 2 ** 20;
 const WALKERS = 256;
 /** Bytes of the units of a tile of states in float16: two for each thread. */
 const UNITS_BYTES = 8 * 128;
-/** Workgroup memory of outputs whose scores wait in it: 80 and 32 blocks of tiles, and 128 places. */
-const BYTES_ASIDE = (80 + 32) * 17 * 16 + 128 * 8;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
 const LEAST_SEGMENT = 4;
 
@@ -76,13 +74,11 @@ function walksOf(d: number, e: number): number {
 function outputsConstants(q: View, k: View, v: View, halves: boolean, context: GpuContext) {
   const [d, e] = [k.shape[4], v.shape[4]];
   const tiles = tiling(context, d, e);
-  const aside = variants.aside && context.workgroupBytes >= BYTES_ASIDE;
   const asStored = halves && tiles.WHOLE_E && isInGroups(v, -1, 4);
   return {
     ...elements({ q, k, v }),
     ...tiles,
     ...sizes(d, e, tiles),
-    ...(aside && { ASIDE: true, LEFT_BLOCKS: 80 }),
     ...(halves && { HALVES: true, Held: "vec4<f16>" }),
     ...(asStored && { held_v: "v[(base + column) / 4u]" }),
   };
@@ -265,7 +261,6 @@ function planHeads(
           ...(halves && { HALVES_WIDE: isWide(vs.shape[4]) }),
           ...(fours && { StateElement: stateElement, four_states: "states[at / 4u]" }),
           ...results(out),
-          HAS_INITIAL: before !== undefined,
           SEGMENTED: segmented,
           STATE_TURNED: turned,
           ONE_BLOCK: chunk <= 64 && !context.software,
@@ -274,7 +269,7 @@ function planHeads(
         params: [
           ...placesOf(k, v, q, out),
           ...[groups, members, rows, d, e, chunk, chunks, segment, segments, reads],
-          ...[floatBits(alpha), floatBits(beta)],
+          ...[floatBits(alpha), floatBits(beta), Number(before !== undefined)],
         ],
         workgroups: grid(reads, context),
       });

@@ -19,8 +19,6 @@ import type { Matrix } from "./matmul_cpu.ts";
 
 /** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** Whether scores wait in workgroup memory, where there is enough. */
-  aside: boolean;
   /** Whether sizes are constants. */
   sized: boolean;
   /** Whether states of float16 calls are stored in float16. */
@@ -31,7 +29,6 @@ export interface Variants {
 
 /** The variant in use. */
 export const variants: Variants = {
-  aside: true,
   sized: false,
   halves: false,
   steady: true,
@@ -65,10 +62,9 @@ export function tiling(
   e: number,
   perTile = 16,
   WIDE = isWide(e),
-): Record<string, boolean | number> {
+): Record<string, boolean> {
   return {
     WIDE,
-    RIGHT_BLOCKS: WIDE ? 32 : 16,
     // Mesa's compiler takes long over written-out loops, and seconds over every variant.
     UNROLLED: !software,
     WHOLE_D: !software && d % perTile === 0,
