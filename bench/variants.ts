@@ -18,9 +18,8 @@ import { timesOf } from "./timing.ts";
 /** What attention is tried with. What is measured first is measured again at the end. */
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "halves": { halves: true },
-  "sized": { sized: true },
-  "sized, halves": { sized: true, halves: true },
+  "skips": { skips: true },
+  "not sized": { sized: false },
 };
 
 const flags = parseArgs(Deno.args, {

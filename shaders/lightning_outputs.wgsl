@@ -9,12 +9,14 @@
 alias StateElement = f32;
 alias Held = vec4f;
 // Whether states are float16, in tiles of 64 rows by 64 columns or 128 (HALVES_WIDE); then `totals` are the powers of
-// two that they are stored over: of a thread's 4 upper rows and its 4 lower ones.
+// two that they are stored over: of each thread's upper rows, then of its lower ones.
 const HALVES: bool = false;
 const HALVES_WIDE: bool = false;
 const SEGMENTED: bool = false;
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
+// Whether the upper half of the rows leaves out the sources that come after all of it.
+const SKIPS: bool = false;
 // Whether a chunk is one block of 64 sources.
 const ONE_BLOCK: bool = false;
 
@@ -48,7 +50,7 @@ struct Params {
 
 @group(0) @binding(3) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(4) var<storage, read> states: array<StateElement>;
-@group(0) @binding(5) var<storage, read> totals: array<vec2u>;
+@group(0) @binding(5) var<storage, read> totals: array<u32>;
 @group(0) @binding(6) var<storage, read_write> out: array<ResultElement>;
 @group(0) @binding(7) var<uniform> params: Params;
 
@@ -80,9 +82,10 @@ fn tiles_of_a_state() -> u32 {
 // What four neighbours of a stored row are multiples of.
 fn load_unit(units: u32, row: u32, column: u32) -> f32 {
   let tile = row / ROWS * ((state_columns() + halves_width() - 1u) / halves_width()) + column / halves_width();
-  let both = totals[units + tile * 128u + row % 32u / 4u * 16u + column % 64u / 4u];
-  return bitcast<f32>(select(both.x, both.y, row % ROWS >= 32u));
+  return bitcast<f32>(totals[units + 256u * tile + row % ROWS / 4u * 16u + column % 64u / 4u]);
 }
+
+fn total_at(at: u32) -> vec2u { return vec2u(totals[2u * at], totals[2u * at + 1u]); }
 
 // Where a thread reads: the rows of q that it loads, what their products with the state are multiplied by, and the
 // chunk's first row of k, of v and of positions.
@@ -264,7 +267,11 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
     } else {
       asked = ask_values(at, block + next * DEPTH + thread / 16u, load_e);
     }
-    next_sums = add_tiles(next_sums, across, along);
+    if (SKIPS && block == first_row && (step == 2u || step == 3u)) {
+      next_sums = add_lower_tiles(next_sums, across, along);
+    } else {
+      next_sums = add_tiles(next_sums, across, along);
+    }
     workgroupBarrier();
   }
   return next_sums;
@@ -306,10 +313,10 @@ fn main(
   at.k = params.k_offset + dot(entry, params.k_strides) + start * params.k_strides.w;
   at.v = params.v_offset + dot(entry, params.v_strides) + start * params.v_strides.w;
   at.state = base_states + chunk % params.segment * area;
-  at.units = (instance * params.segment + chunk) * tiles_of_a_state() * 128u;
+  at.units = (instance * params.segment + chunk) * tiles_of_a_state() * 256u;
   if (SEGMENTED) {
     at.segment = base_states + params.segment * area;
-    at.fade = decay_between(vec2f(), place_of(totals[instance * (params.chunks + params.segments) + chunk]));
+    at.fade = decay_between(vec2f(), place_of(total_at(instance * (params.chunks + params.segments) + chunk)));
   }
 
   var sums = Sums();

@@ -1,6 +1,7 @@
 // Where each row stands in the decay of its chunk: P_r = Σ −g over the tokens of the chunk up to row r,
 // or before it when the decay comes after the sum (EXCLUSIVE), and P_m, the sum over the whole chunk.
 //   positions[batch, head] = P of n rows, then P_m of every chunk
+//   after all heads' positions, remains[batch, head] = exp(P_r − P_m) of n rows: what is left at the end of their chunk
 // The decay between two rows is the exponential of a difference of such sums, which may be large where
 // their difference is small. So they are integers of 64 bits, high word and low word, that count 2⁻⁴⁸:
 // exact to add and to subtract, whatever a compiler does with floats. A workgroup owns a chunk, a thread
@@ -23,10 +24,11 @@ struct Params {
   chunk: u32,
   chunks: u32,
   workgroups: u32,
+  remains: u32,              // where they begin
 }
 
 @group(0) @binding(0) var<storage, read> g: array<f32>;
-@group(0) @binding(1) var<storage, read_write> positions: array<vec2u>;
+@group(0) @binding(1) var<storage, read_write> positions: array<u32>;
 @group(0) @binding(2) var<uniform> params: Params;
 
 // What the rows of every thread up to some thread add up to.
@@ -43,6 +45,15 @@ fn times(position: vec2u, count: u32) -> vec2u {
   let low = (position.y & 65535u) * count;
   let middle = (position.y >> 16u) * count + (low >> 16u);
   return vec2u(position.x * count + (middle >> 16u), (middle << 16u) | (low & 65535u));
+}
+
+fn put(at: u32, position: vec2u) {
+  positions[2u * at] = position.x;
+  positions[2u * at + 1u] = position.y;
+}
+
+fn put_remains(at: u32, position: vec2u, whole: vec2u) {
+  positions[params.remains + at] = bitcast<u32>(decay_between(place_of(position), place_of(whole)));
 }
 
 @compute @workgroup_size(64)
@@ -64,12 +75,16 @@ fn main(
   let at = params.g_offset + dot(entry, params.g_strides);
 
   let base = instance * (params.n + params.chunks);
+  let base_remains = instance * params.n + start;
   if (STEADY) {
     let each_token = own(at);
+    let whole = times(each_token, rows);
     for (var row = thread; row < rows; row += 64u) {
-      positions[base + start + row] = times(each_token, select(row + 1u, row, EXCLUSIVE));
+      let position = times(each_token, select(row + 1u, row, EXCLUSIVE));
+      put(base + start + row, position);
+      put_remains(base_remains + row, position, whole);
     }
-    if (thread == 63u) { positions[base + params.n + chunk] = times(each_token, rows); }
+    if (thread == 63u) { put(base + params.n + chunk, whole); }
     return;
   }
 
@@ -85,12 +100,15 @@ fn main(
     workgroupBarrier();
   }
 
+  let whole = sums[63];
   var position = vec2u();
   if (thread > 0u) { position = sums[thread - 1u]; }
   for (var row = from_row; row < to_row; row++) {
     let next = plus(position, own(at + row * params.g_strides.w));
-    positions[base + start + row] = select(next, position, EXCLUSIVE);
+    let here = select(next, position, EXCLUSIVE);
+    put(base + start + row, here);
+    put_remains(base_remains + row, here, whole);
     position = next;
   }
-  if (thread == 63u) { positions[base + params.n + chunk] = sums[63]; }
+  if (thread == 63u) { put(base + params.n + chunk, whole); }
 }

@@ -2,7 +2,7 @@
 //   S ← the initial state, or 0
 //   for every chunk:  states[chunk] ← S,  S ← exp(−P_m) S + Σ_r β exp(P_r − P_m) k_rᵀ v_r
 //   last ← S
-// over the m rows of each chunk; P is what lightning_positions.wgsl wrote. Several segments of a head side by side
+// over the m rows of each chunk; P_m and exp(P_r − P_m) are what lightning_positions.wgsl wrote. Several segments of a head side by side
 // (SEGMENTED) begin with 0 each and leave what they add in states[segment]; lightning_scan.wgsl finds what was before them.
 //   totals[batch, head] = Σ P_m before each chunk in its segment, then over each segment
 // A workgroup makes 64 rows of one segment's [d, e].
@@ -10,8 +10,8 @@
 
 const HAS_INITIAL: bool = false;
 const SEGMENTED: bool = false;
-// Whether states are stored in float16, over powers of two that take the totals' place: a thread's, of its upper rows
-// and of its lower ones.
+// Whether states are stored in float16, over powers of two that take the totals' place: one for four rows of all tiles'
+// columns of one thread.
 const HALVES: bool = false;
 
 struct Params {
@@ -35,13 +35,14 @@ struct Params {
   initial_column: u32,
   initial_offset: u32,
   last_offset: u32,
+  remains: u32,              // where they begin in positions
   initial_strides: vec4u,    // of batch, group, member of the group, row
   last_strides: vec4u,       // the same; its columns are neighbours
 }
 
-@group(0) @binding(2) var<storage, read> positions: array<vec2u>;
+@group(0) @binding(2) var<storage, read> positions: array<u32>;
 @group(0) @binding(3) var<storage, read_write> out: array<ResultElement>;
-@group(0) @binding(4) var<storage, read_write> totals: array<vec2u>;
+@group(0) @binding(4) var<storage, read_write> totals: array<u32>;
 @group(0) @binding(5) var<storage, read> initial: array<f32>;
 @group(0) @binding(6) var<storage, read_write> last: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
@@ -119,7 +120,12 @@ fn largest(a: mat4x4f, b: mat4x4f) -> f32 {
 fn unit_of(most: f32) -> u32 { return max(bitcast<u32>(most) & 0x7f800000u, 27u << 23u) - (13u << 23u); }
 fn over(unit: u32) -> f32 { return bitcast<f32>((254u << 23u) - unit); }
 
-// What a thread has asked for: four columns of k and of v in two rows, 8 apart, and the rows' positions.
+fn put_total(at: u32, total: vec2u) {
+  totals[2u * at] = total.x;
+  totals[2u * at + 1u] = total.y;
+}
+
+// What a thread has asked for: four columns of k and of v in two rows, 8 apart, and what remains of the rows.
 struct Asked {
   k: vec4f,
   k_after: vec4f,
@@ -127,17 +133,17 @@ struct Asked {
   v_after: vec4f,
   v_right: vec4f,
   v_right_after: vec4f,
-  position: vec2u,
-  position_after: vec2u,
+  remains: f32,
+  remains_after: f32,
 }
 
-// Where a thread asks: the places of its columns' first row, and that of the rows' positions.
+// Where a thread asks: the places of its columns' first row, and that of the rows' remains.
 struct Places {
   k: u32,
   v: u32,
   d: u32,
   e: u32,
-  position: u32,
+  remains: u32,
 }
 
 fn ask(at: Places, row: u32) -> Asked {
@@ -154,8 +160,8 @@ fn ask(at: Places, row: u32) -> Asked {
     asked.v_right = load_v(v_here, at.e + 64u);
     asked.v_right_after = load_v(v_after, at.e + 64u);
   }
-  asked.position = positions[at.position + here];
-  asked.position_after = positions[at.position + after];
+  asked.remains = bitcast<f32>(positions[at.remains + here]);
+  asked.remains_after = bitcast<f32>(positions[at.remains + after]);
   return asked;
 }
 
@@ -191,13 +197,13 @@ fn main(
     params.v_offset + dot(at, params.v_strides),
     first_d + 4u * four,
     first_e + 4u * four,
-    base_position);
+    params.remains + instance * params.n);
   let area = width_d() * width_e();
   let base = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
   var to = Matrix(base, width_d(), width_e(), width_e(), 1u);
   let base_total = instance * (params.chunks + params.segments);
   let is_first = thread == 0u && number % tiles == 0u;
-  let base_unit = (instance * params.segment * tiles + number % tiles) * 128u + 16u * across + along;
+  let base_unit = (instance * params.segment * tiles + number % tiles) * 256u + 16u * across + along;
   var state = Sums();
   if (HAS_INITIAL) { state = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column); }
   var total = vec2u();
@@ -207,27 +213,25 @@ fn main(
     if (HALVES) {
       let upper = unit_of(largest(state.upper, state.upper_right));
       let lower = unit_of(largest(state.lower, state.lower_right));
-      totals[base_unit + chunk * tiles * 128u] = vec2u(upper, lower);
+      totals[base_unit + chunk * tiles * 256u] = upper;
+      totals[base_unit + chunk * tiles * 256u + 128u] = lower;
       store_sums(to, row, column, weighted_sums(state, vec4f(over(upper)), vec4f(over(lower))));
     } else {
       store_sums(to, row, column, state);
     }
     let start = chunk * params.chunk;
     let rows = min(params.chunk, params.n - start);
-    let whole = positions[base_position + params.n + chunk];
-    let end = place_of(whole);
+    let at_whole = 2u * (base_position + params.n + chunk);
+    let whole = vec2u(positions[at_whole], positions[at_whole + 1u]);
     if (SEGMENTED) {
-      if (is_first) { totals[base_total + chunk] = total; }
+      if (is_first) { put_total(base_total + chunk, total); }
       total = capped(plus(total, whole));
     }
     let fade = fade_over(exponent_of(whole));
     var sums = Sums();
     for (var depth = 0u; depth < rows; depth += DEPTH) {
-      // Selected, since the next chunk's rows may stand where the exponential is ∞, and 0 · ∞ is NaN.
-      let decayed = params.source_scale * decay_between(place_of(asked.position), end);
-      let decayed_after = params.source_scale * decay_between(place_of(asked.position_after), end);
-      let weight = select(0.0, decayed, depth + term < rows);
-      let weight_after = select(0.0, decayed_after, depth + term + 8u < rows);
+      let weight = select(0.0, params.source_scale * asked.remains, depth + term < rows);
+      let weight_after = select(0.0, params.source_scale * asked.remains_after, depth + term + 8u < rows);
       put_left_terms(thread, four, weight * asked.k, weight_after * asked.k_after);
       put_right_terms(thread, four, asked.v, asked.v_after);
       if (WIDE) { put_right_terms(thread, four + 16u, asked.v_right, asked.v_right_after); }
@@ -239,7 +243,7 @@ fn main(
     state = sums_past(fade, state, sums);
   }
   if (SEGMENTED) {
-    if (is_first) { totals[base_total + params.chunks + segment] = total; }
+    if (is_first) { put_total(base_total + params.chunks + segment, total); }
     to.base = base + params.segment * area;
     store_sums(to, row, column, state);
   } else {

@@ -92,6 +92,28 @@ fn add_tiles(sums: Sums, across: u32, along: u32) -> Sums {
   return next;
 }
 
+// The same of the lower rows alone.
+fn add_lower_term(sums: Sums, part: u32, i: u32, across: u32, along: u32) -> Sums {
+  let b = left_at(part, i, across + 8u);
+  var next = sums;
+  next.lower = outer(sums.lower, b, right_at(part, i, along));
+  if (WIDE) { next.lower_right = outer(sums.lower_right, b, right_at(part, i, along + 16u)); }
+  return next;
+}
+
+fn add_lower_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
+  return add_lower_term(add_lower_term(add_lower_term(add_lower_term(sums, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
+}
+
+fn add_lower_tiles(sums: Sums, across: u32, along: u32) -> Sums {
+  if (UNROLLED) {
+    return add_lower_part(add_lower_part(add_lower_part(add_lower_part(sums, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
+  }
+  var next = sums;
+  for (var part = 0u; part < 4u; part++) { next = add_lower_part(next, part, across, along); }
+  return next;
+}
+
 // Products of a thread's rows with the four columns from 4 · along on.
 struct Scores {
   upper: mat4x4f,

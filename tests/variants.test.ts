@@ -1,24 +1,8 @@
 /** Variants of the WGSL kernels, of which only a GPU can tell the fastest: all are the same function. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import {
-  type Device,
-  lightningAttention,
-  type lightningAttentionWithState,
-  randn,
-  type Tensor,
-  uniform,
-} from "../mod.ts";
+import { type Device, lightningAttention, randn, type Tensor, uniform } from "../mod.ts";
 import { type Variants, variants } from "../src/ops/tiles.ts";
-import {
-  assertNear,
-  cpu,
-  FLOATS,
-  type matricesOf,
-  relativeError,
-  type sumsOf,
-  testOnWebgpu,
-} from "./harness.ts";
-import type { attend, attendGradients } from "./oracle.ts";
+import { assertNear, cpu, FLOATS, relativeError, testOnWebgpu } from "./harness.ts";
 
 /** Runs `fn` in a variant. */
 async function within(variant: Partial<Variants>, fn: () => Promise<void>): Promise<void> {

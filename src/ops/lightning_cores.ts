@@ -19,7 +19,7 @@ import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: 
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
 import type { LightningOptions } from "./lightning_core.ts";
-import { LONGEST_CHUNK, positionsDispatch } from "./lightning_positions.ts";
+import { LONGEST_CHUNK, positionsDispatch, positionsWords } from "./lightning_positions.ts";
 import { scanDispatch } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
@@ -102,7 +102,7 @@ export function planForMatrixUnits(
   const [, groups, members, n] = k.shape;
   const layout = layoutOf(k, v.shape[4], options, side);
   const { rows, columns, chunk, chunks, heads } = layout;
-  const positions = context.scratch(2 * heads * (n + chunks));
+  const positions = context.scratch(positionsWords(heads, n, chunks));
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
   const constants = { SIDE: side, LANES: lanes, HAS_INITIAL: initial !== undefined };

@@ -11,7 +11,12 @@ import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "tex
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import type { LightningOptions } from "./lightning_core.ts";
-import { LONGEST_CHUNK, positionsDispatch } from "./lightning_positions.ts";
+import {
+  LONGEST_CHUNK,
+  positionsDispatch,
+  positionsWords,
+  remainsOf,
+} from "./lightning_positions.ts";
 import { scanDispatch } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import {
@@ -50,7 +55,7 @@ const LEAST_SEGMENT = 4;
 
 /** Bytes of scratch memory that a chunk of every head takes, whose states are of so many bytes. */
 function scratchOfAChunk(heads: number, chunk: number, states: number): number {
-  return heads * (states + 8 * (chunk + 2));
+  return heads * (states + 8) + 4 * positionsWords(heads, chunk, 1);
 }
 
 /** Bytes of a state: in float32; or in float16, and the units of its tiles. */
@@ -79,6 +84,7 @@ function outputsConstants(q: View, k: View, v: View, halves: boolean, context: G
     ...elements({ q, k, v }),
     ...tiles,
     ...sizes(d, e, tiles),
+    SKIPS: variants.skips,
     ...(halves && { HALVES: true, Held: "vec4<f16>" }),
     ...(asStored && { held_v: "v[(base + column) / 4u]" }),
   };
@@ -182,7 +188,7 @@ function planHeads(
   const segmented = most.segments > 1 || n === 0;
   const chunksAtOnce = segment * most.segments;
   const tiles = walksOf(d, e);
-  const positions = context.scratch(2 * heads * chunksAtOnce * (chunk + 1));
+  const positions = context.scratch(positionsWords(heads, chunksAtOnce * chunk, chunksAtOnce));
   const states = context.scratch(
     heads * most.segments * (segment + Number(segmented)) * d * e,
     halves ? "f16" : "f32",
@@ -232,7 +238,7 @@ function planHeads(
           ...placesOf(ks, vs),
           ...[groups, members, rows, d, e, chunk, chunks, segment, segments, walks],
           ...[floatBits(beta), (before ?? after).strides[4], (before ?? after).offset],
-          ...[after.offset, 0, 0],
+          ...[after.offset, remainsOf(heads, rows, chunks), 0],
           ...stepsOf(before ?? after).slice(0, 4),
           ...stepsOf(after).slice(0, 4),
         ],

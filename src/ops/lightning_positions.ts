@@ -14,9 +14,20 @@ const shader = withBlocks(`${decays}\n${positionsText}`);
 /** The most rows of a chunk whose positions fit the kernel's integers. */
 export const LONGEST_CHUNK = 512;
 
+/** Where what remains of every token begins in `positions`, in words: after two of every token and every chunk. */
+export function remainsOf(heads: number, n: number, chunks: number): number {
+  return 2 * heads * (n + chunks);
+}
+
+/** Words of `positions` for so many tokens and chunks of so many heads. */
+export function positionsWords(heads: number, n: number, chunks: number): number {
+  return remainsOf(heads, n, chunks) + heads * n;
+}
+
 /**
  * Writes `positions`, two words for every token of g [b, groups, members, n] and for every chunk; with
- * `decayAfter`, where a token stands before its own decay.
+ * `decayAfter`, where a token stands before its own decay. And `remains`, what is left of every token at the end of its
+ * chunk.
  */
 export function positionsDispatch(
   g: View,
@@ -27,13 +38,24 @@ export function positionsDispatch(
 ): Dispatch {
   const [b, groups, members, n] = g.shape;
   const chunks = Math.ceil(n / chunk);
-  const workgroups = b * groups * members * chunks;
+  const heads = b * groups * members;
+  const workgroups = heads * chunks;
   return {
     label: "positions",
     shader,
     constants: { EXCLUSIVE: decayAfter, STEADY: variants.steady && g.strides[3] === 0 },
     bindings: [g, positions],
-    params: [...g.strides, g.offset, groups, members, n, chunk, chunks, workgroups],
+    params: [
+      ...g.strides,
+      g.offset,
+      groups,
+      members,
+      n,
+      chunk,
+      chunks,
+      workgroups,
+      remainsOf(heads, n, chunks),
+    ],
     workgroups: grid(workgroups, context),
   };
 }

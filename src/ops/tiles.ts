@@ -19,6 +19,8 @@ import type { Matrix } from "./matmul_cpu.ts";
 
 /** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
 export interface Variants {
+  /** Whether rows leave out sources that all come after them. */
+  skips: boolean;
   /** Whether sizes are constants. */
   sized: boolean;
   /** Whether states of float16 calls are stored in float16. */
@@ -29,8 +31,9 @@ export interface Variants {
 
 /** The variant in use. */
 export const variants: Variants = {
-  sized: false,
-  halves: false,
+  skips: false,
+  sized: true,
+  halves: true,
   steady: true,
 };
 
