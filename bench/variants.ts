@@ -19,7 +19,7 @@ import { timesOf } from "./timing.ts";
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
   "skips": { skips: true },
-  "not sized": { sized: false },
+  "double": { double: true },
 };
 
 const flags = parseArgs(Deno.args, {

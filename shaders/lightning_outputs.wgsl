@@ -87,13 +87,10 @@ fn load_unit(units: u32, row: u32, column: u32) -> f32 {
 
 fn total_at(at: u32) -> vec2u { return vec2u(totals[2u * at], totals[2u * at + 1u]); }
 
-// Where a thread reads: the rows of q that it loads, what their products with the state are multiplied by, and the
-// chunk's first row of k, of v and of positions.
+// Where a thread reads: the rows of q that it loads, and the chunk's first row of k, of v and of positions.
 struct Places {
   q: u32,
   q_after: u32,
-  weight: f32,
-  weight_after: f32,
   k: u32,
   v: u32,
   position: u32,
@@ -230,13 +227,17 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
   let load_row = thread / 4u;
   let load_term = 4u * (thread % 4u);
   let load_e = first_e + 4u * (thread % 16u);
-  places[thread] = place_of(positions[at.position + select(first_row, block, thread >= ROWS) + thread % ROWS]);
+  // Asked for now, used after the scores: memory answers late.
+  let position = positions[at.position + select(first_row, block, thread >= ROWS) + thread % ROWS];
   let at_k = at.k + min(block + load_row, at.last) * params.k_strides.w;
   let at_k_after = at.k + min(block + load_row + 32u, at.last) * params.k_strides.w;
   var scores = scores_of(at.q, at.q_after, at_k, at_k_after, thread);
 
-  // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
   var asked = ask_values(at, block + thread / 16u, load_e);
+  var from_q = load_q(at.q, load_term);
+  var from_q_after = load_q(at.q_after, load_term);
+  places[thread] = place_of(position);
+  workgroupBarrier();
   let s0 = places[ROWS + 4u * along];
   let s1 = places[ROWS + 4u * along + 1u];
   let s2 = places[ROWS + 4u * along + 2u];
@@ -246,14 +247,17 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
   scores = Scores(
     decayed_block(scores.upper, 4u * across, first_row, block + 4u * along, coarse, fine),
     decayed_block(scores.lower, 4u * across + 32u, first_row, block + 4u * along, coarse, fine));
-  var from_q = load_q(at.q, load_term);
-  var from_q_after = load_q(at.q_after, load_term);
+  // Of the products with the state of the rows that this thread loads.
+  let weight = params.query_scale * decay_between(vec2f(), places[load_row]);
+  let weight_after = params.query_scale * decay_between(vec2f(), places[load_row + 32u]);
+
+  // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
   var next_sums = sums;
   for (var step = 0u; step < steps; step++) {
     let of_state = step >= 4u;
     put_asked(asked, of_state, at.fade, thread);
     if (of_state) {
-      put_left_rows(thread, at.weight * from_q, at.weight_after * from_q_after);
+      put_left_rows(thread, weight * from_q, weight_after * from_q_after);
     } else {
       hand_over(scores, step, across, along);
     }
@@ -308,8 +312,6 @@ fn main(
   at.last = rows - 1u;
   at.q = base_q + q_row * params.q_strides.w;
   at.q_after = base_q + q_after * params.q_strides.w;
-  at.weight = params.query_scale * decay_between(vec2f(), place_of(positions[at.position + q_row]));
-  at.weight_after = params.query_scale * decay_between(vec2f(), place_of(positions[at.position + q_after]));
   at.k = params.k_offset + dot(entry, params.k_strides) + start * params.k_strides.w;
   at.v = params.v_offset + dot(entry, params.v_strides) + start * params.v_strides.w;
   at.state = base_states + chunk % params.segment * area;

@@ -120,6 +120,12 @@ fn largest(a: mat4x4f, b: mat4x4f) -> f32 {
 fn unit_of(most: f32) -> u32 { return max(bitcast<u32>(most) & 0x7f800000u, 27u << 23u) - (13u << 23u); }
 fn over(unit: u32) -> f32 { return bitcast<f32>((254u << 23u) - unit); }
 
+// P_m of a chunk.
+fn whole_of(base_position: u32, chunk: u32) -> vec2u {
+  let at = 2u * (base_position + params.n + chunk);
+  return vec2u(positions[at], positions[at + 1u]);
+}
+
 fn put_total(at: u32, total: vec2u) {
   totals[2u * at] = total.x;
   totals[2u * at + 1u] = total.y;
@@ -207,7 +213,11 @@ fn main(
   var state = Sums();
   if (HAS_INITIAL) { state = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column); }
   var total = vec2u();
+  // Asked for a chunk ahead, since memory answers late.
+  var next_whole = whole_of(base_position, first_chunk);
   var asked = ask(places, first_chunk * params.chunk + term);
+  var left_tile = 0u;
+  var right_tile = 0u;
   for (var chunk = first_chunk; chunk < end_chunk; chunk++) {
     to.base = base + (chunk - first_chunk) * area;
     if (HALVES) {
@@ -221,26 +231,30 @@ fn main(
     }
     let start = chunk * params.chunk;
     let rows = min(params.chunk, params.n - start);
-    let at_whole = 2u * (base_position + params.n + chunk);
-    let whole = vec2u(positions[at_whole], positions[at_whole + 1u]);
+    let whole = next_whole;
+    next_whole = whole_of(base_position, min(chunk + 1u, end_chunk - 1u));
     if (SEGMENTED) {
       if (is_first) { put_total(base_total + chunk, total); }
       total = capped(plus(total, whole));
     }
-    let fade = fade_over(exponent_of(whole));
     var sums = Sums();
     for (var depth = 0u; depth < rows; depth += DEPTH) {
       let weight = select(0.0, params.source_scale * asked.remains, depth + term < rows);
       let weight_after = select(0.0, params.source_scale * asked.remains_after, depth + term + 8u < rows);
-      put_left_terms(thread, four, weight * asked.k, weight_after * asked.k_after);
-      put_right_terms(thread, four, asked.v, asked.v_after);
-      if (WIDE) { put_right_terms(thread, four + 16u, asked.v_right, asked.v_right_after); }
+      put_left_terms(thread, four + left_tile, weight * asked.k, weight_after * asked.k_after);
+      put_right_terms(thread, four + right_tile, asked.v, asked.v_after);
+      if (WIDE) { put_right_terms(thread, four + right_tile + 16u, asked.v_right, asked.v_right_after); }
       workgroupBarrier();
       asked = ask(places, start + min(depth + DEPTH, rows) + term);
-      sums = add_tiles(sums, across, along);
-      workgroupBarrier();
+      sums = add_tiles(sums, across + left_tile, along + right_tile);
+      if (DOUBLE) {
+        left_tile = 16u - left_tile;
+        right_tile = 32u - right_tile;
+      } else {
+        workgroupBarrier();
+      }
     }
-    state = sums_past(fade, state, sums);
+    state = sums_past(fade_over(exponent_of(whole)), state, sums);
   }
   if (SEGMENTED) {
     if (is_first) { put_total(base_total + params.chunks + segment, total); }

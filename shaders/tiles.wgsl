@@ -30,8 +30,13 @@ struct Block {
   space: vec4f,
 }
 
-var<workgroup> left: array<Block, 16>;
-var<workgroup> right: array<Block, 32>;
+// Two of each tile, where one is filled while the other is used.
+const DOUBLE: bool = false;
+const LEFT_BLOCKS: u32 = 16;
+const RIGHT_BLOCKS: u32 = 32;
+
+var<workgroup> left: array<Block, LEFT_BLOCKS>;
+var<workgroup> right: array<Block, RIGHT_BLOCKS>;
 
 // Term `i` of a part, of a block of rows or columns: read, written, and one lane of all four terms written.
 fn left_at(part: u32, i: u32, block: u32) -> vec4f { return left[block].terms[part][i]; }
@@ -106,9 +111,6 @@ fn add_lower_part(sums: Sums, part: u32, across: u32, along: u32) -> Sums {
 }
 
 fn add_lower_tiles(sums: Sums, across: u32, along: u32) -> Sums {
-  if (UNROLLED) {
-    return add_lower_part(add_lower_part(add_lower_part(add_lower_part(sums, 0u, across, along), 1u, across, along), 2u, across, along), 3u, across, along);
-  }
   var next = sums;
   for (var part = 0u; part < 4u; part++) { next = add_lower_part(next, part, across, along); }
   return next;

@@ -229,6 +229,7 @@ function planHeads(
           ...(halves && { Result: "f16" }),
           ...stateTiles,
           ...sizes(d, e, stateTiles),
+          ...(variants.double && { DOUBLE: true, LEFT_BLOCKS: 32, RIGHT_BLOCKS: 64 }),
           HALVES: halves,
           SEGMENTED: segmented,
           HAS_INITIAL: !segmented && before !== undefined,

@@ -21,6 +21,8 @@ import type { Matrix } from "./matmul_cpu.ts";
 export interface Variants {
   /** Whether rows leave out sources that all come after them. */
   skips: boolean;
+  /** Whether states have two of each tile, and one barrier a step. */
+  double: boolean;
   /** Whether sizes are constants. */
   sized: boolean;
   /** Whether states of float16 calls are stored in float16. */
@@ -32,6 +34,7 @@ export interface Variants {
 /** The variant in use. */
 export const variants: Variants = {
   skips: false,
+  double: false,
   sized: true,
   halves: true,
   steady: true,
