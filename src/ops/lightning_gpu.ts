@@ -100,18 +100,23 @@ interface Second {
 }
 
 /** How the GPU goes about a sequence. */
-function passesOf(inputs: readonly View[], out: View, blockSize: number, bindingBytes: number) {
-  const [q, k, v] = inputs;
+function passesOf(
+  [q, k, v]: readonly View[],
+  outs: readonly View[],
+  blockSize: number,
+  bindingBytes: number,
+) {
   const [n, d] = k.shape.slice(3);
   const e = v.shape[4];
   const heads = sizeOf(k.shape.slice(0, 3));
   const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
-  const operands = [q, k, v, out].reduce((sum, t) => sum + bytesIn(t), 0);
+  const operands = [q, k, v, outs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
   const walkers = heads * walksOf(d, e);
   const few = walkers < WALKERS;
+  // Where every output is rounded to float16 anyway.
   const halves = !few && n > 0 && e % 4 === 0 &&
-    [q, k, v, out].every(({ dtype }) => dtype === "f16");
+    [q, k, v, ...outs].every(({ dtype }) => dtype === "f16");
   // The last state and one that passes hand on; where heads are few, one more for each segment.
   const states = 2 * heads * stateBytes(d, e);
   const share = Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH) - states;
@@ -181,9 +186,10 @@ function planHeads(
   const [b, groups, members, n, d] = k.shape;
   const heads = b * groups * members;
   const e = v.shape[4];
+  const outs = second === undefined ? [out] : [out, second.out];
   const { chunk, segment, halves, ...most } = passesOf(
     [q, k, v],
-    out,
+    outs,
     blockSize,
     context.bindingBytes,
   );
@@ -214,7 +220,7 @@ function planHeads(
     const rows = Math.min(length, n - start);
     const chunks = Math.ceil(rows / chunk);
     const segments = Math.ceil(chunks / segment);
-    const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
+    const [qs, ks, vs, gs, here] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
     // In turn, so that the last pass leaves the state where it belongs, and none reads where it writes.
     const after = (passes - pass) % 2 === 1 ? last : carried!;
     const walks = heads * segments * tiles;
@@ -254,7 +260,7 @@ function planHeads(
         scanDispatch([states, totals, before], after, { chunks, segment, segments }, context),
       );
     }
-    const readers = [{ q: qs, k: ks, v: vs, out: outs, turned: false }];
+    const readers = [{ q: qs, k: ks, v: vs, out: here, turned: false }];
     if (second !== undefined) {
       const [q, out] = [second.q, second.out].map((view) => slice(view, 3, start, rows));
       readers.push({ q, k: vs, v: ks, out, turned: true });
