@@ -18,8 +18,7 @@ import { timesOf } from "./timing.ts";
 /** What attention is tried with. What is measured first is measured again at the end. */
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "skips": { skips: true },
-  "double": { double: true },
+  "narrow": { narrow: true },
 };
 
 const flags = parseArgs(Deno.args, {

@@ -165,8 +165,14 @@ fn ask_state(at: Places, first_term: u32, first_e: u32, thread: u32) -> Asked {
     asked.added_right = load_state(at.state, term, e + 64u);
     asked.added_right_after = load_state(at.state, term + 8u, e + 64u);
   }
-  // Columns 64 to the right are the same thread's.
-  if (HALVES) { asked.units = vec4f(load_unit(at.units, term, e), load_unit(at.units, term + 8u, e), 0.0, 0.0).xyxy; }
+  if (HALVES) {
+    asked.units = vec4f(load_unit(at.units, term, e), load_unit(at.units, term + 8u, e), 0.0, 0.0).xyxy;
+    // In wide tiles, columns 64 to the right are the same thread's.
+    if (WIDE && !HALVES_WIDE) {
+      asked.units.z = load_unit(at.units, term, e + 64u);
+      asked.units.w = load_unit(at.units, term + 8u, e + 64u);
+    }
+  }
   if (SEGMENTED) {
     asked.before = load_state(at.segment, term, e);
     asked.before_after = load_state(at.segment, term + 8u, e);

@@ -216,8 +216,6 @@ fn main(
   // Asked for a chunk ahead, since memory answers late.
   var next_whole = whole_of(base_position, first_chunk);
   var asked = ask(places, first_chunk * params.chunk + term);
-  var left_tile = 0u;
-  var right_tile = 0u;
   for (var chunk = first_chunk; chunk < end_chunk; chunk++) {
     to.base = base + (chunk - first_chunk) * area;
     if (HALVES) {
@@ -241,18 +239,13 @@ fn main(
     for (var depth = 0u; depth < rows; depth += DEPTH) {
       let weight = select(0.0, params.source_scale * asked.remains, depth + term < rows);
       let weight_after = select(0.0, params.source_scale * asked.remains_after, depth + term + 8u < rows);
-      put_left_terms(thread, four + left_tile, weight * asked.k, weight_after * asked.k_after);
-      put_right_terms(thread, four + right_tile, asked.v, asked.v_after);
-      if (WIDE) { put_right_terms(thread, four + right_tile + 16u, asked.v_right, asked.v_right_after); }
+      put_left_terms(thread, four, weight * asked.k, weight_after * asked.k_after);
+      put_right_terms(thread, four, asked.v, asked.v_after);
+      if (WIDE) { put_right_terms(thread, four + 16u, asked.v_right, asked.v_right_after); }
       workgroupBarrier();
       asked = ask(places, start + min(depth + DEPTH, rows) + term);
-      sums = add_tiles(sums, across + left_tile, along + right_tile);
-      if (DOUBLE) {
-        left_tile = 16u - left_tile;
-        right_tile = 32u - right_tile;
-      } else {
-        workgroupBarrier();
-      }
+      sums = add_tiles(sums, across, along);
+      workgroupBarrier();
     }
     state = sums_past(fade_over(exponent_of(whole)), state, sums);
   }

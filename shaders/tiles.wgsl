@@ -30,12 +30,10 @@ struct Block {
   space: vec4f,
 }
 
-// Two of each tile, where one is filled while the other is used.
-const DOUBLE: bool = false;
-const LEFT_BLOCKS: u32 = 16;
+// So many blocks of columns: 16 are enough where no tile is wide.
 const RIGHT_BLOCKS: u32 = 32;
 
-var<workgroup> left: array<Block, LEFT_BLOCKS>;
+var<workgroup> left: array<Block, 16>;
 var<workgroup> right: array<Block, RIGHT_BLOCKS>;
 
 // Term `i` of a part, of a block of rows or columns: read, written, and one lane of all four terms written.

@@ -22,7 +22,6 @@ import { grid } from "./pointwise_program.ts";
 import {
   elements,
   isInGroups,
-  isWide,
   placesOf,
   results,
   sizes,
@@ -70,9 +69,14 @@ export function leastScratch(k: View, v: View, { blockSize }: LightningOptions):
   return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, state);
 }
 
+/** Columns of a tile of states. */
+function stateColumns(e: number): number {
+  return variants.narrow ? 64 : tileColumns(e);
+}
+
 /** Workgroups that walk over one head's states: one for each of their tiles. */
 function walksOf(d: number, e: number): number {
-  return Math.ceil(d / 64) * Math.ceil(e / tileColumns(e));
+  return Math.ceil(d / 64) * Math.ceil(e / stateColumns(e));
 }
 
 /** Constants of the shader that makes outputs from q, k and v, and from states that may be halves. */
@@ -84,8 +88,7 @@ function outputsConstants(q: View, k: View, v: View, halves: boolean, context: G
     ...elements({ q, k, v }),
     ...tiles,
     ...sizes(d, e, tiles),
-    SKIPS: variants.skips,
-    ...(halves && { HALVES: true, Held: "vec4<f16>" }),
+    ...(halves && { HALVES: true, SKIPS: true, Held: "vec4<f16>" }),
     ...(asStored && { held_v: "v[(base + column) / 4u]" }),
   };
 }
@@ -97,18 +100,23 @@ interface Second {
 }
 
 /** How the GPU goes about a sequence. */
-function passesOf(inputs: readonly View[], out: View, blockSize: number, bindingBytes: number) {
-  const [q, k, v] = inputs;
+function passesOf(
+  [q, k, v]: readonly View[],
+  outs: readonly View[],
+  blockSize: number,
+  bindingBytes: number,
+) {
   const [n, d] = k.shape.slice(3);
   const e = v.shape[4];
   const heads = sizeOf(k.shape.slice(0, 3));
   const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
-  const operands = [q, k, v, out].reduce((sum, t) => sum + bytesIn(t), 0);
+  const operands = [q, k, v, outs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
   const walkers = heads * walksOf(d, e);
   const few = walkers < WALKERS;
-  const halves = variants.halves && !few && n > 0 && e % 4 === 0 &&
-    [q, k, v, out].every(({ dtype }) => dtype === "f16");
+  // Where every output is rounded to float16 anyway.
+  const halves = !few && n > 0 && e % 4 === 0 &&
+    [q, k, v, ...outs].every(({ dtype }) => dtype === "f16");
   // The last state and one that passes hand on; where heads are few, one more for each segment.
   const states = 2 * heads * stateBytes(d, e);
   const share = Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH) - states;
@@ -178,9 +186,10 @@ function planHeads(
   const [b, groups, members, n, d] = k.shape;
   const heads = b * groups * members;
   const e = v.shape[4];
+  const outs = second === undefined ? [out] : [out, second.out];
   const { chunk, segment, halves, ...most } = passesOf(
     [q, k, v],
-    out,
+    outs,
     blockSize,
     context.bindingBytes,
   );
@@ -211,16 +220,16 @@ function planHeads(
     const rows = Math.min(length, n - start);
     const chunks = Math.ceil(rows / chunk);
     const segments = Math.ceil(chunks / segment);
-    const [qs, ks, vs, gs, outs] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
+    const [qs, ks, vs, gs, here] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
     // In turn, so that the last pass leaves the state where it belongs, and none reads where it writes.
     const after = (passes - pass) % 2 === 1 ? last : carried!;
     const walks = heads * segments * tiles;
-    const stateTiles = tiling(context, d, e, 64);
+    const stateTiles = tiling(context, d, e, 64, stateColumns(e) === 128);
     dispatches.push(
       positionsDispatch(gs, positions, chunk, decayAfter, context),
       {
         label: "states",
-        tile: tileName(tileColumns(e)),
+        tile: tileName(stateColumns(e)),
         shader: statesShader,
         constants: {
           ...elements({ k: ks, v: vs }),
@@ -229,7 +238,7 @@ function planHeads(
           ...(halves && { Result: "f16" }),
           ...stateTiles,
           ...sizes(d, e, stateTiles),
-          ...(variants.double && { DOUBLE: true, LEFT_BLOCKS: 32, RIGHT_BLOCKS: 64 }),
+          RIGHT_BLOCKS: stateColumns(e) / 4,
           HALVES: halves,
           SEGMENTED: segmented,
           HAS_INITIAL: !segmented && before !== undefined,
@@ -251,7 +260,7 @@ function planHeads(
         scanDispatch([states, totals, before], after, { chunks, segment, segments }, context),
       );
     }
-    const readers = [{ q: qs, k: ks, v: vs, out: outs, turned: false }];
+    const readers = [{ q: qs, k: ks, v: vs, out: here, turned: false }];
     if (second !== undefined) {
       const [q, out] = [second.q, second.out].map((view) => slice(view, 3, start, rows));
       readers.push({ q, k: vs, v: ks, out, turned: true });
@@ -265,7 +274,7 @@ function planHeads(
         shader: outputsShader,
         constants: {
           ...outputsConstants(q, k, v, halves, context),
-          ...(halves && { HALVES_WIDE: isWide(vs.shape[4]) }),
+          ...(halves && { HALVES_WIDE: stateColumns(vs.shape[4]) === 128 }),
           ...(fours && { StateElement: stateElement, four_states: "states[at / 4u]" }),
           ...results(out),
           SEGMENTED: segmented,

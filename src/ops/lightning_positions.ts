@@ -7,7 +7,7 @@ import type { Dispatch, GpuContext, View } from "../backend/contract.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import positionsText from "../../shaders/lightning_positions.wgsl" with { type: "text" };
 import { grid } from "./pointwise_program.ts";
-import { variants, withBlocks } from "./tiles.ts";
+import { withBlocks } from "./tiles.ts";
 
 const shader = withBlocks(`${decays}\n${positionsText}`);
 
@@ -43,7 +43,7 @@ export function positionsDispatch(
   return {
     label: "positions",
     shader,
-    constants: { EXCLUSIVE: decayAfter, STEADY: variants.steady && g.strides[3] === 0 },
+    constants: { EXCLUSIVE: decayAfter, STEADY: g.strides[3] === 0 },
     bindings: [g, positions],
     params: [
       ...g.strides,

@@ -19,26 +19,12 @@ import type { Matrix } from "./matmul_cpu.ts";
 
 /** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** Whether rows leave out sources that all come after them. */
-  skips: boolean;
-  /** Whether states have two of each tile, and one barrier a step. */
-  double: boolean;
-  /** Whether sizes are constants. */
-  sized: boolean;
-  /** Whether states of float16 calls are stored in float16. */
-  halves: boolean;
-  /** Whether positions of a decay that is the same for all tokens are multiples, or sums all the same. */
-  steady: boolean;
+  /** Whether tiles of states are 64 wide always, so that twice as many workgroups walk. */
+  narrow: boolean;
 }
 
 /** The variant in use. */
-export const variants: Variants = {
-  skips: false,
-  double: false,
-  sized: true,
-  halves: true,
-  steady: true,
-};
+export const variants: Variants = { narrow: false };
 
 /** The whole of a shader that goes on from blocks.wgsl. */
 export function withBlocks(shader: string): string {
@@ -98,7 +84,7 @@ export function elements(
 /** Sizes that are constants of a shader, if its tiles are whole: what addresses are made of is known to the compiler. */
 export function sizes(d: number, e: number, { WHOLE_D, WHOLE_E }: Record<string, unknown>) {
   const constants: Record<string, string | boolean> = {};
-  if (!variants.sized || !WHOLE_D || !WHOLE_E) return constants;
+  if (!WHOLE_D || !WHOLE_E) return constants;
   return { width_d: `${d}u`, width_e: `${e}u`, WHOLE_COLUMNS: true };
 }
 
