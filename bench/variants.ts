@@ -1,5 +1,5 @@
 // Every variant of the plain WGSL kernels (`variants` in src/ops/tiles.ts) on one GPU:
-// `deno run -A bench/variants.ts [--small] [--only TEXT] [--seconds N] [--json]`. For each, Lightning Attention-2
+// `deno run -A bench/variants.ts [--small] [--few] [--only TEXT] [--seconds N] [--json]`. For each, Lightning Attention-2
 // forward and backward at two lengths in f32 and f16, by timestamp queries, with its errors against the kernels as
 // they are; and a matrix product. After N seconds (default 85) no further variant is begun. --small is for software.
 import { parseArgs } from "@std/cli/parse-args";
@@ -18,17 +18,17 @@ import { timesOf } from "./timing.ts";
 /** What attention is tried with. What is measured first is measured again at the end. */
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "narrow": { narrow: true },
+  "early": { late: false },
 };
 
 const flags = parseArgs(Deno.args, {
   string: ["only", "seconds"],
-  boolean: ["small", "json"],
+  boolean: ["small", "few", "json"],
   default: { only: "", seconds: "85" },
 });
 const [heads, width, lengths] = flags.small
   ? [[1, 2], 128, [150, 300]]
-  : [[4, 32], 128, [1024, 32768]];
+  : [flags.few ? [1, 32] : [4, 32], 128, flags.few ? [4096, 131072] : [1024, 32768]];
 
 type Results = Record<"o" | "dq" | "dk" | "dv", Tensor>;
 

@@ -5,14 +5,19 @@
 // the chunk.
 // Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, keys.wgsl, queries.wgsl and scores.wgsl.
 
-// Of the states: a scalar, or four neighbours in a row; and how four of them, or of v, wait in registers.
+// Of the states, and of those before segments: a scalar, or four neighbours in a row; and how four of them, or of v,
+// wait in registers.
 alias StateElement = f32;
+alias BeforeElement = f32;
 alias Held = vec4f;
-// Whether states are float16, in tiles of 64 rows by 64 columns or 128 (HALVES_WIDE); then `totals` are the powers of
-// two that they are stored over: of each thread's upper rows, then of its lower ones.
+// Whether states are float16, in tiles of 64 rows by 64 columns or 128 (HALVES_WIDE); then `totals` has the powers of
+// two that they are stored over, after the totals of segments.
 const HALVES: bool = false;
 const HALVES_WIDE: bool = false;
+// Whether chunks are of several segments, whose states began with 0.
 const SEGMENTED: bool = false;
+// Whether the states before segments are read as late as can be, so that no register holds them.
+const LATE: bool = false;
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
 // Whether the upper half of the rows leaves out the sources that come after all of it.
@@ -45,14 +50,16 @@ struct Params {
   workgroups: u32,
   query_scale: f32,
   source_scale: f32,
+  units: u32,                // where they begin in totals
   has_initial: u32,          // whether there is a state before the first chunk, so that it may not skip it
 }
 
 @group(0) @binding(3) var<storage, read> positions: array<vec2u>;
 @group(0) @binding(4) var<storage, read> states: array<StateElement>;
 @group(0) @binding(5) var<storage, read> totals: array<u32>;
-@group(0) @binding(6) var<storage, read_write> out: array<ResultElement>;
-@group(0) @binding(7) var<uniform> params: Params;
+@group(0) @binding(6) var<storage, read> before: array<BeforeElement>;
+@group(0) @binding(7) var<storage, read_write> out: array<ResultElement>;
+@group(0) @binding(8) var<uniform> params: Params;
 
 // Of the rows, then of the sources: their places in the decay.
 var<workgroup> places: array<vec2f, 128>;
@@ -79,6 +86,15 @@ fn tiles_of_a_state() -> u32 {
   return (state_rows() + ROWS - 1u) / ROWS * ((state_columns() + halves_width() - 1u) / halves_width());
 }
 
+fn four_before(at: u32) -> vec4f { return vec4f(before[at], before[at + 1u], before[at + 2u], before[at + 3u]); }
+
+// The same of the state before a segment.
+fn load_before(base: u32, row: u32, column: u32) -> vec4f {
+  let values = four_before(base + row * state_columns() + column);
+  if (WHOLE_D && WHOLE_E) { return values; }
+  return first(values, select(0, i32(state_columns()) - i32(column), row < state_rows()));
+}
+
 // What four neighbours of a stored row are multiples of.
 fn load_unit(units: u32, row: u32, column: u32) -> f32 {
   let tile = row / ROWS * ((state_columns() + halves_width() - 1u) / halves_width()) + column / halves_width();
@@ -101,19 +117,46 @@ struct Places {
   fade: f32,                 // and its decay up to the chunk
 }
 
-// What a thread has asked for: of v, or of the state that the segment added so far and of the state before
-// the segment, four columns of a term and of the term 8 after it, and of those 64 to the right; or, of a state
+// What a thread has asked for: of v, or of the state, four columns of a term and of the term 8 after it, and of those 64 to the right; or, of a state
 // turned over, four terms of columns 32 apart. And the units of halves.
 struct Asked {
   added: Held,
   added_after: Held,
   added_right: Held,
   added_right_after: Held,
-  before: Held,
-  before_after: Held,
-  before_right: Held,
-  before_right_after: Held,
   units: vec4f,
+}
+
+// The state before the segment, likewise.
+struct Before {
+  here: vec4f,
+  after: vec4f,
+  right: vec4f,
+  right_after: vec4f,
+}
+
+fn ask_before(at: Places, first_term: u32, first_e: u32, thread: u32) -> Before {
+  var asked = Before();
+  if (STATE_TURNED) {
+    let term = first_term + 4u * (thread % 4u);
+    let column = first_e + thread / 4u;
+    asked.here = load_before(at.segment, column, term);
+    asked.after = load_before(at.segment, column + 32u, term);
+    if (WIDE) {
+      asked.right = load_before(at.segment, column + 64u, term);
+      asked.right_after = load_before(at.segment, column + 96u, term);
+    }
+    return asked;
+  }
+  let term = first_term + thread / 16u;
+  let e = first_e + 4u * (thread % 16u);
+  asked.here = load_before(at.segment, term, e);
+  asked.after = load_before(at.segment, term + 8u, e);
+  if (WIDE) {
+    asked.right = load_before(at.segment, term, e + 64u);
+    asked.right_after = load_before(at.segment, term + 8u, e + 64u);
+  }
+  return asked;
 }
 
 fn held_v(base: u32, column: u32) -> Held { return Held(load_v(base, column)); }
@@ -147,14 +190,6 @@ fn ask_state(at: Places, first_term: u32, first_e: u32, thread: u32) -> Asked {
         asked.units.w = load_unit(at.units, column + 96u, term);
       }
     }
-    if (SEGMENTED) {
-      asked.before = load_state(at.segment, column, term);
-      asked.before_after = load_state(at.segment, column + 32u, term);
-      if (WIDE) {
-        asked.before_right = load_state(at.segment, column + 64u, term);
-        asked.before_right_after = load_state(at.segment, column + 96u, term);
-      }
-    }
     return asked;
   }
   let term = first_term + thread / 16u;
@@ -173,19 +208,11 @@ fn ask_state(at: Places, first_term: u32, first_e: u32, thread: u32) -> Asked {
       asked.units.w = load_unit(at.units, term + 8u, e + 64u);
     }
   }
-  if (SEGMENTED) {
-    asked.before = load_state(at.segment, term, e);
-    asked.before_after = load_state(at.segment, term + 8u, e);
-    if (WIDE) {
-      asked.before_right = load_state(at.segment, term, e + 64u);
-      asked.before_right_after = load_state(at.segment, term + 8u, e + 64u);
-    }
-  }
   return asked;
 }
 
 // Puts what was asked for into the right tile.
-fn put_asked(asked: Asked, of_state: bool, fade: f32, thread: u32) {
+fn put_asked(asked: Asked, before: Before, of_state: bool, fade: f32, thread: u32) {
   var here = vec4f(asked.added);
   var after = vec4f(asked.added_after);
   var right = vec4f(asked.added_right);
@@ -197,10 +224,10 @@ fn put_asked(asked: Asked, of_state: bool, fade: f32, thread: u32) {
     right_after *= asked.units.w;
   }
   if (SEGMENTED && of_state) {
-    here += fade * vec4f(asked.before);
-    after += fade * vec4f(asked.before_after);
-    right += fade * vec4f(asked.before_right);
-    right_after += fade * vec4f(asked.before_right_after);
+    here += fade * before.here;
+    after += fade * before.after;
+    right += fade * before.right;
+    right_after += fade * before.right_after;
   }
   if (STATE_TURNED && of_state) {
     put_right_rows(thread, 0u, here, after);
@@ -259,9 +286,11 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
 
   // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
   var next_sums = sums;
+  var of_segment = Before();
   for (var step = 0u; step < steps; step++) {
     let of_state = step >= 4u;
-    put_asked(asked, of_state, at.fade, thread);
+    if (SEGMENTED && LATE && of_state) { of_segment = ask_before(at, (step - 4u) * DEPTH, first_e, thread); }
+    put_asked(asked, of_segment, of_state, at.fade, thread);
     if (of_state) {
       put_left_rows(thread, weight * from_q, weight_after * from_q_after);
     } else {
@@ -272,6 +301,7 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
     if (next >= 4u) {
       let term = (next - 4u) * DEPTH;
       asked = ask_state(at, term, first_e, thread);
+      if (SEGMENTED && !LATE) { of_segment = ask_before(at, term, first_e, thread); }
       from_q = load_q(at.q, term + load_term);
       from_q_after = load_q(at.q_after, term + load_term);
     } else {
@@ -309,7 +339,7 @@ fn main(
 
   let segment = chunk / params.segment;
   let area = width_d() * width_e();
-  let base_states = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
+  let state = (instance * params.segments + segment) * params.segment + chunk % params.segment;
   let base_q = params.q_offset + dot(entry, params.q_strides) + start * params.q_strides.w;
   let q_row = min(first_row + thread / 4u, rows - 1u);
   let q_after = min(first_row + thread / 4u + 32u, rows - 1u);
@@ -320,10 +350,10 @@ fn main(
   at.q_after = base_q + q_after * params.q_strides.w;
   at.k = params.k_offset + dot(entry, params.k_strides) + start * params.k_strides.w;
   at.v = params.v_offset + dot(entry, params.v_strides) + start * params.v_strides.w;
-  at.state = base_states + chunk % params.segment * area;
-  at.units = (instance * params.segment + chunk) * tiles_of_a_state() * 256u;
+  at.state = state * area;
+  at.units = params.units + state * tiles_of_a_state() * 256u;
   if (SEGMENTED) {
-    at.segment = base_states + params.segment * area;
+    at.segment = (instance * params.segments + segment) * area;
     at.fade = decay_between(vec2f(), place_of(total_at(instance * (params.chunks + params.segments) + chunk)));
   }
 

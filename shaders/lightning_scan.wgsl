@@ -21,7 +21,6 @@ struct Params {
   d: u32,
   e: u32,
   chunks: u32,
-  segment: u32,              // in chunks
   segments: u32,
   size: u32,                 // in Elements
 }
@@ -63,9 +62,9 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
       params.initial_offset + dot(at, params.initial_strides) + column * params.initial_column,
       params.initial_column);
   }
-  // The segment's state comes after those of its chunks, and its total after all chunks'.
-  let step = (params.segment + 1u) * area;
-  let base = instance * params.segments * step + params.segment * area + element;
+  let step = area;
+  let base = instance * params.segments * area + element;
+  // The segments' totals come after all chunks'.
   let total = instance * (params.chunks + params.segments) + params.chunks;
   let end = params.segments - 1u;
   for (var first = 0u; first < params.segments; first += 8u) {

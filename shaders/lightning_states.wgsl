@@ -2,16 +2,17 @@
 //   S ← the initial state, or 0
 //   for every chunk:  states[chunk] ← S,  S ← exp(−P_m) S + Σ_r β exp(P_r − P_m) k_rᵀ v_r
 //   last ← S
-// over the m rows of each chunk; P_m and exp(P_r − P_m) are what lightning_positions.wgsl wrote. Several segments of a head side by side
-// (SEGMENTED) begin with 0 each and leave what they add in states[segment]; lightning_scan.wgsl finds what was before them.
+// over the m rows of each chunk; P_m and exp(P_r − P_m) are what lightning_positions.wgsl wrote. Several segments of a
+// head side by side (SEGMENTED) begin with 0 each, and what each adds is its last; lightning_scan.wgsl finds what was
+// before it.
 //   totals[batch, head] = Σ P_m before each chunk in its segment, then over each segment
 // A workgroup makes 64 rows of one segment's [d, e].
 // Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl and keys.wgsl.
 
 const HAS_INITIAL: bool = false;
 const SEGMENTED: bool = false;
-// Whether states are stored in float16, over powers of two that take the totals' place: one for four rows of all tiles'
-// columns of one thread.
+// Whether states are stored in float16, over powers of two that come after the totals: one for each of a thread's fours
+// of rows.
 const HALVES: bool = false;
 
 struct Params {
@@ -36,6 +37,8 @@ struct Params {
   initial_offset: u32,
   last_offset: u32,
   remains: u32,              // where they begin in positions
+  units: u32,                // where they begin in totals
+  last_step: u32,            // from segment to segment
   initial_strides: vec4u,    // of batch, group, member of the group, row
   last_strides: vec4u,       // the same; its columns are neighbours
 }
@@ -205,11 +208,11 @@ fn main(
     first_e + 4u * four,
     params.remains + instance * params.n);
   let area = width_d() * width_e();
-  let base = (instance * params.segments + segment) * (params.segment + select(0u, 1u, SEGMENTED)) * area;
-  var to = Matrix(base, width_d(), width_e(), width_e(), 1u);
+  let first_state = (instance * params.segments + segment) * params.segment;
+  var to = Matrix(0u, width_d(), width_e(), width_e(), 1u);
   let base_total = instance * (params.chunks + params.segments);
   let is_first = thread == 0u && number % tiles == 0u;
-  let base_unit = (instance * params.segment * tiles + number % tiles) * 256u + 16u * across + along;
+  let base_unit = params.units + number % tiles * 256u + 16u * across + along;
   var state = Sums();
   if (HAS_INITIAL) { state = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column); }
   var total = vec2u();
@@ -217,12 +220,13 @@ fn main(
   var next_whole = whole_of(base_position, first_chunk);
   var asked = ask(places, first_chunk * params.chunk + term);
   for (var chunk = first_chunk; chunk < end_chunk; chunk++) {
-    to.base = base + (chunk - first_chunk) * area;
+    let number_of_state = first_state + chunk - first_chunk;
+    to.base = number_of_state * area;
     if (HALVES) {
       let upper = unit_of(largest(state.upper, state.upper_right));
       let lower = unit_of(largest(state.lower, state.lower_right));
-      totals[base_unit + chunk * tiles * 256u] = upper;
-      totals[base_unit + chunk * tiles * 256u + 128u] = lower;
+      totals[base_unit + number_of_state * tiles * 256u] = upper;
+      totals[base_unit + number_of_state * tiles * 256u + 128u] = lower;
       store_sums(to, row, column, weighted_sums(state, vec4f(over(upper)), vec4f(over(lower))));
     } else {
       store_sums(to, row, column, state);
@@ -249,11 +253,7 @@ fn main(
     }
     state = sums_past(fade_over(exponent_of(whole)), state, sums);
   }
-  if (SEGMENTED) {
-    if (is_first) { put_total(base_total + params.chunks + segment, total); }
-    to.base = base + params.segment * area;
-    store_sums(to, row, column, state);
-  } else {
-    write_last_sums(params.last_offset + dot(at, params.last_strides), row, column, state);
-  }
+  if (SEGMENTED && is_first) { put_total(base_total + params.chunks + segment, total); }
+  let base_last = params.last_offset + dot(at, params.last_strides) + segment * params.last_step;
+  write_last_sums(base_last, row, column, state);
 }

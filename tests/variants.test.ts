@@ -55,7 +55,7 @@ testOnWebgpu("states in float16, where heads are many, forward and backward", as
     return found.map((data) => Float32Array.from(data as ArrayLike<number>));
   };
   const expected = await run(cpu);
-  for (const variant of [{}, { narrow: true }]) {
+  for (const variant of [{ late: true }, { late: false }]) {
     await within(variant, async () => {
       for (const [i, found] of (await run(device)).entries()) {
         const error = relativeError(found, expected[i]);

@@ -210,7 +210,7 @@ function walks(
       axis < 3 ? segments * stride : stride
     ),
   };
-  const cut = { chunks: 0, segment: 0, segments };
+  const cut = { chunks: 0, segments };
   return [
     walk("segments on matrix units", undefined, ofSegments, {
       writes: ["last", "totals"],

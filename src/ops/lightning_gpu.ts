@@ -22,12 +22,14 @@ import { grid } from "./pointwise_program.ts";
 import {
   elements,
   isInGroups,
+  isWide,
   placesOf,
   results,
   sizes,
   stepsOf,
   tileColumns,
   tileName,
+  tilesAlong,
   tilesOf,
   tiling,
   variants,
@@ -69,14 +71,17 @@ export function leastScratch(k: View, v: View, { blockSize }: LightningOptions):
   return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, state);
 }
 
-/** Columns of a tile of states. */
-function stateColumns(e: number): number {
-  return variants.narrow ? 64 : tileColumns(e);
+/** The scratch memory of a call in one pass. */
+function wholeScratch(k: View, v: View, { blockSize }: LightningOptions): number {
+  const n = Math.max(k.shape[3], 1);
+  const chunk = Math.min(blockSize, LONGEST_CHUNK, n);
+  const state = stateBytes(k.shape[4], v.shape[4], k.dtype === "f16");
+  return Math.ceil(n / chunk) * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, state);
 }
 
 /** Workgroups that walk over one head's states: one for each of their tiles. */
 function walksOf(d: number, e: number): number {
-  return Math.ceil(d / 64) * Math.ceil(e / stateColumns(e));
+  return Math.ceil(d / 64) * tilesAlong(e);
 }
 
 /** Constants of the shader that makes outputs from q, k and v, and from states that may be halves. */
@@ -99,34 +104,33 @@ interface Second {
   readonly out: View;
 }
 
-/** How the GPU goes about a sequence. */
+/** How the GPU goes about a sequence with so many bytes of room. */
 function passesOf(
   [q, k, v]: readonly View[],
   outs: readonly View[],
   blockSize: number,
+  room: number,
   bindingBytes: number,
 ) {
   const [n, d] = k.shape.slice(3);
   const e = v.shape[4];
   const heads = sizeOf(k.shape.slice(0, 3));
   const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
-  const operands = [q, k, v, outs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
-  const walkers = heads * walksOf(d, e);
-  const few = walkers < WALKERS;
   // Where every output is rounded to float16 anyway.
-  const halves = !few && n > 0 && e % 4 === 0 &&
+  const halves = n > 0 && e % 4 === 0 &&
     [q, k, v, ...outs].every(({ dtype }) => dtype === "f16");
-  // The last state and one that passes hand on; where heads are few, one more for each segment.
-  const states = 2 * heads * stateBytes(d, e);
-  const share = Math.max(operands * SCRATCH_SHARE, LEAST_SCRATCH) - states;
-  const budget = Math.min(few ? share / (1 + 1 / LEAST_SEGMENT) : share, bindingBytes);
   const ofAChunk = scratchOfAChunk(heads, chunk, stateBytes(d, e, halves));
-  const affordable = Math.floor(budget / ofAChunk) - (few ? 1 : 0);
+  const states = heads * stateBytes(d, e);
+  // Where heads are few, a state for each segment; in several passes, one that they hand on.
+  const abreast = Math.ceil(WALKERS / Math.max(1, heads * walksOf(d, e)));
+  const free = room - (abreast > 1 ? abreast * states : 0);
+  const inOne = chunks * ofAChunk <= Math.min(free, bindingBytes);
+  const affordable = Math.floor(Math.min(free - states, bindingBytes) / ofAChunk);
   // Passes as even as they can be.
-  const atOnce = Math.ceil(chunks / Math.ceil(chunks / Math.max(1, affordable)));
-  const wanted = Math.ceil(atOnce / Math.ceil(WALKERS / Math.max(1, walkers)));
-  const segment = Math.min(atOnce, Math.max(LEAST_SEGMENT, wanted));
+  const passes = inOne ? 1 : Math.ceil(chunks / Math.max(1, affordable));
+  const atOnce = Math.ceil(chunks / passes);
+  const segment = Math.min(atOnce, Math.max(LEAST_SEGMENT, Math.ceil(atOnce / abreast)));
   return { chunk, segment, segments: Math.ceil(atOnce / segment), halves };
 }
 
@@ -146,12 +150,15 @@ export function plan(
   const heads = sizeOf(k.shape.slice(0, 3));
   const operands = [q, k, v, outputs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
   const room = Math.max(operands * SCRATCH_SHARE - bytesIn(outputs[1]), LEAST_SCRATCH);
+  // In one pass each, if a state of every head, handed from pass to pass, is much of the room.
+  const handsOn = bytesIn(outputs[1]) > room / 4;
+  const least = handsOn ? wholeScratch(k, v, options) : leastScratch(k, v, options);
   const parts = Math.min(
-    Math.ceil(leastScratch(k, v, options) / room),
+    Math.ceil(least / room),
     Math.max(1, Math.floor(heads / WALKERS)),
     b,
   );
-  if (parts < 2) return planHeads(inputs, outputs, options, context, second);
+  if (parts < 2) return planHeads(inputs, outputs, options, room, context, second);
   const taken = Math.ceil(b / parts);
   const scratch: View[] = [];
   return Array.from({ length: Math.ceil(b / taken) }, (_, part) => {
@@ -167,7 +174,7 @@ export function plan(
       },
     };
     const other = second && { q: some(second.q), out: some(second.out) };
-    return planHeads(inputs.map(some), outputs.map(some), options, sharing, other);
+    return planHeads(inputs.map(some), outputs.map(some), options, room, sharing, other);
   }).flat();
 }
 
@@ -180,6 +187,7 @@ function planHeads(
   [q, k, v, g, initial]: View[],
   [out, last]: View[],
   { alpha, beta, decayAfter, blockSize }: LightningOptions,
+  room: number,
   context: GpuContext,
   second?: Second,
 ): Dispatch[] {
@@ -187,30 +195,31 @@ function planHeads(
   const heads = b * groups * members;
   const e = v.shape[4];
   const outs = second === undefined ? [out] : [out, second.out];
+  const { bindingBytes } = context;
   const { chunk, segment, halves, ...most } = passesOf(
     [q, k, v],
     outs,
     blockSize,
-    context.bindingBytes,
+    room,
+    bindingBytes,
   );
   const length = chunk * segment * most.segments;
   const segmented = most.segments > 1 || n === 0;
   const chunksAtOnce = segment * most.segments;
   const tiles = walksOf(d, e);
   const positions = context.scratch(positionsWords(heads, chunksAtOnce * chunk, chunksAtOnce));
-  const states = context.scratch(
-    heads * most.segments * (segment + Number(segmented)) * d * e,
-    halves ? "f16" : "f32",
-  );
-  // Of segments; or the units of states that are halves.
-  const totals = context.scratch(
-    halves ? UNITS_BYTES / 4 * heads * segment * tiles : 2 * heads * (chunksAtOnce + most.segments),
-  );
+  const states = context.scratch(heads * chunksAtOnce * d * e, halves ? "f16" : "f32");
+  // Two words for each, then the units of states that are halves.
+  const totalsWords = 2 * heads * (chunksAtOnce + most.segments);
+  const unitsWords = halves ? UNITS_BYTES / 4 * heads * chunksAtOnce * tiles : 0;
+  const totals = context.scratch(totalsWords + unitsWords);
   const passes = Math.max(1, Math.ceil(n / length));
   const shape = [b, groups, members, d, e];
   const carried: View | undefined = passes > 1
     ? { ...context.scratch(sizeOf(shape)), shape, strides: contiguousStrides(shape) }
     : undefined;
+  const area = d * e;
+  const ends = segmented ? context.scratch(heads * most.segments * area) : undefined;
   const fours = e % 4 === 0;
   const stateElement = halves ? "vec4<f16>" : "vec4f";
   const dispatches: Dispatch[] = [];
@@ -223,13 +232,17 @@ function planHeads(
     const [qs, ks, vs, gs, here] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
     // In turn, so that the last pass leaves the state where it belongs, and none reads where it writes.
     const after = (passes - pass) % 2 === 1 ? last : carried!;
+    // What each segment adds, those of a head one after the other; then the states before them.
+    const strides = contiguousStrides(shape).map((stride, i) => i < 3 ? segments * stride : stride);
+    const ofSegments: View | undefined = ends && { ...ends, shape, strides };
+    const end = ofSegments ?? after;
     const walks = heads * segments * tiles;
-    const stateTiles = tiling(context, d, e, 64, stateColumns(e) === 128);
+    const stateTiles = tiling(context, d, e, 64);
     dispatches.push(
       positionsDispatch(gs, positions, chunk, decayAfter, context),
       {
         label: "states",
-        tile: tileName(stateColumns(e)),
+        tile: tileName(tileColumns(e)),
         shader: statesShader,
         constants: {
           ...elements({ k: ks, v: vs }),
@@ -238,26 +251,25 @@ function planHeads(
           ...(halves && { Result: "f16" }),
           ...stateTiles,
           ...sizes(d, e, stateTiles),
-          RIGHT_BLOCKS: stateColumns(e) / 4,
           HALVES: halves,
           SEGMENTED: segmented,
           HAS_INITIAL: !segmented && before !== undefined,
         },
-        bindings: [ks, vs, positions, states, totals, before ?? positions, after],
+        bindings: [ks, vs, positions, states, totals, before ?? positions, end],
         params: [
           ...placesOf(ks, vs),
           ...[groups, members, rows, d, e, chunk, chunks, segment, segments, walks],
-          ...[floatBits(beta), (before ?? after).strides[4], (before ?? after).offset],
-          ...[after.offset, remainsOf(heads, rows, chunks), 0],
-          ...stepsOf(before ?? after).slice(0, 4),
-          ...stepsOf(after).slice(0, 4),
+          ...[floatBits(beta), (before ?? end).strides[4], (before ?? end).offset, end.offset],
+          ...[remainsOf(heads, rows, chunks), totalsWords, segmented ? area : 0, ...[0, 0, 0]],
+          ...stepsOf(before ?? end).slice(0, 4),
+          ...stepsOf(end).slice(0, 4),
         ],
         workgroups: grid(walks, context),
       },
     );
-    if (segmented) {
+    if (ofSegments !== undefined) {
       dispatches.push(
-        scanDispatch([states, totals, before], after, { chunks, segment, segments }, context),
+        scanDispatch([ofSegments, totals, before], after, { chunks, segments }, context),
       );
     }
     const readers = [{ q: qs, k: ks, v: vs, out: here, turned: false }];
@@ -274,18 +286,20 @@ function planHeads(
         shader: outputsShader,
         constants: {
           ...outputsConstants(q, k, v, halves, context),
-          ...(halves && { HALVES_WIDE: stateColumns(vs.shape[4]) === 128 }),
+          ...(halves && { HALVES_WIDE: isWide(vs.shape[4]) }),
           ...(fours && { StateElement: stateElement, four_states: "states[at / 4u]" }),
+          ...(fours && { BeforeElement: "vec4f", four_before: "before[at / 4u]" }),
+          LATE: variants.late,
           ...results(out),
           SEGMENTED: segmented,
           STATE_TURNED: turned,
           ONE_BLOCK: chunk <= 64 && !context.software,
         },
-        bindings: [k, v, q, positions, states, totals, out],
+        bindings: [k, v, q, positions, states, totals, ofSegments ?? totals, out],
         params: [
           ...placesOf(k, v, q, out),
           ...[groups, members, rows, d, e, chunk, chunks, segment, segments, reads],
-          ...[floatBits(alpha), floatBits(beta), Number(before !== undefined)],
+          ...[floatBits(alpha), floatBits(beta), totalsWords, Number(before !== undefined)],
         ],
         workgroups: grid(reads, context),
       });

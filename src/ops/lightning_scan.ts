@@ -17,8 +17,6 @@ const shader = withBlocks(`${decays}\n${scanText}`);
 export interface Segments {
   /** Chunks whose decays come before the segments' in `totals`. */
   readonly chunks: number;
-  /** States that come before each segment's own in `states`. */
-  readonly segment: number;
   /** How many segments. */
   readonly segments: number;
 }
@@ -30,7 +28,7 @@ export interface Segments {
 export function scanDispatch(
   [states, totals, initial]: (View | undefined)[],
   last: View,
-  { chunks, segment, segments }: Segments,
+  { chunks, segments }: Segments,
   context: GpuContext,
 ): Dispatch {
   const [, groups, members, d, e] = last.shape;
@@ -52,7 +50,7 @@ export function scanDispatch(
     bindings: [states!, totals!, initial ?? totals!, last],
     params: [
       ...placesOf(initial ?? last, last),
-      ...[groups, members, d, e, chunks, segment, segments, elements],
+      ...[groups, members, d, e, chunks, segments, elements],
     ],
     workgroups: grid(Math.ceil(elements / 256), context),
   };

@@ -19,12 +19,12 @@ import type { Matrix } from "./matmul_cpu.ts";
 
 /** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** Whether tiles of states are 64 wide always, so that twice as many workgroups walk. */
-  narrow: boolean;
+  /** Whether states before segments are read as late as can be. */
+  late: boolean;
 }
 
 /** The variant in use. */
-export const variants: Variants = { narrow: false };
+export const variants: Variants = { late: true };
 
 /** The whole of a shader that goes on from blocks.wgsl. */
 export function withBlocks(shader: string): string {
