@@ -2,8 +2,8 @@
 //   S ← initial / β;  for every chunk: states[chunk] ← S;  S ← exp(−P_m) · S + Σ_r exp(P_r − P_m) · k_rᵀ v_r
 //   last ← β · S
 // P is what lightning_positions.wgsl wrote. A workgroup walks along one sequence, or a segment of its chunks,
-// with a tile of the state, TILE_D of d by COLUMNS of e, in float32; while it multiplies ROWS tokens, the next
-// are on their way. What it writes is rounded relative to the largest entry of its tile: every tile has a power
+// with a tile of the state, TILE_D of d by COLUMNS of e, in float32, by ROWS tokens: one half of them is put in its
+// place while the other is multiplied, and the next are on their way. What it writes is rounded relative to the largest entry of its tile: every tile has a power
 // of two of its own.
 // Goes on in lightning_cores.wgsl, cores.wgsl and decays.wgsl.
 enable f16;
@@ -13,8 +13,6 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // ROWS by eight subgroups, or COLUMNS by sixteen, so that k and v are read once.
 const TILE_D: u32 = SUBGROUPS / 2 * SIDE;
-// Whether one half of ROWS tokens is put in its place while the other is multiplied.
-const HALVES: bool = false;
 // Which it writes: the states before the chunks and their scales; the last state, of every segment, and with it
 // how much decay lies in each.
 const WRITES_STATES: bool = true;
@@ -188,7 +186,7 @@ fn main(
     if (ended || begins) {
       // The sums to this thread's share of them: two eights of each half of its rows.
       var s0 = Sums(); var s1 = Sums(); var s2 = Sums(); var s3 = Sums();
-      if (HALVES) { workgroupBarrier(); }
+      workgroupBarrier();
       if (thread == 0u) { atomicStore(&largest, 0u); }
       for (var part = 0u; part < TILE_D; part += ROWS) {
         if (part > 0u) { workgroupBarrier(); }
@@ -247,12 +245,10 @@ fn main(
     }
 
     put_half(of_k, of_v, row + line, first);
-    if (!HALVES) { put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second); }
     workgroupBarrier();
     first = ask(there, row + ROWS);
-    if (!HALVES) { second = ask(there, row + ROWS + HALF); }
     for (var r = 0u; r < ROWS; r += SIDE) {
-      if (HALVES && r == HALF) {
+      if (r == HALF) {
         put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second);
         second = ask(there, row + ROWS + HALF);
         workgroupBarrier();
@@ -268,6 +264,5 @@ fn main(
       a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
       b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
     }
-    if (!HALVES) { workgroupBarrier(); }
   }
 }

@@ -27,32 +27,6 @@ import { placesOf } from "./tiles.ts";
 const statesShader = withCores(statesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText);
 
-/** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
-export interface Variants {
-  /** Whether the walk puts one half of its tokens in their places while it multiplies the other. */
-  halves: boolean;
-  /** Whether lines of float32 lie so far apart in workgroup memory that no two lanes meet in a bank. */
-  spread: boolean;
-  /** Subgroups of a workgroup that makes outputs: four have twice as many fragments each, and ask for nothing ahead. */
-  outputSubgroups: 4 | 8;
-  /** Whether a workgroup makes the outputs of a whole chunk, one tile after the other. */
-  wholeChunks: boolean;
-  /** Whether outputs leave out products whose fragments the mask empties. */
-  skips: boolean;
-  /** Whether their loop over d is written out where d is a whole tile. */
-  unrolled: boolean;
-}
-
-/** The variant in use. */
-export const variants: Variants = {
-  halves: false,
-  spread: false,
-  outputSubgroups: 8,
-  wholeChunks: false,
-  skips: false,
-  unrolled: false,
-};
-
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
  * what each adds, with a scan between. Sixteen for each processor of a large GPU.
@@ -101,7 +75,7 @@ export function planForMatrixUnits(
   const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n] = k.shape;
   const layout = layoutOf(k, v.shape[4], options, side);
-  const { rows, columns, chunk, chunks, heads } = layout;
+  const { columns, chunk, chunks, heads } = layout;
   const positions = context.scratch(2 * heads * (n + chunks));
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
@@ -113,17 +87,12 @@ export function planForMatrixUnits(
     ...walks({ k, v, positions, initial }, [states, scales, last], layout, options, context),
     ...readers.map(({ q, k, v, out, turned }) => {
       const [d, e] = [k.shape[4], v.shape[4]];
-      const span = variants.wholeChunks ? chunk : rows;
-      const workgroups = heads * chunks * (chunk / span) * Math.ceil(e / columns);
+      const workgroups = heads * chunks * Math.ceil(e / columns);
       return {
         label: "outputs on matrix units",
         shader: outputsShader,
         constants: {
           ...constants,
-          SUBGROUPS: variants.outputSubgroups,
-          SUM_PITCH: side + (variants.spread ? 2 : 1),
-          SKIPS: variants.skips,
-          UNROLLED: variants.unrolled,
           STATE_TURNED: turned,
           ...eights({ q, k, v }),
           ...eightResults(out),
@@ -135,7 +104,6 @@ export function planForMatrixUnits(
           ...placesOf(q, k, v, out),
           ...[groups, members, n, d, e, chunk, chunks, workgroups],
           floatBits(options.alpha * options.beta),
-          span,
         ],
         workgroups: grid(workgroups, context),
       };
@@ -182,8 +150,6 @@ function walks(
       LANES: lanes,
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
-      HALVES: variants.halves,
-      SUM_PITCH: side + (variants.spread ? 2 : 1),
       ...eights({ k, v }),
       WHOLE_D: d % (whole ? columns : rows) === 0,
       WHOLE_E: e % columns === 0,
