@@ -3,7 +3,7 @@
 //   o_r = α β (exp(−P_r) · q_r S + Σ_{t ≤ r} exp(P_t − P_r) · (q_r · k_t) · v_t)
 // P is what lightning_positions.wgsl wrote, S (over β) what lightning_states_cores.wgsl wrote. A workgroup makes
 // ROWS rows after the other.
-// Goes on in lightning_cores.wgsl, cores.wgsl and cores_results.wgsl.
+// Goes on in lightning_cores.wgsl, decays.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -11,6 +11,13 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
+// Whether the next tile is asked for before the one at hand is used, and v before scores are decayed.
+const AHEAD: bool = true;
+const V_AHEAD: bool = true;
+// Whether decays are told from places in float32 of all rows of the chunk, of which there are at most CHUNK.
+const PLACES: bool = false;
+const CHUNK: u32 = 8;
+const DECAYS: u32 = ROWS;
 struct Params {
   q_strides: vec4u,          // of batch, group, member of the group, row
   k_strides: vec4u,
@@ -51,11 +58,18 @@ const RIGHT_TILE: u32 = 2 * NARROW_TILE;
 const OF_Q: u32 = 0;
 const RIGHT: u32 = WIDE_TILE;
 const LEFT: u32 = WIDE_TILE + RIGHT_TILE;
-// How much decay lies between the first of ROWS rows and each of its rows, and each source.
-var<workgroup> rows_after: array<f32, ROWS>;
-var<workgroup> sources_after: array<f32, ROWS>;
-// α β · exp(−P_r) of its rows.
-var<workgroup> from_state: array<f32, ROWS>;
+// How much decay lies between the first of ROWS rows and each of them, and each source.
+var<workgroup> rows_after: array<f32, DECAYS>;
+var<workgroup> sources_after: array<f32, DECAYS>;
+// α β · exp(−P_r) of these rows.
+var<workgroup> from_state: array<f32, DECAYS>;
+// The places of all rows: their multiples of 2⁻⁸, by fours, and then the rests.
+var<workgroup> places: array<vec4f, CHUNK / 2>;
+
+// Sizes, which may be constants where no load goes beyond them.
+fn width_d() -> u32 { return params.d; }
+fn width_e() -> u32 { return params.e; }
+fn rows_of_a_chunk() -> u32 { return params.chunk; }
 
 fn eight_q(at: Eight) -> vec4u { return together(vec4<f16>(q[at.low.x], q[at.low.y], q[at.low.z], q[at.low.w]), vec4<f16>(q[at.high.x], q[at.high.y], q[at.high.z], q[at.high.w])); }
 
@@ -103,7 +117,7 @@ fn ask(there: From, step: u32) -> Asked {
   if (step < there.sources) {
     let source = step * ROWS;
     asked.tile = four_of_k(there.base_k, lines_from(source + there.line, WIDE_STEP, there.end), there.column);
-    if (there.thread < ROWS) { asked.position = positions[there.base_position + min(source + there.thread, there.end)]; }
+    if (!PLACES && there.thread < ROWS) { asked.position = positions[there.base_position + min(source + there.thread, there.end)]; }
   } else {
     let tile = step - there.sources;
     let base = there.states + tile * there.states_step;
@@ -134,23 +148,41 @@ fn after(earlier: vec2u, later: vec2u) -> f32 {
   return between(earlier, later);
 }
 
-// The decay from four sources on to a row, 0 where a source comes after it. Selected, not multiplied by a
-// mask: 0 · inf would be NaN.
-fn decay(row: u32, row_after: f32, source: u32, at: u32) -> vec4f {
+// The decays from four sources on to a row of which `x` are the exponents, 0 where a source comes after it.
+// Selected, not multiplied by a mask: 0 · inf would be NaN.
+fn masked(row: u32, source: u32, x: vec4f) -> vec4f {
+  return select(vec4f(), exp(min(vec4f(), x)), vec4u(source, source + 1u, source + 2u, source + 3u) <= vec4u(row));
+}
+
+fn decay(line: u32, first_row: u32, at: u32, first_source: u32) -> vec4f {
+  let row = first_row + line;
+  let source = first_source + at;
+  if (PLACES) {
+    let place = place_at(row);
+    let x = places[source / 4u] - place.x;
+    return masked(row, source, x + (places[CHUNK / 4u + source / 4u] - place.y));
+  }
   let sources = vec4f(sources_after[at], sources_after[at + 1u], sources_after[at + 2u], sources_after[at + 3u]);
-  let weights = exp(min(vec4f(), sources - vec4f(row_after)));
-  return select(vec4f(), weights, vec4u(source, source + 1u, source + 2u, source + 3u) <= vec4u(row));
+  return masked(row, source, sources - rows_after[line]);
+}
+
+fn place_at(row: u32) -> vec2f {
+  return vec2f(places[row / 4u][row % 4u], places[CHUNK / 4u + row / 4u][row % 4u]);
+}
+
+// What a line of q is multiplied by before the state is.
+fn weight_of(line: u32, first_row: u32) -> f32 {
+  if (PLACES) { return params.scale * decay_between(vec2f(), place_at(first_row + line)); }
+  return from_state[line];
 }
 
 // Eight decayed scores of a line of the tile.
 fn decayed(line: u32, eighth: u32, first_row: u32, source: u32) -> vec4u {
   let scores = sums_at(RIGHT + line * SUM_PITCH + 2u * eighth, eighth);
-  let row = first_row + line;
-  let row_after = rows_after[line];
   let at = 8u * eighth;
   return rounded(
-    params.scale * scores.low * decay(row, row_after, source + at, at),
-    params.scale * scores.high * decay(row, row_after, source + at + 4u, at + 4u));
+    params.scale * scores.low * decay(line, first_row, at, source),
+    params.scale * scores.high * decay(line, first_row, at + 4u, source));
 }
 
 @compute @workgroup_size(SUBGROUPS * LANES)
@@ -161,14 +193,14 @@ fn main(
 ) {
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
-  let tiles_e = (params.e + COLUMNS - 1u) / COLUMNS;
+  let tiles_e = (width_e() + COLUMNS - 1u) / COLUMNS;
   let tile_e = number % tiles_e;
   let chunk = number / tiles_e % params.chunks;
   let instance = number / tiles_e / params.chunks;
   let first_e = tile_e * COLUMNS;
   let at = entry_of(instance, params.groups, params.members, 0u);
-  let start = chunk * params.chunk;
-  let rows = min(params.chunk, params.n - start);
+  let start = chunk * rows_of_a_chunk();
+  let rows = min(rows_of_a_chunk(), params.n - start);
   let end = rows - 1u;
   let base_position = instance * (params.n + params.chunks) + start;
   let subgroup = thread / LANES;
@@ -186,10 +218,10 @@ fn main(
   const WIDE = WIDE_STEP * WIDE_PITCH;
   let column_d = 8u * wide_eighth;
   let column_e = first_e + 8u * wide_eighth;
-  let inside_d = min(column_d, params.d - 1u);
+  let inside_d = min(column_d, width_d() - 1u);
   let base_q = params.q_offset + dot(at, params.q_strides) + start * params.q_strides.w + inside_d * params.q_column;
   let base_v = params.v_offset + dot(at, params.v_strides) + start * params.v_strides.w +
-    min(column_e, params.e - 1u) * params.v_column;
+    min(column_e, width_e() - 1u) * params.v_column;
 
   var there = From();
   there.base_k = params.k_offset + dot(at, params.k_strides) + start * params.k_strides.w + inside_d * params.k_column;
@@ -199,8 +231,8 @@ fn main(
   there.end = end;
   there.column = column_d;
   // The state is stored in tiles of ROWS × COLUMNS: so many one below the other and side by side.
-  let down = (select(params.d, params.e, STATE_TURNED) + ROWS - 1u) / ROWS;
-  let across = (select(params.e, params.d, STATE_TURNED) + COLUMNS - 1u) / COLUMNS;
+  let down = (select(width_d(), width_e(), STATE_TURNED) + ROWS - 1u) / ROWS;
+  let across = (select(width_e(), width_d(), STATE_TURNED) + COLUMNS - 1u) / COLUMNS;
   let entry = (instance * params.chunks + chunk) * down;
   let pitch = across * COLUMNS / 8u;
   there.pitch = pitch;
@@ -221,16 +253,25 @@ fn main(
 
   // The next tile is asked for before the one at hand is used; the first one is k's first, whatever the rows.
   there.sources = 1u;
-  var asked = ask(there, 0u);
+  var asked = Asked();
+  if (AHEAD) { asked = ask(there, 0u); }
+  if (PLACES) {
+    for (var row = thread; row < CHUNK; row += SUBGROUPS * LANES) {
+      let place = place_of(positions[base_position + min(row, end)]);
+      places[row / 4u][row % 4u] = place.x;
+      places[CHUNK / 4u + row / 4u][row % 4u] = place.y;
+    }
+  }
   for (var first_row = 0u; first_row < rows; first_row += ROWS) {
     // First decayed scores times v, then q times the state, both a narrow tile times a wide one.
     let sources = first_row / ROWS + 1u;
-    let steps = sources + select(0u, (params.d + ROWS - 1u) / ROWS, HAS_INITIAL || chunk > 0u);
+    let steps = sources + select(0u, (width_d() + ROWS - 1u) / ROWS, HAS_INITIAL || chunk > 0u);
     there.sources = sources;
     if (first_row > 0u) { workgroupBarrier(); }
     put(OF_Q + wide, WIDE, four_of_q(base_q, lines_from(first_row + wide_line, WIDE_STEP, end), column_d));
-    let corner = positions[base_position + first_row];
-    if (thread < ROWS) {
+    var corner = vec2u();
+    if (!PLACES) { corner = positions[base_position + first_row]; }
+    if (!PLACES && thread < ROWS) {
       let position = positions[base_position + min(first_row + thread, end)];
       rows_after[thread] = after(corner, position);
       from_state[thread] = params.scale * exp(-between(vec2u(), position));
@@ -242,10 +283,11 @@ fn main(
     var unit = 1.0;
     for (var step = 0u; step < steps; step++) {
       let of_state = step >= sources;
+      if (!AHEAD) { asked = ask(there, step); }
       if (!of_state) {
         let source = step * ROWS;
         put(RIGHT + wide, WIDE, asked.tile);
-        if (thread < ROWS) { sources_after[thread] = after(corner, asked.position); }
+        if (!PLACES && thread < ROWS) { sources_after[thread] = after(corner, asked.position); }
         workgroupBarrier();
         var s0 = Sum(); var s1 = Sum();
         for (var d = 0u; d < depth_of_keys(); d += SIDE) {
@@ -256,7 +298,8 @@ fn main(
           s0 = subgroupMatrixMultiplyAccumulate(above, keys, s0);
           s1 = subgroupMatrixMultiplyAccumulate(below, keys, s1);
         }
-        let from_v = four_of_v(base_v, lines_from(source + wide_line, WIDE_STEP, end), column_e);
+        var from_v = Four();
+        if (V_AHEAD) { from_v = four_of_v(base_v, lines_from(source + wide_line, WIDE_STEP, end), column_e); }
         workgroupBarrier();
         let place = RIGHT + band * SUM_PITCH + quarter * NEXT_SUM;
         subgroupMatrixStore<row_major>(&tiles, place, s0, SUM_PITCH);
@@ -265,6 +308,7 @@ fn main(
         for (var i = 0u; i < ROWS; i += NARROW_STEP) {
           tiles[narrow + i * NARROW_PITCH] = decayed(line + i, eighth, first_row, source);
         }
+        if (!V_AHEAD) { from_v = four_of_v(base_v, lines_from(source + wide_line, WIDE_STEP, end), column_e); }
         workgroupBarrier();
         put(RIGHT + wide, WIDE, from_v);
       } else {
@@ -275,14 +319,14 @@ fn main(
         }
         let from_q = OF_Q + line * WIDE_PITCH + (step - sources) * (ROWS / 8u) + eighth;
         for (var i = 0u; i < ROWS; i += NARROW_STEP) {
-          tiles[narrow + i * NARROW_PITCH] = times(tiles[from_q + i * WIDE_PITCH], from_state[line + i]);
+          tiles[narrow + i * NARROW_PITCH] = times(tiles[from_q + i * WIDE_PITCH], weight_of(line + i, first_row));
         }
         let factor = unit / asked.scale;
         unit = asked.scale;
         a0 = subgroupMatrixScalarMultiply(a0, factor); a1 = subgroupMatrixScalarMultiply(a1, factor);
         b0 = subgroupMatrixScalarMultiply(b0, factor); b1 = subgroupMatrixScalarMultiply(b1, factor);
       }
-      if (step + 1u < steps || first_row + ROWS < rows) { asked = ask(there, (step + 1u) % steps); }
+      if (AHEAD && (step + 1u < steps || first_row + ROWS < rows)) { asked = ask(there, (step + 1u) % steps); }
       workgroupBarrier();
       for (var depth = 0u; depth < ROWS; depth += SIDE) {
         let left = LEFT + band * NARROW_PITCH + depth / 8u;
@@ -310,9 +354,9 @@ fn main(
     let results = wide_eighth / (ROWS / 8u) * SUM_TILE + wide_eighth % (ROWS / 8u) * 2u;
     for (var i = wide_line; i < ROWS; i += WIDE_STEP) {
       let sums = sums_at(results + i * SUM_PITCH, wide_eighth);
-      if (first_row + i < rows && column_e < params.e) {
+      if (first_row + i < rows && column_e < width_e()) {
         let to = base_out + (first_row + i) * params.out_strides.w + column_e * params.out_column;
-        store(to, params.out_column, params.e - column_e, sums.low, sums.high);
+        store(to, params.out_column, width_e() - column_e, sums.low, sums.high);
       }
     }
   }

@@ -14,6 +14,7 @@ import {
   uniform,
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
+import { type Variants, variants } from "../src/ops/lightning_cores.ts";
 import { addMatmul } from "../src/ops/matmul.ts";
 import { assertNear, matricesOf, sumsOf, test, testOnWebgpu, webgpu } from "./harness.ts";
 import { attend, attendGradients } from "./oracle.ts";
@@ -208,11 +209,26 @@ function kernelsOfThree(walk: string[]): string[] {
 }
 
 const states = "states on matrix units";
-for (const [what, given] of Object.entries(cases)) {
-  testOnMatrixUnits(`lightningAttention on matrix units: ${what}`, async (device) => {
-    const walk = what === "segments" ? ["segments on matrix units", "scan", states] : [states];
-    assertEquals(await check(device, given), kernelsOfThree(walk));
-  });
+const tried: Record<string, Partial<Variants>> = {
+  "as it is": {},
+  "the next tile ahead": { ahead: "tile", sizes: true },
+  "nothing ahead": { ahead: "nothing" },
+  "places": { places: true },
+  "places, nothing ahead": { places: true, ahead: "nothing", sizes: true },
+};
+for (const [name, variant] of Object.entries(tried)) {
+  for (const [what, given] of Object.entries(cases)) {
+    testOnMatrixUnits(`lightningAttention on matrix units, ${name}: ${what}`, async (device) => {
+      const walk = what === "segments" ? ["segments on matrix units", "scan", states] : [states];
+      const before = { ...variants };
+      Object.assign(variants, variant);
+      try {
+        assertEquals(await check(device, given), kernelsOfThree(walk));
+      } finally {
+        Object.assign(variants, before);
+      }
+    });
+  }
 }
 
 testOnMatrixUnits(

@@ -25,7 +25,20 @@ import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays);
-const outputsShader = withCoresAndResults(outputsText, coresText);
+const outputsShader = withCoresAndResults(outputsText, coresText, decays);
+
+/** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
+export interface Variants {
+  /** What outputs ask for before they use what they have: the next tile and v, the next tile, or nothing. */
+  ahead: "all" | "tile" | "nothing";
+  /** Whether they tell decays from places in float32 of all rows of a chunk, rather than of 64. */
+  places: boolean;
+  /** Whether sizes are constants of theirs where they are whole tiles. */
+  sizes: boolean;
+}
+
+/** The variant in use. */
+export const variants: Variants = { ahead: "all", places: false, sizes: false };
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -94,6 +107,7 @@ export function planForMatrixUnits(
         constants: {
           ...constants,
           STATE_TURNED: turned,
+          ...ofVariant(d, e, chunk, columns),
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
@@ -109,6 +123,18 @@ export function planForMatrixUnits(
       };
     }),
   ];
+}
+
+/** Constants of outputs that go with the variant. */
+function ofVariant(d: number, e: number, chunk: number, columns: number) {
+  const { ahead, places, sizes } = variants;
+  return {
+    AHEAD: ahead !== "nothing",
+    V_AHEAD: ahead === "all",
+    ...places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
+    ...sizes && d % columns + e % columns === 0 &&
+      { width_d: `${d}u`, width_e: `${e}u`, rows_of_a_chunk: `${chunk}u` },
+  };
 }
 
 /** Writes the states before all chunks, their scales, and the last state: in one walk, or by segments in two. */
