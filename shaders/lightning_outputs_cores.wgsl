@@ -66,11 +66,6 @@ var<workgroup> from_state: array<f32, DECAYS>;
 // The places of all rows: their multiples of 2⁻⁸, by fours, and then the rests.
 var<workgroup> places: array<vec4f, CHUNK / 2>;
 
-// Sizes, which may be constants where no load goes beyond them.
-fn width_d() -> u32 { return params.d; }
-fn width_e() -> u32 { return params.e; }
-fn rows_of_a_chunk() -> u32 { return params.chunk; }
-
 fn eight_q(at: Eight) -> vec4u { return together(vec4<f16>(q[at.low.x], q[at.low.y], q[at.low.z], q[at.low.w]), vec4<f16>(q[at.high.x], q[at.high.y], q[at.high.z], q[at.high.w])); }
 
 fn load_q(base: u32, row: u32, column: u32) -> vec4u {
@@ -326,7 +321,7 @@ fn main(
         a0 = subgroupMatrixScalarMultiply(a0, factor); a1 = subgroupMatrixScalarMultiply(a1, factor);
         b0 = subgroupMatrixScalarMultiply(b0, factor); b1 = subgroupMatrixScalarMultiply(b1, factor);
       }
-      if (AHEAD && (step + 1u < steps || first_row + ROWS < rows)) { asked = ask(there, (step + 1u) % steps); }
+      if (AHEAD && (step + 1u < steps || first_row + ROWS < rows)) { asked = ask(there, select(step + 1u, 0u, step + 1u == steps)); }
       workgroupBarrier();
       for (var depth = 0u; depth < ROWS; depth += SIDE) {
         let left = LEFT + band * NARROW_PITCH + depth / 8u;

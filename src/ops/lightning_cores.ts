@@ -77,6 +77,18 @@ export function suitsMatrixUnits(
   return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
 }
 
+/** Sizes as constants: d, of which tiles have so many columns, and e where they are whole tiles. */
+function sizesOf(
+  { chunk, columns }: { chunk: number; columns: number },
+  d: number,
+  e: number,
+  columnsD: number,
+) {
+  if (!variants.sizes) return {};
+  const whole = d % columnsD + e % columns === 0;
+  return { rows_of_a_chunk: `${chunk}u`, ...whole && { width_d: `${d}u`, width_e: `${e}u` } };
+}
+
 /** The dispatches of a call that suits them. `second` are the queries of a pair, which suit too, and their outputs. */
 export function planForMatrixUnits(
   [q, k, v, g, initial]: View[],
@@ -107,7 +119,10 @@ export function planForMatrixUnits(
         constants: {
           ...constants,
           STATE_TURNED: turned,
-          ...ofVariant(d, e, chunk, columns),
+          ...sizesOf(layout, d, e, columns),
+          AHEAD: variants.ahead !== "nothing",
+          V_AHEAD: variants.ahead === "all",
+          ...variants.places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
@@ -123,18 +138,6 @@ export function planForMatrixUnits(
       };
     }),
   ];
-}
-
-/** Constants of outputs that go with the variant. */
-function ofVariant(d: number, e: number, chunk: number, columns: number) {
-  const { ahead, places, sizes } = variants;
-  return {
-    AHEAD: ahead !== "nothing",
-    V_AHEAD: ahead === "all",
-    ...places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
-    ...sizes && d % columns + e % columns === 0 &&
-      { width_d: `${d}u`, width_e: `${e}u`, rows_of_a_chunk: `${chunk}u` },
-  };
 }
 
 /** Writes the states before all chunks, their scales, and the last state: in one walk, or by segments in two. */
@@ -177,6 +180,7 @@ function walks(
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
       ...eights({ k, v }),
+      ...sizesOf({ chunk, columns }, d, e, whole ? columns : rows),
       WHOLE_D: d % (whole ? columns : rows) === 0,
       WHOLE_E: e % columns === 0,
       WRITES_STATES: writes.includes("states"),
