@@ -58,6 +58,8 @@ const RIGHT_TILE: u32 = 2 * NARROW_TILE;
 const OF_Q: u32 = 0;
 const RIGHT: u32 = WIDE_TILE;
 const LEFT: u32 = WIDE_TILE + RIGHT_TILE;
+// What the state's tiles are multiples of: the two of its rows, or, turned over, of the left and of the right columns.
+var<workgroup> units: array<f32, 2>;
 // How much decay lies between the first of ROWS rows and each of them, and each source.
 var<workgroup> rows_after: array<f32, DECAYS>;
 var<workgroup> sources_after: array<f32, DECAYS>;
@@ -96,11 +98,9 @@ struct From {
   states_line: u32,          // its lines of a tile: the first one, and how many there are
   states_lines: u32,
   pitch: u32,
-  scale: u32,
-  scale_step: u32,
 }
 
-struct Asked { tile: Four, position: vec2u, scale: f32 }
+struct Asked { tile: Four, position: vec2u }
 
 fn four_of_state(base: u32, lines: vec4u, pitch: u32) -> Four {
   let at = vec4u(base) + lines * pitch;
@@ -118,7 +118,6 @@ fn ask(there: From, step: u32) -> Asked {
     let base = there.states + tile * there.states_step;
     const STEP = select(WIDE_STEP, NARROW_STEP, STATE_TURNED);
     asked.tile = four_of_state(base, lines_from(there.states_line, STEP, there.states_lines), there.pitch);
-    asked.scale = scales[there.scale + tile * there.scale_step];
   }
   return asked;
 }
@@ -236,16 +235,17 @@ fn main(
     there.states_line = first_e + line;
     there.states_lines = down * ROWS - 1u;
     there.states_step = ROWS / 8u;
-    there.scale = (entry + min(first_e / ROWS + quarter / 2u, down - 1u)) * across;
   } else {
     there.states = entry * ROWS * pitch + first_e / 8u + wide_eighth;
     there.states_line = wide_line;
     there.states_lines = ROWS - 1u;
     there.states_step = ROWS * pitch;
-    there.scale = entry * across + tile_e;
-    there.scale_step = across;
   }
 
+  if (thread < 2u) {
+    let tile = min(thread + select(0u, first_e / ROWS, STATE_TURNED), down - 1u);
+    units[thread] = scales[(entry + tile) * across + select(tile_e, 0u, STATE_TURNED)];
+  }
   // The next tile is asked for before the one at hand is used; the first one is k's first, whatever the rows.
   there.sources = 1u;
   var asked = Asked();
@@ -316,8 +316,9 @@ fn main(
         for (var i = 0u; i < ROWS; i += NARROW_STEP) {
           tiles[narrow + i * NARROW_PITCH] = times(tiles[from_q + i * WIDE_PITCH], weight_of(line + i, first_row));
         }
-        let factor = unit / asked.scale;
-        unit = asked.scale;
+        let next_unit = units[select(step - sources, quarter / 2u, STATE_TURNED)];
+        let factor = unit / next_unit;
+        unit = next_unit;
         a0 = subgroupMatrixScalarMultiply(a0, factor); a1 = subgroupMatrixScalarMultiply(a1, factor);
         b0 = subgroupMatrixScalarMultiply(b0, factor); b1 = subgroupMatrixScalarMultiply(b1, factor);
       }
