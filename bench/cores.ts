@@ -170,18 +170,15 @@ const LEAN = { sizes: true, places: true } as const;
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
   "sizes": { sizes: true },
-  "places": { places: true },
-  "sizes, places": LEAN,
-  "the next tile ahead": { ahead: "tile" },
-  "sizes, the next tile ahead": { sizes: true, ahead: "tile" },
   "sizes, places, the next tile ahead": { ...LEAN, ahead: "tile" },
-  "sizes, nothing ahead": { sizes: true, ahead: "nothing" },
   "sizes, places, nothing ahead": { ...LEAN, ahead: "nothing" },
+  "halves": { halves: true },
+  "halves, sizes": { halves: true, sizes: true },
   "as it is, again": {},
 };
 
 /** Those that are measured where heads are few. */
-const CHIEF = ["as it is", "sizes, places, the next tile ahead", "sizes, places, nothing ahead"];
+const CHIEF = ["as it is", "sizes", "halves, sizes"];
 
 /**
  * Attention at n = 32768, of many heads and of few, by some variants, each checked first; one that fails does not

@@ -214,6 +214,8 @@ const tried: Record<string, Partial<Variants>> = {
   "the next tile ahead": { ahead: "tile", sizes: true },
   "nothing ahead": { ahead: "nothing" },
   "places": { places: true },
+  "halves": { halves: true },
+  "halves, sizes": { halves: true, sizes: true },
   "places, nothing ahead": { places: true, ahead: "nothing", sizes: true },
 };
 for (const [name, variant] of Object.entries(tried)) {

@@ -14,6 +14,7 @@
 import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
+import halvesText from "../../shaders/lightning_outputs_halves.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
@@ -26,9 +27,12 @@ import { placesOf } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText, decays);
+const halvesShader = withCoresAndResults(halvesText, coresText, decays);
 
 /** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
 export interface Variants {
+  /** Whether outputs take half of the workgroup memory: two workgroups fit, if a processor gives 48 KiB in all. */
+  halves: boolean;
   /** What outputs ask for before they use what they have: the next tile and v, the next tile, or nothing. */
   ahead: "all" | "tile" | "nothing";
   /** Whether they tell decays from places in float32 of all rows of a chunk, rather than of 64. */
@@ -38,7 +42,7 @@ export interface Variants {
 }
 
 /** The variant in use. */
-export const variants: Variants = { ahead: "all", places: false, sizes: false };
+export const variants: Variants = { halves: false, ahead: "all", places: false, sizes: false };
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -115,14 +119,16 @@ export function planForMatrixUnits(
       const workgroups = heads * chunks * Math.ceil(e / columns);
       return {
         label: "outputs on matrix units",
-        shader: outputsShader,
+        shader: variants.halves ? halvesShader : outputsShader,
         constants: {
           ...constants,
           STATE_TURNED: turned,
           ...sizesOf(layout, d, e, columns),
-          AHEAD: variants.ahead !== "nothing",
-          V_AHEAD: variants.ahead === "all",
-          ...variants.places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
+          ...variants.halves ? { CHUNK: chunk } : {
+            AHEAD: variants.ahead !== "nothing",
+            V_AHEAD: variants.ahead === "all",
+            ...variants.places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
+          },
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
