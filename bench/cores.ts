@@ -174,11 +174,13 @@ const TRIED: Record<string, Partial<Variants>> = {
   "sizes, places, nothing ahead": { ...LEAN, ahead: "nothing" },
   "halves": { halves: true },
   "halves, sizes": { halves: true, sizes: true },
+  "halves, the next tile ahead": { halves: true, ahead: "tile" },
+  "halves, sizes, the next tile ahead": { halves: true, sizes: true, ahead: "tile" },
   "as it is, again": {},
 };
 
 /** Those that are measured where heads are few. */
-const CHIEF = ["as it is", "sizes", "halves, sizes"];
+const CHIEF = ["as it is", "halves, sizes", "halves, sizes, the next tile ahead"];
 
 /**
  * Attention at n = 32768, of many heads and of few, by some variants, each checked first; one that fails does not

@@ -8,6 +8,8 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
+// Whether q is asked for before what is at hand is used, as what it is multiplied with is.
+const Q_AHEAD: bool = true;
 // The most rows of a chunk.
 const CHUNK: u32 = 512;
 
@@ -193,7 +195,8 @@ fn main(
   let of_state = HAS_INITIAL || chunk > 0u;
   let column = 8u * eighth;
   // What a step puts in its places was asked for in the step before.
-  var left = ask_q(at, line, column);
+  var left = Two();
+  if (Q_AHEAD) { left = ask_q(at, line, column); }
   var right = ask_k(at, line, column);
   for (var first_row = 0u; first_row < rows; first_row += ROWS) {
     let row = first_row + line;
@@ -203,16 +206,18 @@ fn main(
     for (var source = 0u; source <= first_row; source += ROWS) {
       var s0 = Sum(); var s1 = Sum();
       for (var term = 0u; term < terms; term += ROWS) {
+        if (!Q_AHEAD) { left = ask_q(at, row, term + column); }
         put_two(narrow, NARROW, left);
         put_two(RIGHT + narrow, NARROW, right);
         workgroupBarrier();
         if (term + ROWS < terms) {
-          left = ask_q(at, row, term + ROWS + column);
+          if (Q_AHEAD) { left = ask_q(at, row, term + ROWS + column); }
           right = ask_k(at, source + line, term + ROWS + column);
         } else {
           right = ask_v(at, source + wide_line);
         }
-        for (var depth = 0u; depth < ROWS; depth += SIDE) {
+        // Not a constant's turns: written out, this loop would take a third more registers.
+        for (var depth = 0u; depth < min(ROWS, params.d - term); depth += SIDE) {
           let here = band * NARROW_PITCH + depth / 8u;
           let keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * NARROW_PITCH + depth / 8u, NARROW_PITCH);
           let above = subgroupMatrixLoad<Left, row_major>(&tiles, here, NARROW_PITCH);
@@ -234,13 +239,13 @@ fn main(
         if (half == 0u) {
           right = ask_v(at, source + DEPTH + wide_line);
         } else if (source < first_row) {
-          left = ask_q(at, row, column);
+          if (Q_AHEAD) { left = ask_q(at, row, column); }
           right = ask_k(at, source + ROWS + line, column);
         } else if (of_state) {
-          left = ask_q(at, row, column);
+          if (Q_AHEAD) { left = ask_q(at, row, column); }
           right = ask_state(at, 0u);
         } else {
-          left = ask_q(at, next_row, column);
+          if (Q_AHEAD) { left = ask_q(at, next_row, column); }
           right = ask_k(at, line, column);
         }
         workgroupBarrier();
@@ -263,6 +268,7 @@ fn main(
     var unit = 1.0;
     for (var term = 0u; of_state && term < terms; term += DEPTH) {
       if (term % ROWS == 0u) {
+        if (!Q_AHEAD) { left = ask_q(at, row, term + column); }
         put_two(narrow, NARROW, Two(times(left.a, weight_of(row)), times(left.b, weight_of(row + NARROW_STEP))));
         let next_unit = units[select(term / ROWS, quarter / 2u, STATE_TURNED)];
         let factor = unit / next_unit;
@@ -273,10 +279,10 @@ fn main(
       put_two(select(wide, turned, STATE_TURNED), select(WIDE, TURNED, STATE_TURNED), right);
       let next = term + DEPTH;
       if (next == terms) {
-        left = ask_q(at, next_row, column);
+        if (Q_AHEAD) { left = ask_q(at, next_row, column); }
         right = ask_k(at, line, column);
       } else {
-        if (next % ROWS == 0u) { left = ask_q(at, row, next + column); }
+        if (Q_AHEAD && next % ROWS == 0u) { left = ask_q(at, row, next + column); }
         right = ask_state(at, next);
       }
       workgroupBarrier();

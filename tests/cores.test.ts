@@ -215,7 +215,7 @@ const tried: Record<string, Partial<Variants>> = {
   "nothing ahead": { ahead: "nothing" },
   "places": { places: true },
   "halves": { halves: true },
-  "halves, sizes": { halves: true, sizes: true },
+  "halves, sizes, the next tile ahead": { halves: true, sizes: true, ahead: "tile" },
   "places, nothing ahead": { places: true, ahead: "nothing", sizes: true },
 };
 for (const [name, variant] of Object.entries(tried)) {

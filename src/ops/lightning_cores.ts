@@ -33,7 +33,7 @@ const halvesShader = withCoresAndResults(halvesText, coresText, decays);
 export interface Variants {
   /** Whether outputs take half of the workgroup memory: two workgroups fit, if a processor gives 48 KiB in all. */
   halves: boolean;
-  /** What outputs ask for before they use what they have: the next tile and v, the next tile, or nothing. */
+  /** What outputs ask for before they use what they have: the next tile and v (of halves, q), the next tile, or nothing. */
   ahead: "all" | "tile" | "nothing";
   /** Whether they tell decays from places in float32 of all rows of a chunk, rather than of 64. */
   places: boolean;
@@ -124,7 +124,7 @@ export function planForMatrixUnits(
           ...constants,
           STATE_TURNED: turned,
           ...sizesOf(layout, d, e, columns),
-          ...variants.halves ? { CHUNK: chunk } : {
+          ...variants.halves ? { CHUNK: chunk, Q_AHEAD: variants.ahead === "all" } : {
             AHEAD: variants.ahead !== "nothing",
             V_AHEAD: variants.ahead === "all",
             ...variants.places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
