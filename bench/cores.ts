@@ -26,11 +26,6 @@ const TOGGLES: Record<string, string[]> = {
   "disable_robustness": ["disable_robustness"],
   "as Dawn comes": [],
 };
-/** With --variants: where all of them run, and where the chief ones run again. */
-const TOGGLES_OF_VARIANTS: Record<string, string[]> = {
-  "disable_robustness": ["disable_robustness"],
-  "nor is workgroup memory cleared": ["disable_robustness", "disable_workgroup_init"],
-};
 // Held for the life of the process: collected, it would take the process with it.
 const implementations: unknown[] = [];
 
@@ -88,7 +83,7 @@ async function errors(device: Device, expected: Results, d: number): Promise<str
 }
 
 /** How long a GPU is kept busy by what is timed, in ms: it lowers its clocks when it idles. */
-const BUSY_MS = 1500;
+const BUSY_MS = 1000;
 
 /** Ms of `fn` by timestamp queries, in all and by kernel: the median of the last calls of many. */
 async function timed(device: Device, fn: () => void) {
@@ -170,45 +165,38 @@ async function sizes(device: Device, d: number): Promise<void> {
   }
 }
 
-/** What --variants measures, the first one twice; `blockSize` other than the default where told. */
-const ALL = { halves: true, spread: true, skips: true, unrolled: true } as const;
-const TRIED: Record<string, Partial<Variants> & { blockSize?: number }> = {
+/** What --variants measures, the first one twice. */
+const LEAN = { sizes: true, places: true } as const;
+const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
+  "sizes": { sizes: true },
+  "sizes, places, the next tile ahead": { ...LEAN, ahead: "tile" },
+  "sizes, places, nothing ahead": { ...LEAN, ahead: "nothing" },
   "halves": { halves: true },
-  "spread": { spread: true },
-  "skips": { skips: true },
-  "unrolled": { unrolled: true },
-  "whole chunks": { wholeChunks: true },
-  "halves, spread, skips, unrolled": ALL,
-  "the same, whole chunks": { ...ALL, wholeChunks: true },
-  "four subgroups": { outputSubgroups: 4 },
-  "four subgroups, unrolled": { outputSubgroups: 4, unrolled: true },
-  "four subgroups, skips": { outputSubgroups: 4, skips: true },
-  "four subgroups, all": { ...ALL, outputSubgroups: 4 },
-  "four subgroups, all, whole chunks": { ...ALL, outputSubgroups: 4, wholeChunks: true },
-  "four subgroups, all, blocks of 256": { ...ALL, outputSubgroups: 4, blockSize: 256 },
+  "halves, sizes": { halves: true, sizes: true },
+  "halves, the next tile ahead": { halves: true, ahead: "tile" },
+  "halves, sizes, the next tile ahead": { halves: true, sizes: true, ahead: "tile" },
   "as it is, again": {},
 };
 
-/** Those that are measured where heads are few, and where workgroup memory is not cleared. */
-const CHIEF = ["as it is", "halves", "halves, spread, skips, unrolled", "four subgroups, all"];
+/** Those that are measured where heads are few. */
+const CHIEF = ["as it is", "halves, sizes", "halves, sizes, the next tile ahead"];
 
 /**
  * Attention at n = 32768, of many heads and of few, by some variants, each checked first; one that fails does not
  * keep the others from it.
  */
-async function everyVariant(device: Device, expected: Results, d: number, names: string[]) {
+async function everyVariant(device: Device, expected: Results, d: number) {
   const plain = { ...variants };
   const n = small ? 300 : 32768;
   for (const heads of small ? [[1, 2]] : [[4, 32], [1, 8]]) {
     const shape = [...heads, n, d];
-    for (const name of heads[1] === 8 ? CHIEF : names) {
-      const { blockSize, ...variant } = TRIED[name];
-      Object.assign(variants, plain, variant);
+    for (const name of heads[1] === 8 ? CHIEF : Object.keys(TRIED)) {
+      Object.assign(variants, plain, TRIED[name]);
       console.log(`\n### ${name}, [${shape.join(", ")}]\n`);
       try {
         console.log(`${await errors(device, expected, d)}\n`);
-        await attention(device, name, shape, blockSize);
+        await attention(device, name, shape);
       } catch (error) {
         failed = true;
         console.log(`FAILED: ${error}`);
@@ -223,7 +211,7 @@ const rows: Record<string, unknown>[] = [];
 let failed = false;
 const cpu = await init({ backend: "cpu" });
 const ofVariants = Deno.args.includes("--variants");
-for (const [name, toggles] of Object.entries(ofVariants ? TOGGLES_OF_VARIANTS : TOGGLES)) {
+for (const [name, toggles] of Object.entries(TOGGLES).slice(0, ofVariants ? 1 : undefined)) {
   const device = await init({ backend: "webgpu", gpu: dawn(toggles) });
   if (rows.length === 0) console.log(device.describe());
   rows.push({ toggles: name });
@@ -234,8 +222,7 @@ for (const [name, toggles] of Object.entries(ofVariants ? TOGGLES_OF_VARIANTS : 
   const d = 8 * Number(side);
   const expected = await results(cpu, "f32", d);
   if (ofVariants) {
-    const names = toggles.includes("disable_workgroup_init") ? CHIEF : Object.keys(TRIED);
-    await everyVariant(device, expected, d, names);
+    await everyVariant(device, expected, d);
   } else {
     console.log(await errors(device, expected, d));
     await sizes(device, d);

@@ -24,17 +24,21 @@ const NARROW_PITCH: u32 = SIDE / 2 + 1;
 const WIDE_PITCH: u32 = SIDE + 1;
 const NARROW_TILE: u32 = ROWS * NARROW_PITCH;
 const WIDE_TILE: u32 = ROWS * WIDE_PITCH;
-// Lines of float32 can start eight banks apart instead of four (SPREAD): a lane stores two neighbours of them at once.
-const SUM_PITCH: u32 = SIDE + 1;
-const SPREAD: bool = SUM_PITCH > WIDE_PITCH;
+// Lines of float32 start eight banks apart instead of four: a lane stores two neighbours of them at once.
+const SUM_PITCH: u32 = SIDE + 2;
 const SUM_TILE: u32 = ROWS * SUM_PITCH;
 // The threads of a workgroup share a tile by eights, first along a line: lines from one of a thread's eights
-// to its next one. Of eight subgroups a thread has four eights of a wide tile, two of a narrow one; of sixteen half, of four twice as many.
+// to its next one. Of eight subgroups a thread has four eights of a wide tile, two of a narrow one; of sixteen, half.
 const WIDE_STEP: u32 = SIDE * SUBGROUPS / 8;
 const NARROW_STEP: u32 = 2 * WIDE_STEP;
 // From one fragment to the next: eights of float16, eights of float32.
 const NEXT: u32 = SIDE / 8;
 const NEXT_SUM: u32 = SIDE / 4;
+
+// Sizes, which may be constants: d and e where they are whole.
+fn width_d() -> u32 { return params.d; }
+fn width_e() -> u32 { return params.e; }
+fn rows_of_a_chunk() -> u32 { return params.chunk; }
 
 fn eight_k(at: Eight) -> vec4u { return together(vec4<f16>(k[at.low.x], k[at.low.y], k[at.low.z], k[at.low.w]), vec4<f16>(k[at.high.x], k[at.high.y], k[at.high.z], k[at.high.w])); }
 fn eight_v(at: Eight) -> vec4u { return together(vec4<f16>(v[at.low.x], v[at.low.y], v[at.low.z], v[at.low.w]), vec4<f16>(v[at.high.x], v[at.high.y], v[at.high.z], v[at.high.w])); }
@@ -65,7 +69,7 @@ fn four_of_v(base: u32, rows: vec4u, column: u32) -> Four {
 fn put(place: u32, step: u32, values: Four) {
   tiles[place] = values.a;
   tiles[place + step] = values.b;
-  if (SUBGROUPS <= 8) {
+  if (SUBGROUPS == 8) {
     tiles[place + 2u * step] = values.c;
     tiles[place + 3u * step] = values.d;
   }
@@ -76,7 +80,7 @@ struct Sums { low: vec4f, high: vec4f }
 
 fn sums_at(place: u32, eighth: u32) -> Sums {
   // Half of the lanes that read at once begin with the higher four, so that all read different banks.
-  let turned = SPREAD && eighth % 8u >= 4u;
+  let turned = eighth % 8u >= 4u;
   let one = bitcast<vec4f>(tiles[place + select(0u, 1u, turned)]);
   let other = bitcast<vec4f>(tiles[place + select(1u, 0u, turned)]);
   return Sums(select(one, other, turned), select(other, one, turned));

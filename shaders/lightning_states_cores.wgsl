@@ -2,8 +2,8 @@
 //   S ← initial / β;  for every chunk: states[chunk] ← S;  S ← exp(−P_m) · S + Σ_r exp(P_r − P_m) · k_rᵀ v_r
 //   last ← β · S
 // P is what lightning_positions.wgsl wrote. A workgroup walks along one sequence, or a segment of its chunks,
-// with a tile of the state, TILE_D of d by COLUMNS of e, in float32; while it multiplies ROWS tokens, the next
-// are on their way. What it writes is rounded relative to the largest entry of its tile: every tile has a power
+// with a tile of the state, TILE_D of d by COLUMNS of e, in float32, by ROWS tokens: one half of them is put in its
+// place while the other is multiplied, and the next are on their way. What it writes is rounded relative to the largest entry of its tile: every tile has a power
 // of two of its own.
 // Goes on in lightning_cores.wgsl, cores.wgsl and decays.wgsl.
 enable f16;
@@ -13,8 +13,6 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // ROWS by eight subgroups, or COLUMNS by sixteen, so that k and v are read once.
 const TILE_D: u32 = SUBGROUPS / 2 * SIDE;
-// Whether one half of ROWS tokens is put in its place while the other is multiplied.
-const HALVES: bool = false;
 // Which it writes: the states before the chunks and their scales; the last state, of every segment, and with it
 // how much decay lies in each.
 const WRITES_STATES: bool = true;
@@ -78,7 +76,7 @@ fn ask(there: From, row: u32) -> Half {
   half.v = load_v(there.v, min(row + there.wide_line, end), there.column_v);
   if (SUBGROUPS == 8) { half.later_v = load_v(there.v, min(row + there.wide_line + WIDE_STEP, end), there.column_v); }
   half.stand = positions[there.positions + min(row + there.line, end)];
-  half.whole = positions[there.positions + params.n + min(row / params.chunk, params.chunks - 1u)];
+  half.whole = positions[there.positions + params.n + min(row / rows_of_a_chunk(), params.chunks - 1u)];
   return half;
 }
 
@@ -124,15 +122,15 @@ fn main(
 ) {
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
-  let down = (params.d + TILE_D - 1u) / TILE_D;
-  let across = (params.e + COLUMNS - 1u) / COLUMNS;
+  let down = (width_d() + TILE_D - 1u) / TILE_D;
+  let across = (width_e() + COLUMNS - 1u) / COLUMNS;
   let tile_e = number % across;
   let first_d = number / across % down * TILE_D;
   let segment = number / across / down % params.segments;
   let instance = number / across / down / params.segments;
   let first_e = tile_e * COLUMNS;
-  let start = segment * params.segment * params.chunk;
-  let end = min(start + params.segment * params.chunk, params.n);
+  let start = segment * params.segment * rows_of_a_chunk();
+  let end = min(start + params.segment * rows_of_a_chunk(), params.n);
   let at = entry_of(instance, params.groups, params.members, 0u);
   let base_position = instance * (params.n + params.chunks);
   let subgroup = thread / LANES;
@@ -147,8 +145,8 @@ fn main(
   let of_v = OF_V + wide_line * WIDE_PITCH + wide_eighth;
   let column_k = first_d + 8u * eighth;
   let column_v = first_e + 8u * wide_eighth;
-  let base_k = params.k_offset + dot(at, params.k_strides) + min(column_k, params.d - 1u) * params.k_column;
-  let base_v = params.v_offset + dot(at, params.v_strides) + min(column_v, params.e - 1u) * params.v_column;
+  let base_k = params.k_offset + dot(at, params.k_strides) + min(column_k, width_d() - 1u) * params.k_column;
+  let base_v = params.v_offset + dot(at, params.v_strides) + min(column_v, width_e() - 1u) * params.v_column;
   // Where this subgroup's sums go as float32 when ROWS of the state are, and where this thread finds its share.
   let sums = quarter / 2u * SUM_TILE + band % ROWS * SUM_PITCH + quarter % 2u * 2u * NEXT_SUM;
   let below = sums + SIDE * SUM_PITCH;
@@ -182,13 +180,13 @@ fn main(
   var first = ask(there, start);
   var second = ask(there, start + HALF);
   for (var row = start; ; row += ROWS) {
-    let chunk = row / params.chunk;
+    let chunk = row / rows_of_a_chunk();
     let ended = row >= end;
-    let begins = row % params.chunk == 0u && WRITES_STATES && (HAS_INITIAL || row > 0u);
+    let begins = row % rows_of_a_chunk() == 0u && WRITES_STATES && (HAS_INITIAL || row > 0u);
     if (ended || begins) {
       // The sums to this thread's share of them: two eights of each half of its rows.
       var s0 = Sums(); var s1 = Sums(); var s2 = Sums(); var s3 = Sums();
-      if (HALVES) { workgroupBarrier(); }
+      workgroupBarrier();
       if (thread == 0u) { atomicStore(&largest, 0u); }
       for (var part = 0u; part < TILE_D; part += ROWS) {
         if (part > 0u) { workgroupBarrier(); }
@@ -227,7 +225,7 @@ fn main(
       let exponent = clamp(atomicLoad(&largest) >> 23u, 15u, 253u);
       let up = bitcast<f32>((268u - exponent) << 23u);
       // The reader's tiles have ROWS.
-      let entry = (instance * params.chunks + chunk) * ((params.d + ROWS - 1u) / ROWS);
+      let entry = (instance * params.chunks + chunk) * ((width_d() + ROWS - 1u) / ROWS);
       if (thread < TILE_D / ROWS) {
         scales[(entry + first_d / ROWS + thread) * across + tile_e] = bitcast<f32>((exponent - 14u) << 23u);
       }
@@ -238,7 +236,7 @@ fn main(
       states[to + 2u * WIDE_STEP * pitch] = rounded(up * s2.low, up * s2.high);
       states[to + 3u * WIDE_STEP * pitch] = rounded(up * s3.low, up * s3.high);
     }
-    if (row % params.chunk == 0u) {
+    if (row % rows_of_a_chunk() == 0u) {
       let whole = positions[base_position + params.n + chunk];
       if (WRITES_TOTALS) { total = capped(plus(total, whole)); }
       let decay = exp(-between(vec2u(), whole));
@@ -247,12 +245,10 @@ fn main(
     }
 
     put_half(of_k, of_v, row + line, first);
-    if (!HALVES) { put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second); }
     workgroupBarrier();
     first = ask(there, row + ROWS);
-    if (!HALVES) { second = ask(there, row + ROWS + HALF); }
     for (var r = 0u; r < ROWS; r += SIDE) {
-      if (HALVES && r == HALF) {
+      if (r == HALF) {
         put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second);
         second = ask(there, row + ROWS + HALF);
         workgroupBarrier();
@@ -268,6 +264,5 @@ fn main(
       a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
       b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
     }
-    if (!HALVES) { workgroupBarrier(); }
   }
 }

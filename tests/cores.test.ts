@@ -211,11 +211,12 @@ function kernelsOfThree(walk: string[]): string[] {
 const states = "states on matrix units";
 const tried: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "halves, spread": { halves: true, spread: true },
-  "skips": { skips: true, unrolled: true },
-  "whole chunks": { wholeChunks: true },
-  "four subgroups": { outputSubgroups: 4, wholeChunks: true },
-  "four subgroups, skips": { outputSubgroups: 4, spread: true, skips: true, unrolled: true },
+  "the next tile ahead": { ahead: "tile", sizes: true },
+  "nothing ahead": { ahead: "nothing" },
+  "places": { places: true },
+  "halves": { halves: true },
+  "halves, sizes, the next tile ahead": { halves: true, sizes: true, ahead: "tile" },
+  "places, nothing ahead": { places: true, ahead: "nothing", sizes: true },
 };
 for (const [name, variant] of Object.entries(tried)) {
   for (const [what, given] of Object.entries(cases)) {

@@ -14,6 +14,7 @@
 import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
+import halvesText from "../../shaders/lightning_outputs_halves.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
@@ -25,33 +26,23 @@ import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays);
-const outputsShader = withCoresAndResults(outputsText, coresText);
+const outputsShader = withCoresAndResults(outputsText, coresText, decays);
+const halvesShader = withCoresAndResults(halvesText, coresText, decays);
 
 /** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** Whether the walk puts one half of its tokens in their places while it multiplies the other. */
+  /** Whether outputs take half of the workgroup memory: two workgroups fit, if a processor gives 48 KiB in all. */
   halves: boolean;
-  /** Whether lines of float32 lie so far apart in workgroup memory that no two lanes meet in a bank. */
-  spread: boolean;
-  /** Subgroups of a workgroup that makes outputs: four have twice as many fragments each, and ask for nothing ahead. */
-  outputSubgroups: 4 | 8;
-  /** Whether a workgroup makes the outputs of a whole chunk, one tile after the other. */
-  wholeChunks: boolean;
-  /** Whether outputs leave out products whose fragments the mask empties. */
-  skips: boolean;
-  /** Whether their loop over d is written out where d is a whole tile. */
-  unrolled: boolean;
+  /** What outputs ask for before they use what they have: the next tile and v (of halves, q), the next tile, or nothing. */
+  ahead: "all" | "tile" | "nothing";
+  /** Whether they tell decays from places in float32 of all rows of a chunk, rather than of 64. */
+  places: boolean;
+  /** Whether sizes are constants of theirs where they are whole tiles. */
+  sizes: boolean;
 }
 
 /** The variant in use. */
-export const variants: Variants = {
-  halves: false,
-  spread: false,
-  outputSubgroups: 8,
-  wholeChunks: false,
-  skips: false,
-  unrolled: false,
-};
+export const variants: Variants = { halves: false, ahead: "all", places: false, sizes: false };
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -90,6 +81,18 @@ export function suitsMatrixUnits(
   return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
 }
 
+/** Sizes as constants: d, of which tiles have so many columns, and e where they are whole tiles. */
+function sizesOf(
+  { chunk, columns }: { chunk: number; columns: number },
+  d: number,
+  e: number,
+  columnsD: number,
+) {
+  if (!variants.sizes) return {};
+  const whole = d % columnsD + e % columns === 0;
+  return { rows_of_a_chunk: `${chunk}u`, ...whole && { width_d: `${d}u`, width_e: `${e}u` } };
+}
+
 /** The dispatches of a call that suits them. `second` are the queries of a pair, which suit too, and their outputs. */
 export function planForMatrixUnits(
   [q, k, v, g, initial]: View[],
@@ -101,7 +104,7 @@ export function planForMatrixUnits(
   const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n] = k.shape;
   const layout = layoutOf(k, v.shape[4], options, side);
-  const { rows, columns, chunk, chunks, heads } = layout;
+  const { columns, chunk, chunks, heads } = layout;
   const positions = context.scratch(positionsWords(heads, n, chunks));
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
@@ -113,18 +116,19 @@ export function planForMatrixUnits(
     ...walks({ k, v, positions, initial }, [states, scales, last], layout, options, context),
     ...readers.map(({ q, k, v, out, turned }) => {
       const [d, e] = [k.shape[4], v.shape[4]];
-      const span = variants.wholeChunks ? chunk : rows;
-      const workgroups = heads * chunks * (chunk / span) * Math.ceil(e / columns);
+      const workgroups = heads * chunks * Math.ceil(e / columns);
       return {
         label: "outputs on matrix units",
-        shader: outputsShader,
+        shader: variants.halves ? halvesShader : outputsShader,
         constants: {
           ...constants,
-          SUBGROUPS: variants.outputSubgroups,
-          SUM_PITCH: side + (variants.spread ? 2 : 1),
-          SKIPS: variants.skips,
-          UNROLLED: variants.unrolled,
           STATE_TURNED: turned,
+          ...sizesOf(layout, d, e, columns),
+          ...variants.halves ? { CHUNK: chunk, Q_AHEAD: variants.ahead === "all" } : {
+            AHEAD: variants.ahead !== "nothing",
+            V_AHEAD: variants.ahead === "all",
+            ...variants.places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
+          },
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
@@ -135,7 +139,6 @@ export function planForMatrixUnits(
           ...placesOf(q, k, v, out),
           ...[groups, members, n, d, e, chunk, chunks, workgroups],
           floatBits(options.alpha * options.beta),
-          span,
         ],
         workgroups: grid(workgroups, context),
       };
@@ -182,9 +185,8 @@ function walks(
       LANES: lanes,
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
-      HALVES: variants.halves,
-      SUM_PITCH: side + (variants.spread ? 2 : 1),
       ...eights({ k, v }),
+      ...sizesOf({ chunk, columns }, d, e, whole ? columns : rows),
       WHOLE_D: d % (whole ? columns : rows) === 0,
       WHOLE_E: e % columns === 0,
       WRITES_STATES: writes.includes("states"),
