@@ -176,11 +176,18 @@ const TRIED: Record<string, Partial<Variants>> = {
   "halves, sizes": { halves: true, sizes: true },
   "halves, the next tile ahead": { halves: true, ahead: "tile" },
   "halves, sizes, the next tile ahead": { halves: true, sizes: true, ahead: "tile" },
+  "walks by halves": { walkHalves: true },
+  "walks by halves, sizes": { walkHalves: true, sizes: true },
   "as it is, again": {},
 };
 
 /** Those that are measured where heads are few. */
-const CHIEF = ["as it is", "halves, sizes", "halves, sizes, the next tile ahead"];
+const CHIEF = [
+  "as it is",
+  "walks by halves",
+  "halves, sizes",
+  "halves, sizes, the next tile ahead",
+];
 
 /**
  * Attention at n = 32768, of many heads and of few, by some variants, each checked first; one that fails does not

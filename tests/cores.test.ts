@@ -215,6 +215,7 @@ const tried: Record<string, Partial<Variants>> = {
   "nothing ahead": { ahead: "nothing" },
   "places": { places: true },
   "halves": { halves: true },
+  "walks by halves": { walkHalves: true },
   "halves, sizes, the next tile ahead": { halves: true, sizes: true, ahead: "tile" },
   "places, nothing ahead": { places: true, ahead: "nothing", sizes: true },
 };

@@ -16,6 +16,7 @@ import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" }
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import halvesText from "../../shaders/lightning_outputs_halves.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
+import statesHalvesText from "../../shaders/lightning_states_halves.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
@@ -26,6 +27,7 @@ import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays);
+const statesHalvesShader = withCores(statesHalvesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText, decays);
 const halvesShader = withCoresAndResults(halvesText, coresText, decays);
 
@@ -33,6 +35,8 @@ const halvesShader = withCoresAndResults(halvesText, coresText, decays);
 export interface Variants {
   /** Whether outputs take half of the workgroup memory: two workgroups fit, if a processor gives 48 KiB in all. */
   halves: boolean;
+  /** Whether walks do: two of eight subgroups for one of sixteen. */
+  walkHalves: boolean;
   /** What outputs ask for before they use what they have: the next tile and v (of halves, q), the next tile, or nothing. */
   ahead: "all" | "tile" | "nothing";
   /** Whether they tell decays from places in float32 of all rows of a chunk, rather than of 64. */
@@ -42,7 +46,13 @@ export interface Variants {
 }
 
 /** The variant in use. */
-export const variants: Variants = { halves: false, ahead: "all", places: false, sizes: false };
+export const variants: Variants = {
+  halves: false,
+  walkHalves: false,
+  ahead: "all",
+  places: false,
+  sizes: false,
+};
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -150,7 +160,7 @@ export function planForMatrixUnits(
 function walks(
   { k, v, positions, initial }: { k: View; v: View; positions: View; initial?: View },
   [states, scales, last]: View[],
-  { rows, columns, chunk, chunks, heads, tilesE }: ReturnType<typeof layoutOf>,
+  { rows, columns, chunk, chunks, heads, tilesD, tilesE }: ReturnType<typeof layoutOf>,
   { beta }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
@@ -158,14 +168,14 @@ function walks(
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
   // Sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once.
-  const whole = d > rows;
+  const whole = d > rows && !variants.walkHalves;
   const subgroups = whole ? 16 : 8;
-  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE));
+  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE * (whole ? 1 : tilesD)));
   const most = Math.min(abreast, Math.floor(chunks / LEAST_SEGMENT));
   // Two segments would be walked twice for half of the steps.
   const segment = most > 2 ? Math.ceil(chunks / most) : chunks;
   const segments = Math.ceil(chunks / segment);
-  const workgroups = heads * segments * tilesE;
+  const workgroups = heads * segments * tilesE * (whole ? 1 : tilesD);
   const totals = context.scratch(2 * heads * segments);
   const walk = (
     label: string,
@@ -179,7 +189,7 @@ function walks(
     },
   ): Dispatch => ({
     label,
-    shader: statesShader,
+    shader: variants.walkHalves ? statesHalvesShader : statesShader,
     constants: {
       SIDE: side,
       LANES: lanes,
