@@ -14,7 +14,6 @@
 import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
-import halvesText from "../../shaders/lightning_outputs_halves.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
 import statesHalvesText from "../../shaders/lightning_states_halves.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
@@ -29,30 +28,15 @@ import { placesOf } from "./tiles.ts";
 const statesShader = withCores(statesText, coresText, decays);
 const statesHalvesShader = withCores(statesHalvesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText, decays);
-const halvesShader = withCoresAndResults(halvesText, coresText, decays);
 
 /** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** Whether outputs take half of the workgroup memory: two workgroups fit, if a processor gives 48 KiB in all. */
-  halves: boolean;
-  /** Whether walks do: two of eight subgroups for one of sixteen. */
+  /** Whether two workgroups of eight subgroups walk for one of sixteen, each in half of the workgroup memory. */
   walkHalves: boolean;
-  /** What outputs ask for before they use what they have: the next tile and v (of halves, q), the next tile, or nothing. */
-  ahead: "all" | "tile" | "nothing";
-  /** Whether they tell decays from places in float32 of all rows of a chunk, rather than of 64. */
-  places: boolean;
-  /** Whether sizes are constants of theirs where they are whole tiles. */
-  sizes: boolean;
 }
 
 /** The variant in use. */
-export const variants: Variants = {
-  halves: false,
-  walkHalves: false,
-  ahead: "all",
-  places: false,
-  sizes: false,
-};
+export const variants: Variants = { walkHalves: false };
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -98,7 +82,6 @@ function sizesOf(
   e: number,
   columnsD: number,
 ) {
-  if (!variants.sizes) return {};
   const whole = d % columnsD + e % columns === 0;
   return { rows_of_a_chunk: `${chunk}u`, ...whole && { width_d: `${d}u`, width_e: `${e}u` } };
 }
@@ -129,16 +112,12 @@ export function planForMatrixUnits(
       const workgroups = heads * chunks * Math.ceil(e / columns);
       return {
         label: "outputs on matrix units",
-        shader: variants.halves ? halvesShader : outputsShader,
+        shader: outputsShader,
         constants: {
           ...constants,
           STATE_TURNED: turned,
           ...sizesOf(layout, d, e, columns),
-          ...variants.halves ? { CHUNK: chunk, Q_AHEAD: variants.ahead === "all" } : {
-            AHEAD: variants.ahead !== "nothing",
-            V_AHEAD: variants.ahead === "all",
-            ...variants.places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
-          },
+          CHUNK: chunk,
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
