@@ -168,6 +168,7 @@ async function sizes(device: Device, d: number): Promise<void> {
 /** What --variants measures, the first one twice. */
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
+  "scores by twos": { twos: true },
   "walks by halves": { walkHalves: true },
   "as it is, again": {},
 };

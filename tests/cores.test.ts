@@ -211,6 +211,7 @@ function kernelsOfThree(walk: string[]): string[] {
 const states = "states on matrix units";
 const tried: Record<string, Partial<Variants>> = {
   "as it is": {},
+  "scores by twos": { twos: true },
   "walks by halves": { walkHalves: true },
 };
 for (const [name, variant] of Object.entries(tried)) {

@@ -31,12 +31,14 @@ const outputsShader = withCoresAndResults(outputsText, coresText, decays);
 
 /** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
 export interface Variants {
+  /** Whether outputs make scores by two fragments of d at once. */
+  twos: boolean;
   /** Whether two workgroups of eight subgroups walk for one of sixteen, each in half of the workgroup memory. */
   walkHalves: boolean;
 }
 
 /** The variant in use. */
-export const variants: Variants = { walkHalves: false };
+export const variants: Variants = { twos: false, walkHalves: false };
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -118,6 +120,7 @@ export function planForMatrixUnits(
           STATE_TURNED: turned,
           ...sizesOf(layout, d, e, columns),
           CHUNK: chunk,
+          TWOS: variants.twos,
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
