@@ -166,21 +166,12 @@ async function sizes(device: Device, d: number): Promise<void> {
 }
 
 /** What --variants measures, the first one twice. */
-const LEAN = { sizes: true, places: true } as const;
 const TRIED: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "sizes": { sizes: true },
-  "sizes, places, the next tile ahead": { ...LEAN, ahead: "tile" },
-  "sizes, places, nothing ahead": { ...LEAN, ahead: "nothing" },
-  "halves": { halves: true },
-  "halves, sizes": { halves: true, sizes: true },
-  "halves, the next tile ahead": { halves: true, ahead: "tile" },
-  "halves, sizes, the next tile ahead": { halves: true, sizes: true, ahead: "tile" },
+  "scores by twos": { twos: true },
+  "walks by halves": { walkHalves: true },
   "as it is, again": {},
 };
-
-/** Those that are measured where heads are few. */
-const CHIEF = ["as it is", "halves, sizes", "halves, sizes, the next tile ahead"];
 
 /**
  * Attention at n = 32768, of many heads and of few, by some variants, each checked first; one that fails does not
@@ -191,7 +182,7 @@ async function everyVariant(device: Device, expected: Results, d: number) {
   const n = small ? 300 : 32768;
   for (const heads of small ? [[1, 2]] : [[4, 32], [1, 8]]) {
     const shape = [...heads, n, d];
-    for (const name of heads[1] === 8 ? CHIEF : Object.keys(TRIED)) {
+    for (const name of Object.keys(TRIED)) {
       Object.assign(variants, plain, TRIED[name]);
       console.log(`\n### ${name}, [${shape.join(", ")}]\n`);
       try {

@@ -16,8 +16,6 @@ const HALVES: bool = false;
 const HALVES_WIDE: bool = false;
 // Whether chunks are of several segments, whose states began with 0.
 const SEGMENTED: bool = false;
-// Whether the states before segments are read as late as can be, so that no register holds them.
-const LATE: bool = false;
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
 // Whether the upper half of the rows leaves out the sources that come after all of it.
@@ -63,6 +61,9 @@ struct Params {
 
 // Of the rows, then of the sources: their places in the decay.
 var<workgroup> places: array<vec2f, 128>;
+// Where the state before the segment lies: known after a barrier only, so that compilers read that state no earlier
+// and need no registers for it.
+var<workgroup> of_segment: u32;
 
 fn four_states(at: u32) -> Held { return Held(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
 
@@ -114,7 +115,7 @@ struct Places {
   state: u32,
   units: u32,
   segment: u32,              // the state before it,
-  fade: f32,                 // and its decay up to the chunk
+  fade: f32,                 // and its decay up to the chunk, 0 where there was nothing before
 }
 
 // What a thread has asked for: of v, or of the state, four columns of a term and of the term 8 after it, and of those 64 to the right; or, of a state
@@ -135,26 +136,26 @@ struct Before {
   right_after: vec4f,
 }
 
-fn ask_before(at: Places, first_term: u32, first_e: u32, thread: u32) -> Before {
+fn ask_before(first_term: u32, first_e: u32, thread: u32) -> Before {
   var asked = Before();
   if (STATE_TURNED) {
     let term = first_term + 4u * (thread % 4u);
     let column = first_e + thread / 4u;
-    asked.here = load_before(at.segment, column, term);
-    asked.after = load_before(at.segment, column + 32u, term);
+    asked.here = load_before(of_segment, column, term);
+    asked.after = load_before(of_segment, column + 32u, term);
     if (WIDE) {
-      asked.right = load_before(at.segment, column + 64u, term);
-      asked.right_after = load_before(at.segment, column + 96u, term);
+      asked.right = load_before(of_segment, column + 64u, term);
+      asked.right_after = load_before(of_segment, column + 96u, term);
     }
     return asked;
   }
   let term = first_term + thread / 16u;
   let e = first_e + 4u * (thread % 16u);
-  asked.here = load_before(at.segment, term, e);
-  asked.after = load_before(at.segment, term + 8u, e);
+  asked.here = load_before(of_segment, term, e);
+  asked.after = load_before(of_segment, term + 8u, e);
   if (WIDE) {
-    asked.right = load_before(at.segment, term, e + 64u);
-    asked.right_after = load_before(at.segment, term + 8u, e + 64u);
+    asked.right = load_before(of_segment, term, e + 64u);
+    asked.right_after = load_before(of_segment, term + 8u, e + 64u);
   }
   return asked;
 }
@@ -270,6 +271,7 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
   var from_q = load_q(at.q, load_term);
   var from_q_after = load_q(at.q_after, load_term);
   places[thread] = place_of(position);
+  if (SEGMENTED && thread == 0u) { of_segment = at.segment; }
   workgroupBarrier();
   let s0 = places[ROWS + 4u * along];
   let s1 = places[ROWS + 4u * along + 1u];
@@ -286,11 +288,11 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
 
   // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
   var next_sums = sums;
-  var of_segment = Before();
   for (var step = 0u; step < steps; step++) {
     let of_state = step >= 4u;
-    if (SEGMENTED && LATE && of_state) { of_segment = ask_before(at, (step - 4u) * DEPTH, first_e, thread); }
-    put_asked(asked, of_segment, of_state, at.fade, thread);
+    var before_segment = Before();
+    if (SEGMENTED && of_state && at.fade > 0.0) { before_segment = ask_before((step - 4u) * DEPTH, first_e, thread); }
+    put_asked(asked, before_segment, of_state, at.fade, thread);
     if (of_state) {
       put_left_rows(thread, weight * from_q, weight_after * from_q_after);
     } else {
@@ -301,7 +303,6 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
     if (next >= 4u) {
       let term = (next - 4u) * DEPTH;
       asked = ask_state(at, term, first_e, thread);
-      if (SEGMENTED && !LATE) { of_segment = ask_before(at, term, first_e, thread); }
       from_q = load_q(at.q, term + load_term);
       from_q_after = load_q(at.q_after, term + load_term);
     } else {
@@ -354,7 +355,7 @@ fn main(
   at.units = params.units + state * tiles_of_a_state() * 256u;
   if (SEGMENTED) {
     at.segment = (instance * params.segments + segment) * area;
-    at.fade = decay_between(vec2f(), place_of(total_at(instance * (params.chunks + params.segments) + chunk)));
+    if (segment + params.has_initial > 0u) { at.fade = decay_between(vec2f(), place_of(total_at(instance * (params.chunks + params.segments) + chunk))); }
   }
 
   var sums = Sums();

@@ -1,11 +1,11 @@
 import { assert } from "@std/assert";
-import { accuracy, MANY_HEADS } from "../bench/accuracy.ts";
-import { FLOATS, testOnBackends, testOnWebgpu } from "./harness.ts";
+import { accuracy } from "../bench/accuracy.ts";
+import { testOnBackends, testOnWebgpu } from "./harness.ts";
 
 // The contract that README.md states, at the lengths that a test has time for.
 const MOST = {
   f32: { o: 1e-5, S: 1e-5, dq: 1e-4, dk: 1e-4, dv: 1e-4, dslope: 1e-4, dS0: 1e-4 },
-  f16: { o: 5e-3, S: 5e-3, dq: 5e-3, dk: 5e-3, dv: 5e-3, dslope: 5e-3, dS0: 5e-3 },
+  f16: { o: 4e-4, S: 4e-4, dq: 4e-4, dk: 4e-4, dv: 4e-4, dslope: 1e-3, dS0: 4e-4 },
 };
 
 for (const dtype of ["f32", "f16"] as const) {
@@ -22,20 +22,6 @@ for (const dtype of ["f32", "f16"] as const) {
     },
   );
 }
-
-testOnWebgpu("it holds with the states in float16 that many heads have", async (device) => {
-  if (!FLOATS.includes("f16")) return;
-  const alone = await accuracy(device, "f16", 300, 3.9e-8);
-  const { errors } = await accuracy(device, "f16", 300, 3.9e-8, MANY_HEADS);
-  for (const name of ["o", "dq", "dk", "dv"] as const) {
-    assert(errors[name] > 0 && errors[name] <= 3.5e-4, `${name}: ${errors[name]}`);
-  }
-  // Rounded states show in outputs, and nowhere else.
-  assert(errors.o !== alone.errors.o);
-  for (const name of ["S", "dslope", "dS0"] as const) {
-    assert(errors[name] <= 1e-5, `${name}: ${errors[name]}`);
-  }
-});
 
 testOnWebgpu(
   "what hardly decays is carried through many chunks without a drift",

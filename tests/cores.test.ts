@@ -211,12 +211,8 @@ function kernelsOfThree(walk: string[]): string[] {
 const states = "states on matrix units";
 const tried: Record<string, Partial<Variants>> = {
   "as it is": {},
-  "the next tile ahead": { ahead: "tile", sizes: true },
-  "nothing ahead": { ahead: "nothing" },
-  "places": { places: true },
-  "halves": { halves: true },
-  "halves, sizes, the next tile ahead": { halves: true, sizes: true, ahead: "tile" },
-  "places, nothing ahead": { places: true, ahead: "nothing", sizes: true },
+  "scores by twos": { twos: true },
+  "walks by halves": { walkHalves: true },
 };
 for (const [name, variant] of Object.entries(tried)) {
   for (const [what, given] of Object.entries(cases)) {

@@ -14,7 +14,6 @@ import {
 } from "../mod.ts";
 import { findAdapter, openDevice } from "../src/backend/webgpu/adapter.ts";
 import { dawn } from "../src/dawn.ts";
-import { variants } from "../src/ops/tiles.ts";
 import { relativeError } from "./relative_error.ts";
 
 export { relativeError };
@@ -28,8 +27,6 @@ const environment = process?.env ??
   (globalThis as { levinEnvironment?: Record<string, string | undefined> }).levinEnvironment ?? {};
 // Tests choose their backends themselves.
 delete environment.LEVIN_BACKEND;
-// A variant of the WGSL kernels to be tested instead of the one in use, say {"joint":true}.
-Object.assign(variants, JSON.parse(environment.LEVIN_TEST_VARIANT ?? "{}"));
 
 const REMEDY = deno === undefined
   ? "LEVIN_TEST_GPU=dawn, after installing npm webgpu and Mesa 25 or a GPU driver"

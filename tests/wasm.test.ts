@@ -352,6 +352,64 @@ test("addresses beyond 2 GiB are computed with as low ones are", async () => {
   }
 });
 
+test("attention reads no row ahead that is not there, at the end of memory either", async () => {
+  const unit = 4096;
+  const shapes = { q: [1, 1, 128, 8], k: [1, 1, 128, 8], v: [1, 1, 128, 16], one: [1, 1, 1024, 1] };
+  const draw = (name: keyof typeof shapes, device: Device) =>
+    randn(shapes[name], { seed: Object.keys(shapes).indexOf(name), device });
+  const attend = async (one: Tensor | undefined, q: Tensor, k: Tensor, v: Tensor) => {
+    const wide = one?.expand([1, 1, 1024, 128]);
+    const options = { slopes: 0.1, blockSize: 18 };
+    const o = lightningAttention(wide ?? q, wide ?? k, wide ?? v, options);
+    return await o.data() as Float32Array;
+  };
+  for (const last of ["q", "k", "v", "one"] as const) {
+    const backend = new WasmBackend({ threads: 1, memoryBytes: 4 * 2 ** 20 });
+    const device = new Device(backend, "the test made it");
+    const filling: ReturnType<typeof backend.allocate>[] = [];
+    const fill = (bytes: number) =>
+      assertThrows(() => {
+        while (true) filling.push(backend.allocate(bytes));
+      }, LimitError);
+    // What is left after whole units is taken from the beginning, so that the last of them ends where memory does.
+    fill(unit);
+    const whole = filling.length;
+    fill(256);
+    const rest = filling.length - whole;
+    filling.splice(0).forEach((buffer) => backend.release(buffer));
+    device.trim();
+    for (let i = 0; i < rest; i++) backend.allocate(256);
+    fill(unit);
+    const release = (from: number, count: number) => {
+      filling.splice(from, count).forEach((buffer) => backend.release(buffer));
+      device.trim();
+    };
+    try {
+      using _ = scope();
+      // The last bytes that there are hold one tensor to its last number; others get room before.
+      const needed = 4 * shapes[last].reduce((size, length) => size * length) / unit;
+      release(filling.length - needed, needed);
+      const atEnd = draw(last, device);
+      release(0, 500);
+      const on = (device: Device, name: keyof typeof shapes, given?: Tensor) =>
+        name === last && given !== undefined ? given : draw(name, device);
+      const operands = (device: Device, given?: Tensor) =>
+        [
+          last === "one" ? on(device, "one", given) : undefined,
+          on(device, "q", given),
+          on(device, "k", given),
+          on(device, "v", given),
+        ] as const;
+      const found = await attend(...operands(device, atEnd));
+      const expected = await attend(...operands(cpu));
+      const error = relativeError(found, expected);
+      assert(error <= 1e-5, `${last}: ${error}`);
+    } finally {
+      device.destroy();
+    }
+  }
+});
+
 test("a heap hands out disjoint blocks and merges what comes back", () => {
   const memory = new WebAssembly.Memory({ initial: 4, maximum: 64, shared: true });
   const heap = new Heap(memory, 100, 64 * 65536);

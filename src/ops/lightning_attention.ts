@@ -44,7 +44,7 @@ export interface LightningAttentionOptions extends DecayOptions {
   initialState?: Tensor;
   /**
    * Tokens of a block, an integer from 1; the result depends on it only by rounding. Default: 64, on
-   * matrix units 128, in WebAssembly 24, in plain TypeScript 32.
+   * matrix units 128, in WebAssembly 18, in plain TypeScript 32.
    */
   blockSize?: number;
   /** Run from the last token to the first: o_t sees tokens s ≥ t. Default false. */
@@ -107,7 +107,7 @@ export function lightningAttention(
 }
 
 /** Rows of a block where nothing else is asked for: what is fastest on each backend. */
-const BLOCK_SIZES = { cpu: 32, wasm: 24, webgpu: 64 };
+const BLOCK_SIZES = { cpu: 32, wasm: 18, webgpu: 64 };
 /** The same on matrix units. */
 const UNITS_BLOCK_SIZE = 128;
 

@@ -14,8 +14,8 @@
 import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
-import halvesText from "../../shaders/lightning_outputs_halves.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
+import statesHalvesText from "../../shaders/lightning_states_halves.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
@@ -26,23 +26,19 @@ import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays);
+const statesHalvesShader = withCores(statesHalvesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText, decays);
-const halvesShader = withCoresAndResults(halvesText, coresText, decays);
 
 /** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
 export interface Variants {
-  /** Whether outputs take half of the workgroup memory: two workgroups fit, if a processor gives 48 KiB in all. */
-  halves: boolean;
-  /** What outputs ask for before they use what they have: the next tile and v (of halves, q), the next tile, or nothing. */
-  ahead: "all" | "tile" | "nothing";
-  /** Whether they tell decays from places in float32 of all rows of a chunk, rather than of 64. */
-  places: boolean;
-  /** Whether sizes are constants of theirs where they are whole tiles. */
-  sizes: boolean;
+  /** Whether outputs make scores by two fragments of d at once. */
+  twos: boolean;
+  /** Whether two workgroups of eight subgroups walk for one of sixteen, each in half of the workgroup memory. */
+  walkHalves: boolean;
 }
 
 /** The variant in use. */
-export const variants: Variants = { halves: false, ahead: "all", places: false, sizes: false };
+export const variants: Variants = { twos: false, walkHalves: false };
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -88,7 +84,6 @@ function sizesOf(
   e: number,
   columnsD: number,
 ) {
-  if (!variants.sizes) return {};
   const whole = d % columnsD + e % columns === 0;
   return { rows_of_a_chunk: `${chunk}u`, ...whole && { width_d: `${d}u`, width_e: `${e}u` } };
 }
@@ -119,16 +114,13 @@ export function planForMatrixUnits(
       const workgroups = heads * chunks * Math.ceil(e / columns);
       return {
         label: "outputs on matrix units",
-        shader: variants.halves ? halvesShader : outputsShader,
+        shader: outputsShader,
         constants: {
           ...constants,
           STATE_TURNED: turned,
           ...sizesOf(layout, d, e, columns),
-          ...variants.halves ? { CHUNK: chunk, Q_AHEAD: variants.ahead === "all" } : {
-            AHEAD: variants.ahead !== "nothing",
-            V_AHEAD: variants.ahead === "all",
-            ...variants.places && { PLACES: true, CHUNK: chunk, DECAYS: 1 },
-          },
+          CHUNK: chunk,
+          TWOS: variants.twos,
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
@@ -150,7 +142,7 @@ export function planForMatrixUnits(
 function walks(
   { k, v, positions, initial }: { k: View; v: View; positions: View; initial?: View },
   [states, scales, last]: View[],
-  { rows, columns, chunk, chunks, heads, tilesE }: ReturnType<typeof layoutOf>,
+  { rows, columns, chunk, chunks, heads, tilesD, tilesE }: ReturnType<typeof layoutOf>,
   { beta }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
@@ -158,14 +150,14 @@ function walks(
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
   // Sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once.
-  const whole = d > rows;
+  const whole = d > rows && !variants.walkHalves;
   const subgroups = whole ? 16 : 8;
-  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE));
+  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE * (whole ? 1 : tilesD)));
   const most = Math.min(abreast, Math.floor(chunks / LEAST_SEGMENT));
   // Two segments would be walked twice for half of the steps.
   const segment = most > 2 ? Math.ceil(chunks / most) : chunks;
   const segments = Math.ceil(chunks / segment);
-  const workgroups = heads * segments * tilesE;
+  const workgroups = heads * segments * tilesE * (whole ? 1 : tilesD);
   const totals = context.scratch(2 * heads * segments);
   const walk = (
     label: string,
@@ -179,7 +171,7 @@ function walks(
     },
   ): Dispatch => ({
     label,
-    shader: statesShader,
+    shader: variants.walkHalves ? statesHalvesShader : statesShader,
     constants: {
       SIDE: side,
       LANES: lanes,

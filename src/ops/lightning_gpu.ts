@@ -32,7 +32,6 @@ import {
   tilesAlong,
   tilesOf,
   tiling,
-  variants,
   withScores,
   withTiles,
 } from "./tiles.ts";
@@ -289,7 +288,6 @@ function planHeads(
           ...(halves && { HALVES_WIDE: isWide(vs.shape[4]) }),
           ...(fours && { StateElement: stateElement, four_states: "states[at / 4u]" }),
           ...(fours && { BeforeElement: "vec4f", four_before: "before[at / 4u]" }),
-          LATE: variants.late,
           ...results(out),
           SEGMENTED: segmented,
           STATE_TURNED: turned,

@@ -17,15 +17,6 @@ import scores from "../../shaders/scores.wgsl" with { type: "text" };
 import tiles from "../../shaders/tiles.wgsl" with { type: "text" };
 import type { Matrix } from "./matmul_cpu.ts";
 
-/** What can be told apart only by a GPU: `bench/variants.ts` measures all, and the fastest is to stay. */
-export interface Variants {
-  /** Whether states before segments are read as late as can be. */
-  late: boolean;
-}
-
-/** The variant in use. */
-export const variants: Variants = { late: true };
-
 /** The whole of a shader that goes on from blocks.wgsl. */
 export function withBlocks(shader: string): string {
   return `${blocks}\n${shader}`;

@@ -1,6 +1,7 @@
 // Lightning Attention-2, one task a head or some columns of its values: see lightning_core.ts for the formulas, and
 // lightning_tiles.ts for the products of a block. Columns of v, of the outputs and of the state never meet, so a part
 // of them is the same work.
+import * as ahead from "./ahead";
 import { addToState, outputs, scores } from "./lightning_tiles";
 import { exp } from "./simd";
 import { COLUMNS, ROWS } from "./tile";
@@ -73,12 +74,11 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   v += first * vColumn;
   out += first * outColumn;
 
-  // What lives from one product to the next. A row of scores has room for one tile's zero after its last.
+  // What lives from one product to the next. A row of scores has room for what a tile stores after its last.
   const tall = up(most, ROWS), deep = up(d, COLUMNS), wide = up(e, COLUMNS), stateRows = up(deep, ROWS);
   const deepRow = <usize> deep << 2, wideRow = <usize> wide << 2, decayedRow = <usize> stateRows << 2;
   const scoresRow = <usize> up(tall + 4, 4) << 2;
   const panel = <usize> stateRows << 5, turnedPanel = <usize> wide << 5;
-  const nobody = scratch;
   const positions = scratch + 64;
   const fromStart = positions + (<usize> tall << 3) + 32;
   const toEnd = fromStart + (<usize> tall << 2) + 32;
@@ -96,6 +96,9 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   memory.fill(between, 0, 2 * tall * scoresRow);
   memory.fill(state, 0, panel * (wide >> 3));
 
+  // What has columns apart is copied number by number, and there is no line to read.
+  const readsAhead = qColumn == 4 && kColumn == 4 && vColumn == 4 && outColumn == 4 &&
+    (!pair || rColumn == 4 && turnedColumn == 4);
   let empty = load<i32>(params, HAS_INITIAL) == 0;
   if (!empty) {
     const initial = headOf(params, initialView, head);
@@ -119,10 +122,6 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       decay = <f32> (slight ? NativeMath.expm1(sum) : NativeMath.exp(sum));
       decayed = m;
     }
-    fetchBackwards(nobody, q, qRow, qColumn, m, d);
-    fetchBackwards(nobody, k, kRow, kColumn, m, d);
-    fetchBackwards(nobody, v, vRow, vColumn, m, e);
-    if (pair) fetchBackwards(nobody, r, rRow, rColumn, m, e);
     let qAt = q, qStep = qRow;
     if (!inPlace(qRow, qColumn, m, d)) {
       copyRows(copyQ, deepRow, q, qRow, qColumn, m, d, rows, 0);
@@ -138,6 +137,12 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       copyRows(copyV, wideRow, v, vRow, vColumn, m, e, rows, 0);
       vAt = copyV, vStep = wideRow;
     }
+    const following = readsAhead ? max(0, min(most, n - start - most)) : 0;
+    ahead.begin(
+      following, d, e, q + most * qRow, qRow, k + most * kRow, kRow, v + most * vRow, vRow,
+      out + most * outRow, outRow,
+    );
+    if (pair) ahead.beginPair(r + most * rRow, rRow, turnedOut + most * turnedRow, turnedRow);
     // Pᵀ = (k qᵀ) ⊙ decays, o = (α exp(P_r) q) S + P v
     let direct = inPlace(outRow, outColumn, m, e);
     scores(p, between, scoresRow, kAt, kStep, qAt, qStep, rows, deep);
@@ -174,6 +179,7 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       vAt = copyR, vStep = wideRow;
     }
     addToState(state, panel, stateRows, wide, rows, decayedK, decayedRow, vAt, vStep, decay, slight);
+    ahead.readRest();
     empty = false;
     q += most * qRow;
     k += most * kRow;
@@ -235,27 +241,6 @@ function decays(
 }
 
 /**
- * Where time runs backwards, reads a word of every cache line of rows in the order of falling addresses, for `nobody`:
- * the processor foresees a stream of either direction, but not rows that are read forwards one before the other.
- */
-function fetchBackwards(
-  nobody: usize,
-  from: usize,
-  row: usize,
-  column: usize,
-  rows: i32,
-  columns: i32,
-): void {
-  if (<i32> row >= 0 || column != 4) return;
-  let sum = 0;
-  for (let r = 0; r < rows; r++) {
-    for (let j = columns - 1; j >= 0; j -= 16) sum += load<i32>(from + (j << 2));
-    from += row;
-  }
-  store<i32>(nobody, sum);
-}
-
-/**
  * Copies x [rows, columns] with its columns side by side, zeros after them and rows of zeros up to `whole`; row r times
  * weights[r], if there are any.
  */
@@ -305,20 +290,15 @@ function turnRows(
   columns: i32,
   weights: usize,
 ): void {
-  let r = 0;
-  for (; r + 4 <= rows; r += 4) {
+  for (let r = 0; r < rows; r += 4) {
     const weight = v128.load(weights + (r << 2));
+    // Two rows may be left: they are read twice over, and what is written of them again nobody reads.
+    const left = r + 4 > rows ? -2 * row : 0;
     let source = from + r * row, target = to + (r << 2);
     for (let j = 0; j < columns; j += 4) {
-      turnFour(target, toRow, source, row, true, weight);
+      turnFour(target, toRow, source, row, left, true, weight);
       source += 16;
       target += toRow << 2;
-    }
-  }
-  for (; r < rows; r++) {
-    const weight = load<f32>(weights + (r << 2));
-    for (let j = 0; j < columns; j++) {
-      store<f32>(to + j * toRow + (r << 2), weight * load<f32>(from + r * row + (j << 2)));
     }
   }
 }
@@ -351,8 +331,8 @@ function turnState(
   for (let j = 0; j < columns; j += 4) {
     let source = from + (j >> 3) * fromPanel + ((j & 4) << 2), target = to + (j << 5);
     for (let i = 0; i < rows; i += 8) {
-      turnFour(target, 32, source, 32);
-      turnFour(target + 16, 32, source + 128, 32);
+      turnFour(target, 32, source, 32, 0);
+      turnFour(target + 16, 32, source + 128, 32, 0);
       source += 256;
       target += toPanel;
     }
@@ -367,11 +347,12 @@ function turnFour(
   toRow: usize,
   from: usize,
   row: usize,
+  back: usize,
   weighted: bool = false,
   weight: v128 = f32x4.splat(1),
 ): void {
   const a = v128.load(from), b = v128.load(from + row);
-  const c = v128.load(from + 2 * row), d = v128.load(from + 3 * row);
+  const c = v128.load(from + 2 * row + back), d = v128.load(from + 3 * row + back);
   const ab0 = v128.shuffle<f32>(a, b, 0, 4, 1, 5), ab1 = v128.shuffle<f32>(a, b, 2, 6, 3, 7);
   const cd0 = v128.shuffle<f32>(c, d, 0, 4, 1, 5), cd1 = v128.shuffle<f32>(c, d, 2, 6, 3, 7);
   const r0 = v128.shuffle<f32>(ab0, cd0, 0, 1, 4, 5), r1 = v128.shuffle<f32>(ab0, cd0, 2, 3, 6, 7);

@@ -1,5 +1,6 @@
 // The products of Lightning Attention-2 for one block of tokens. Rows are in sixes, columns and depths in eights, what is
 // missing is zero (see lightning.ts). Steps are in bytes.
+import { readLine } from "./ahead";
 import { madd } from "./simd";
 import { alternate, COLUMNS, halves, ROWS, swapped, turned } from "./tile";
 
@@ -53,12 +54,40 @@ export function scores(
         s12 = madd(a1, b, s12);
         s22 = madd(a2, b, s22);
         if ((i -= 4) <= 0) break;
-        x0 += 32;
-        x1 += 32;
-        x2 += 32;
-        y0 += 32;
-        y1 += 32;
-        y2 += 32;
+        a0 = v128.load(x0, 32), a1 = v128.load(x1, 32), a2 = v128.load(x2, 32);
+        b = v128.load(y0, 32);
+        s00 = madd(a0, b, s00);
+        s10 = madd(a1, b, s10);
+        s20 = madd(a2, b, s20);
+        b = v128.load(y1, 32);
+        s01 = madd(a0, b, s01);
+        s11 = madd(a1, b, s11);
+        s21 = madd(a2, b, s21);
+        b = v128.load(y2, 32);
+        s02 = madd(a0, b, s02);
+        s12 = madd(a1, b, s12);
+        s22 = madd(a2, b, s22);
+        if ((i -= 4) <= 0) break;
+        a0 = v128.load(x0, 48), a1 = v128.load(x1, 48), a2 = v128.load(x2, 48);
+        b = v128.load(y0, 48);
+        s00 = madd(a0, b, s00);
+        s10 = madd(a1, b, s10);
+        s20 = madd(a2, b, s20);
+        b = v128.load(y1, 48);
+        s01 = madd(a0, b, s01);
+        s11 = madd(a1, b, s11);
+        s21 = madd(a2, b, s21);
+        b = v128.load(y2, 48);
+        s02 = madd(a0, b, s02);
+        s12 = madd(a1, b, s12);
+        s22 = madd(a2, b, s22);
+        if ((i -= 4) <= 0) break;
+        x0 += 64;
+        x1 += 64;
+        x2 += 64;
+        y0 += 64;
+        y1 += 64;
+        y2 += 64;
       }
       const at = t * step + (r << 2);
       storeScores(p + at, weights + at, s00, s01, s02);
@@ -68,14 +97,14 @@ export function scores(
   }
 }
 
-/** The weighted sums of the lanes of three, and a zero after them. */
+/** The weighted sums of the lanes of three; what is stored after them is the next tile's, or nobody's. */
 // @ts-ignore: decorator
 @inline
 function storeScores(to: usize, weights: usize, a: v128, b: v128, c: v128): void {
   const zero = f32x4.splat(0);
   const ab = f32x4.add(v128.shuffle<f32>(a, b, 0, 4, 1, 5), v128.shuffle<f32>(a, b, 2, 6, 3, 7));
-  const c0 = f32x4.add(v128.shuffle<f32>(c, zero, 0, 4, 1, 5), v128.shuffle<f32>(c, zero, 2, 6, 3, 7));
-  const sums = f32x4.add(v128.shuffle<f32>(ab, c0, 0, 1, 4, 5), v128.shuffle<f32>(ab, c0, 2, 3, 6, 7));
+  const cc = f32x4.add(v128.shuffle<f32>(c, c, 0, 4, 1, 5), v128.shuffle<f32>(c, c, 2, 6, 3, 7));
+  const sums = f32x4.add(v128.shuffle<f32>(ab, cc, 0, 1, 4, 5), v128.shuffle<f32>(ab, cc, 2, 3, 6, 7));
   const weight = v128.load(weights);
   v128.store(to, v128.and(f32x4.mul(sums, weight), f32x4.ne(weight, zero)));
 }
@@ -156,6 +185,7 @@ export function outputs(
           a += aRow;
           b += bRow;
         }
+        readLine();
         if (both) break;
       }
       const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
@@ -207,7 +237,8 @@ export function addToState(
       let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
       let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
       let a = k + (i << 2), b = v + (j << 2);
-      for (let left = depth;;) {
+      const end = a + depth * kRow;
+      for (;;) {
         let y0 = v128.load(b), y1 = v128.load(b, 16);
         let x = v128.load(a);
         s00 = madd(x, y0, s00);
@@ -227,8 +258,8 @@ export function addToState(
         x = swapped(x);
         s50 = madd(x, y0, s50);
         s51 = madd(x, y1, s51);
-        if (--left == 0) break;
         a += kRow;
+        if (a == end) break;
         b += vRow;
         y0 = v128.load(b), y1 = v128.load(b, 16);
         x = v128.load(a);
@@ -249,8 +280,8 @@ export function addToState(
         x = swapped(x);
         s50 = madd(x, y0, s50);
         s51 = madd(x, y1, s51);
-        if (--left == 0) break;
         a += kRow;
+        if (a == end) break;
         b += vRow;
       }
       const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
@@ -258,22 +289,40 @@ export function addToState(
       const even1 = alternate(s01, s31), odd1 = alternate(s11, s01);
       const last1 = alternate(s21, s11), other1 = alternate(s31, s21);
       const to = state + (j >> 3) * panel + (i << 5);
-      decayAndAdd(to, factor, difference, halves(even0, last0), halves(even1, last1));
-      decayAndAdd(to + 32, factor, difference, halves(odd0, other0), halves(odd1, other1));
-      decayAndAdd(to + 64, factor, difference, halves(last0, even0), halves(last1, even1));
-      decayAndAdd(to + 96, factor, difference, halves(other0, odd0), halves(other1, odd1));
-      decayAndAdd(to + 128, factor, difference, alternate(s40, s50), alternate(s41, s51));
-      decayAndAdd(to + 160, factor, difference, alternate(s50, s40), alternate(s51, s41));
+      if (difference) {
+        addChange(to, factor, halves(even0, last0), halves(even1, last1));
+        addChange(to + 32, factor, halves(odd0, other0), halves(odd1, other1));
+        addChange(to + 64, factor, halves(last0, even0), halves(last1, even1));
+        addChange(to + 96, factor, halves(other0, odd0), halves(other1, odd1));
+        addChange(to + 128, factor, alternate(s40, s50), alternate(s41, s51));
+        addChange(to + 160, factor, alternate(s50, s40), alternate(s51, s41));
+      } else {
+        addDecayed(to, factor, halves(even0, last0), halves(even1, last1));
+        addDecayed(to + 32, factor, halves(odd0, other0), halves(odd1, other1));
+        addDecayed(to + 64, factor, halves(last0, even0), halves(last1, even1));
+        addDecayed(to + 96, factor, halves(other0, odd0), halves(other1, odd1));
+        addDecayed(to + 128, factor, alternate(s40, s50), alternate(s41, s51));
+        addDecayed(to + 160, factor, alternate(s50, s40), alternate(s51, s41));
+      }
+      readLine();
     }
   }
 }
 
+/** Two vectors of S ← S + ((λ − 1) S + sum). */
 // @ts-ignore: decorator
 @inline
-function decayAndAdd(state: usize, factor: v128, difference: bool, a: v128, b: v128): void {
-  const first = v128.load(state), second = v128.load(state, 16);
-  a = madd(factor, first, a);
-  b = madd(factor, second, b);
-  v128.store(state, difference ? f32x4.add(first, a) : a);
-  v128.store(state, difference ? f32x4.add(second, b) : b, 16);
+function addChange(state: usize, difference: v128, sum0: v128, sum1: v128): void {
+  const s0 = v128.load(state), s1 = v128.load(state, 16);
+  v128.store(state, f32x4.add(s0, madd(difference, s0, sum0)));
+  v128.store(state, f32x4.add(s1, madd(difference, s1, sum1)), 16);
+}
+
+/** Two vectors of S ← λ S + sum. */
+// @ts-ignore: decorator
+@inline
+function addDecayed(state: usize, decay: v128, sum0: v128, sum1: v128): void {
+  const s0 = v128.load(state), s1 = v128.load(state, 16);
+  v128.store(state, madd(decay, s0, sum0));
+  v128.store(state, madd(decay, s1, sum1), 16);
 }
