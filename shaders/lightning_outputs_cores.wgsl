@@ -13,9 +13,6 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
-// Whether scores are made by two fragments of d at once.
-const TWOS: bool = false;
-const TERMS: u32 = select(SIDE, 2 * SIDE, TWOS);
 // The most rows of a chunk.
 const CHUNK: u32 = 512;
 
@@ -217,20 +214,15 @@ fn main(
         } else {
           right = ask_v(at, source + wide_line);
         }
-        // Not a constant's turns: written out, this loop would take a third more registers.
-        for (var depth = 0u; depth < min(ROWS, params.d - term); depth += TERMS) {
-          let here = band * NARROW_PITCH + depth / 8u;
-          let keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * NARROW_PITCH + depth / 8u, NARROW_PITCH);
-          let above = subgroupMatrixLoad<Left, row_major>(&tiles, here, NARROW_PITCH);
-          let below = subgroupMatrixLoad<Left, row_major>(&tiles, here + SIDE * NARROW_PITCH, NARROW_PITCH);
-          s0 = subgroupMatrixMultiplyAccumulate(above, keys, s0);
-          s1 = subgroupMatrixMultiplyAccumulate(below, keys, s1);
-          if (TWOS) {
-            let later_keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * NARROW_PITCH + depth / 8u + NEXT, NARROW_PITCH);
-            let later_above = subgroupMatrixLoad<Left, row_major>(&tiles, here + NEXT, NARROW_PITCH);
-            let later_below = subgroupMatrixLoad<Left, row_major>(&tiles, here + SIDE * NARROW_PITCH + NEXT, NARROW_PITCH);
-            s0 = subgroupMatrixMultiplyAccumulate(later_above, later_keys, s0);
-            s1 = subgroupMatrixMultiplyAccumulate(later_below, later_keys, s1);
+        // Two fragments of d a turn, and not a constant number of turns: all written out take a third more registers.
+        for (var pair = 0u; pair < min(ROWS, params.d - term); pair += 2u * SIDE) {
+          for (var depth = pair; depth < pair + 2u * SIDE; depth += SIDE) {
+            let here = band * NARROW_PITCH + depth / 8u;
+            let keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * NARROW_PITCH + depth / 8u, NARROW_PITCH);
+            let above = subgroupMatrixLoad<Left, row_major>(&tiles, here, NARROW_PITCH);
+            let below = subgroupMatrixLoad<Left, row_major>(&tiles, here + SIDE * NARROW_PITCH, NARROW_PITCH);
+            s0 = subgroupMatrixMultiplyAccumulate(above, keys, s0);
+            s1 = subgroupMatrixMultiplyAccumulate(below, keys, s1);
           }
         }
         workgroupBarrier();

@@ -15,7 +15,6 @@ import { type Dispatch, floatBits, type GpuContext, type View } from "../backend
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
-import statesHalvesText from "../../shaders/lightning_states_halves.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
@@ -26,19 +25,7 @@ import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays);
-const statesHalvesShader = withCores(statesHalvesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText, decays);
-
-/** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
-export interface Variants {
-  /** Whether outputs make scores by two fragments of d at once. */
-  twos: boolean;
-  /** Whether two workgroups of eight subgroups walk for one of sixteen, each in half of the workgroup memory. */
-  walkHalves: boolean;
-}
-
-/** The variant in use. */
-export const variants: Variants = { twos: false, walkHalves: false };
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -120,7 +107,6 @@ export function planForMatrixUnits(
           STATE_TURNED: turned,
           ...sizesOf(layout, d, e, columns),
           CHUNK: chunk,
-          TWOS: variants.twos,
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
@@ -142,7 +128,7 @@ export function planForMatrixUnits(
 function walks(
   { k, v, positions, initial }: { k: View; v: View; positions: View; initial?: View },
   [states, scales, last]: View[],
-  { rows, columns, chunk, chunks, heads, tilesD, tilesE }: ReturnType<typeof layoutOf>,
+  { rows, columns, chunk, chunks, heads, tilesE }: ReturnType<typeof layoutOf>,
   { beta }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
@@ -150,14 +136,14 @@ function walks(
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
   // Sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once.
-  const whole = d > rows && !variants.walkHalves;
+  const whole = d > rows;
   const subgroups = whole ? 16 : 8;
-  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE * (whole ? 1 : tilesD)));
+  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE));
   const most = Math.min(abreast, Math.floor(chunks / LEAST_SEGMENT));
   // Two segments would be walked twice for half of the steps.
   const segment = most > 2 ? Math.ceil(chunks / most) : chunks;
   const segments = Math.ceil(chunks / segment);
-  const workgroups = heads * segments * tilesE * (whole ? 1 : tilesD);
+  const workgroups = heads * segments * tilesE;
   const totals = context.scratch(2 * heads * segments);
   const walk = (
     label: string,
@@ -171,7 +157,7 @@ function walks(
     },
   ): Dispatch => ({
     label,
-    shader: variants.walkHalves ? statesHalvesShader : statesShader,
+    shader: statesShader,
     constants: {
       SIDE: side,
       LANES: lanes,
