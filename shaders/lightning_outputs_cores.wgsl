@@ -13,8 +13,6 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
-// The most rows of a chunk.
-const CHUNK: u32 = 512;
 
 struct Params {
   q_strides: vec4u,          // of batch, group, member of the group, row
@@ -34,7 +32,6 @@ struct Params {
   n: u32,
   d: u32,
   e: u32,
-  chunk: u32,
   chunks: u32,
   workgroups: u32,
   scale: f32,
@@ -148,8 +145,8 @@ fn main(
   let instance = number / tiles_e / params.chunks;
   let first_e = tile_e * COLUMNS;
   let entry_at = entry_of(instance, params.groups, params.members, 0u);
-  let start = chunk * rows_of_a_chunk();
-  let rows = min(rows_of_a_chunk(), params.n - start);
+  let start = chunk * CHUNK;
+  let rows = min(CHUNK, params.n - start);
   // Its fragments: two rows of them, of scores one column, of results two.
   let subgroup = thread / LANES;
   let band = subgroup / 4u * 2u * SIDE;

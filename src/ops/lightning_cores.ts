@@ -64,15 +64,9 @@ export function suitsMatrixUnits(
   return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
 }
 
-/** Sizes as constants: d, of which tiles have so many columns, and e where they are whole tiles. */
-function sizesOf(
-  { chunk, columns }: { chunk: number; columns: number },
-  d: number,
-  e: number,
-  columnsD: number,
-) {
-  const whole = d % columnsD + e % columns === 0;
-  return { rows_of_a_chunk: `${chunk}u`, ...whole && { width_d: `${d}u`, width_e: `${e}u` } };
+/** d and e as constants where both are whole numbers of tiles, which have so many rows of d and columns of e. */
+function sizesOf(d: number, e: number, rows: number, columns: number): Record<string, string> {
+  return d % rows + e % columns === 0 ? { width_d: `${d}u`, width_e: `${e}u` } : {};
 }
 
 /** The dispatches of a call that suits them. `second` are the queries of a pair, which suit too, and their outputs. */
@@ -90,7 +84,7 @@ export function planForMatrixUnits(
   const positions = context.scratch(2 * heads * (n + chunks));
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
-  const constants = { SIDE: side, LANES: lanes, HAS_INITIAL: initial !== undefined };
+  const constants = { SIDE: side, LANES: lanes, CHUNK: chunk, HAS_INITIAL: initial !== undefined };
   const readers = [{ q, k, v, out, turned: false }];
   if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
   return [
@@ -105,8 +99,7 @@ export function planForMatrixUnits(
         constants: {
           ...constants,
           STATE_TURNED: turned,
-          ...sizesOf(layout, d, e, columns),
-          CHUNK: chunk,
+          ...sizesOf(d, e, columns, columns),
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
@@ -115,7 +108,7 @@ export function planForMatrixUnits(
         bindings: [k, v, positions, q, states, scales, out],
         params: [
           ...placesOf(q, k, v, out),
-          ...[groups, members, n, d, e, chunk, chunks, workgroups],
+          ...[groups, members, n, d, e, chunks, workgroups],
           floatBits(options.alpha * options.beta),
         ],
         workgroups: grid(workgroups, context),
@@ -164,7 +157,8 @@ function walks(
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
       ...eights({ k, v }),
-      ...sizesOf({ chunk, columns }, d, e, whole ? columns : rows),
+      ...sizesOf(d, e, whole ? columns : rows, columns),
+      CHUNK: chunk,
       WHOLE_D: d % (whole ? columns : rows) === 0,
       WHOLE_E: e % columns === 0,
       WRITES_STATES: writes.includes("states"),
@@ -174,7 +168,7 @@ function walks(
     bindings: [k, v, positions, initial ?? positions, states, scales, last, totals],
     params: [
       ...placesOf(k, v, initial ?? last, last),
-      ...[groups, members, n, d, e, chunk, chunks, workgroups, floatBits(beta)],
+      ...[groups, members, n, d, e, chunks, workgroups, floatBits(beta)],
       ...[segment, segments, initialStep, lastStep],
     ],
     workgroups: grid(workgroups, context),
