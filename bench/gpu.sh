@@ -34,7 +34,7 @@ part() {
     efficiency) limit 260 "${run[@]}" examples/paper.ts efficiency --budget 230 --lengths 1K,4K,16K,32K,92K --out "$out" ;;
     attention) limit 120 "${run[@]}" examples/paper.ts attention --budget 100 --precision f16 --out "$out" ;;
     pytorch) limit 60 python3 bench/pytorch.py ;;
-    cores) limit 200 "${run[@]}" bench/cores.ts --variants --json ;;
+    cores) limit 200 "${run[@]}" bench/cores.ts --json ;;
     *) echo "no such part: $1" && return 2 ;;
   esac
 }

@@ -10,6 +10,8 @@ const HAS_INITIAL: bool = false;
 const WHOLE_D: bool = false;
 const WHOLE_E: bool = false;
 const SUBGROUPS: u32 = 8;
+// Rows of a chunk, at most.
+const CHUNK: u32 = 512;
 
 @group(0) @binding(0) var<storage, read> k: array<Element_k>;
 @group(0) @binding(1) var<storage, read> v: array<Element_v>;
@@ -35,10 +37,9 @@ const NARROW_STEP: u32 = 2 * WIDE_STEP;
 const NEXT: u32 = SIDE / 8;
 const NEXT_SUM: u32 = SIDE / 4;
 
-// Sizes, which may be constants: d and e where they are whole.
+// d and e, which are constants where they are whole numbers of tiles.
 fn width_d() -> u32 { return params.d; }
 fn width_e() -> u32 { return params.e; }
-fn rows_of_a_chunk() -> u32 { return params.chunk; }
 
 fn eight_k(at: Eight) -> vec4u { return together(vec4<f16>(k[at.low.x], k[at.low.y], k[at.low.z], k[at.low.w]), vec4<f16>(k[at.high.x], k[at.high.y], k[at.high.z], k[at.high.w])); }
 fn eight_v(at: Eight) -> vec4u { return together(vec4<f16>(v[at.low.x], v[at.low.y], v[at.low.z], v[at.low.w]), vec4<f16>(v[at.high.x], v[at.high.y], v[at.high.z], v[at.high.w])); }

@@ -13,11 +13,6 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
-// Whether scores are made by two fragments of d at once.
-const TWOS: bool = false;
-const TERMS: u32 = select(SIDE, 2 * SIDE, TWOS);
-// The most rows of a chunk.
-const CHUNK: u32 = 512;
 
 struct Params {
   q_strides: vec4u,          // of batch, group, member of the group, row
@@ -37,7 +32,6 @@ struct Params {
   n: u32,
   d: u32,
   e: u32,
-  chunk: u32,
   chunks: u32,
   workgroups: u32,
   scale: f32,
@@ -151,8 +145,8 @@ fn main(
   let instance = number / tiles_e / params.chunks;
   let first_e = tile_e * COLUMNS;
   let entry_at = entry_of(instance, params.groups, params.members, 0u);
-  let start = chunk * rows_of_a_chunk();
-  let rows = min(rows_of_a_chunk(), params.n - start);
+  let start = chunk * CHUNK;
+  let rows = min(CHUNK, params.n - start);
   // Its fragments: two rows of them, of scores one column, of results two.
   let subgroup = thread / LANES;
   let band = subgroup / 4u * 2u * SIDE;
@@ -217,20 +211,15 @@ fn main(
         } else {
           right = ask_v(at, source + wide_line);
         }
-        // Not a constant's turns: written out, this loop would take a third more registers.
-        for (var depth = 0u; depth < min(ROWS, params.d - term); depth += TERMS) {
-          let here = band * NARROW_PITCH + depth / 8u;
-          let keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * NARROW_PITCH + depth / 8u, NARROW_PITCH);
-          let above = subgroupMatrixLoad<Left, row_major>(&tiles, here, NARROW_PITCH);
-          let below = subgroupMatrixLoad<Left, row_major>(&tiles, here + SIDE * NARROW_PITCH, NARROW_PITCH);
-          s0 = subgroupMatrixMultiplyAccumulate(above, keys, s0);
-          s1 = subgroupMatrixMultiplyAccumulate(below, keys, s1);
-          if (TWOS) {
-            let later_keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * NARROW_PITCH + depth / 8u + NEXT, NARROW_PITCH);
-            let later_above = subgroupMatrixLoad<Left, row_major>(&tiles, here + NEXT, NARROW_PITCH);
-            let later_below = subgroupMatrixLoad<Left, row_major>(&tiles, here + SIDE * NARROW_PITCH + NEXT, NARROW_PITCH);
-            s0 = subgroupMatrixMultiplyAccumulate(later_above, later_keys, s0);
-            s1 = subgroupMatrixMultiplyAccumulate(later_below, later_keys, s1);
+        // Two fragments of d a turn, and not a constant number of turns: all written out take a third more registers.
+        for (var pair = 0u; pair < min(ROWS, params.d - term); pair += 2u * SIDE) {
+          for (var depth = pair; depth < pair + 2u * SIDE; depth += SIDE) {
+            let here = band * NARROW_PITCH + depth / 8u;
+            let keys = subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + quarter * SIDE * NARROW_PITCH + depth / 8u, NARROW_PITCH);
+            let above = subgroupMatrixLoad<Left, row_major>(&tiles, here, NARROW_PITCH);
+            let below = subgroupMatrixLoad<Left, row_major>(&tiles, here + SIDE * NARROW_PITCH, NARROW_PITCH);
+            s0 = subgroupMatrixMultiplyAccumulate(above, keys, s0);
+            s1 = subgroupMatrixMultiplyAccumulate(below, keys, s1);
           }
         }
         workgroupBarrier();

@@ -37,7 +37,6 @@ struct Params {
   n: u32,
   d: u32,
   e: u32,
-  chunk: u32,
   chunks: u32,
   workgroups: u32,
   source_scale: f32,
@@ -76,7 +75,7 @@ fn ask(there: From, row: u32) -> Half {
   half.v = load_v(there.v, min(row + there.wide_line, end), there.column_v);
   if (SUBGROUPS == 8) { half.later_v = load_v(there.v, min(row + there.wide_line + WIDE_STEP, end), there.column_v); }
   half.stand = positions[there.positions + min(row + there.line, end)];
-  half.whole = positions[there.positions + params.n + min(row / rows_of_a_chunk(), params.chunks - 1u)];
+  half.whole = positions[there.positions + params.n + min(row / CHUNK, params.chunks - 1u)];
   return half;
 }
 
@@ -129,8 +128,8 @@ fn main(
   let segment = number / across / down % params.segments;
   let instance = number / across / down / params.segments;
   let first_e = tile_e * COLUMNS;
-  let start = segment * params.segment * rows_of_a_chunk();
-  let end = min(start + params.segment * rows_of_a_chunk(), params.n);
+  let start = segment * params.segment * CHUNK;
+  let end = min(start + params.segment * CHUNK, params.n);
   let at = entry_of(instance, params.groups, params.members, 0u);
   let base_position = instance * (params.n + params.chunks);
   let subgroup = thread / LANES;
@@ -180,9 +179,9 @@ fn main(
   var first = ask(there, start);
   var second = ask(there, start + HALF);
   for (var row = start; ; row += ROWS) {
-    let chunk = row / rows_of_a_chunk();
+    let chunk = row / CHUNK;
     let ended = row >= end;
-    let begins = row % rows_of_a_chunk() == 0u && WRITES_STATES && (HAS_INITIAL || row > 0u);
+    let begins = row % CHUNK == 0u && WRITES_STATES && (HAS_INITIAL || row > 0u);
     if (ended || begins) {
       // The sums to this thread's share of them: two eights of each half of its rows.
       var s0 = Sums(); var s1 = Sums(); var s2 = Sums(); var s3 = Sums();
@@ -236,7 +235,7 @@ fn main(
       states[to + 2u * WIDE_STEP * pitch] = rounded(up * s2.low, up * s2.high);
       states[to + 3u * WIDE_STEP * pitch] = rounded(up * s3.low, up * s3.high);
     }
-    if (row % rows_of_a_chunk() == 0u) {
+    if (row % CHUNK == 0u) {
       let whole = positions[base_position + params.n + chunk];
       if (WRITES_TOTALS) { total = capped(plus(total, whole)); }
       let decay = exp(-between(vec2u(), whole));

@@ -14,7 +14,6 @@ import {
   uniform,
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
-import { type Variants, variants } from "../src/ops/lightning_cores.ts";
 import { addMatmul } from "../src/ops/matmul.ts";
 import { assertNear, matricesOf, sumsOf, test, testOnWebgpu, webgpu } from "./harness.ts";
 import { attend, attendGradients } from "./oracle.ts";
@@ -209,24 +208,11 @@ function kernelsOfThree(walk: string[]): string[] {
 }
 
 const states = "states on matrix units";
-const tried: Record<string, Partial<Variants>> = {
-  "as it is": {},
-  "scores by twos": { twos: true },
-  "walks by halves": { walkHalves: true },
-};
-for (const [name, variant] of Object.entries(tried)) {
-  for (const [what, given] of Object.entries(cases)) {
-    testOnMatrixUnits(`lightningAttention on matrix units, ${name}: ${what}`, async (device) => {
-      const walk = what === "segments" ? ["segments on matrix units", "scan", states] : [states];
-      const before = { ...variants };
-      Object.assign(variants, variant);
-      try {
-        assertEquals(await check(device, given), kernelsOfThree(walk));
-      } finally {
-        Object.assign(variants, before);
-      }
-    });
-  }
+for (const [what, given] of Object.entries(cases)) {
+  testOnMatrixUnits(`lightningAttention on matrix units: ${what}`, async (device) => {
+    const walk = what === "segments" ? ["segments on matrix units", "scan", states] : [states];
+    assertEquals(await check(device, given), kernelsOfThree(walk));
+  });
 }
 
 testOnMatrixUnits(

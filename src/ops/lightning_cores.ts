@@ -15,7 +15,6 @@ import { type Dispatch, floatBits, type GpuContext, type View } from "../backend
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
-import statesHalvesText from "../../shaders/lightning_states_halves.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
@@ -26,19 +25,7 @@ import { grid } from "./pointwise_program.ts";
 import { placesOf } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays);
-const statesHalvesShader = withCores(statesHalvesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText, decays);
-
-/** What can be told apart only by a GPU: `bench/cores.ts --variants` measures all, and the fastest is to stay. */
-export interface Variants {
-  /** Whether outputs make scores by two fragments of d at once. */
-  twos: boolean;
-  /** Whether two workgroups of eight subgroups walk for one of sixteen, each in half of the workgroup memory. */
-  walkHalves: boolean;
-}
-
-/** The variant in use. */
-export const variants: Variants = { twos: false, walkHalves: false };
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -77,15 +64,9 @@ export function suitsMatrixUnits(
   return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
 }
 
-/** Sizes as constants: d, of which tiles have so many columns, and e where they are whole tiles. */
-function sizesOf(
-  { chunk, columns }: { chunk: number; columns: number },
-  d: number,
-  e: number,
-  columnsD: number,
-) {
-  const whole = d % columnsD + e % columns === 0;
-  return { rows_of_a_chunk: `${chunk}u`, ...whole && { width_d: `${d}u`, width_e: `${e}u` } };
+/** d and e as constants where both are whole numbers of tiles, which have so many rows of d and columns of e. */
+function sizesOf(d: number, e: number, rows: number, columns: number): Record<string, string> {
+  return d % rows + e % columns === 0 ? { width_d: `${d}u`, width_e: `${e}u` } : {};
 }
 
 /** The dispatches of a call that suits them. `second` are the queries of a pair, which suit too, and their outputs. */
@@ -103,7 +84,7 @@ export function planForMatrixUnits(
   const positions = context.scratch(positionsWords(heads, n, chunks));
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
-  const constants = { SIDE: side, LANES: lanes, HAS_INITIAL: initial !== undefined };
+  const constants = { SIDE: side, LANES: lanes, CHUNK: chunk, HAS_INITIAL: initial !== undefined };
   const readers = [{ q, k, v, out, turned: false }];
   if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
   return [
@@ -118,9 +99,7 @@ export function planForMatrixUnits(
         constants: {
           ...constants,
           STATE_TURNED: turned,
-          ...sizesOf(layout, d, e, columns),
-          CHUNK: chunk,
-          TWOS: variants.twos,
+          ...sizesOf(d, e, columns, columns),
           ...eights({ q, k, v }),
           ...eightResults(out),
           WHOLE_D: d % columns === 0,
@@ -129,7 +108,7 @@ export function planForMatrixUnits(
         bindings: [k, v, positions, q, states, scales, out],
         params: [
           ...placesOf(q, k, v, out),
-          ...[groups, members, n, d, e, chunk, chunks, workgroups],
+          ...[groups, members, n, d, e, chunks, workgroups],
           floatBits(options.alpha * options.beta),
         ],
         workgroups: grid(workgroups, context),
@@ -142,7 +121,7 @@ export function planForMatrixUnits(
 function walks(
   { k, v, positions, initial }: { k: View; v: View; positions: View; initial?: View },
   [states, scales, last]: View[],
-  { rows, columns, chunk, chunks, heads, tilesD, tilesE }: ReturnType<typeof layoutOf>,
+  { rows, columns, chunk, chunks, heads, tilesE }: ReturnType<typeof layoutOf>,
   { beta }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
@@ -150,14 +129,14 @@ function walks(
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
   // Sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once.
-  const whole = d > rows && !variants.walkHalves;
+  const whole = d > rows;
   const subgroups = whole ? 16 : 8;
-  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE * (whole ? 1 : tilesD)));
+  const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE));
   const most = Math.min(abreast, Math.floor(chunks / LEAST_SEGMENT));
   // Two segments would be walked twice for half of the steps.
   const segment = most > 2 ? Math.ceil(chunks / most) : chunks;
   const segments = Math.ceil(chunks / segment);
-  const workgroups = heads * segments * tilesE * (whole ? 1 : tilesD);
+  const workgroups = heads * segments * tilesE;
   const totals = context.scratch(2 * heads * segments);
   const walk = (
     label: string,
@@ -171,14 +150,15 @@ function walks(
     },
   ): Dispatch => ({
     label,
-    shader: variants.walkHalves ? statesHalvesShader : statesShader,
+    shader: statesShader,
     constants: {
       SIDE: side,
       LANES: lanes,
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
       ...eights({ k, v }),
-      ...sizesOf({ chunk, columns }, d, e, whole ? columns : rows),
+      ...sizesOf(d, e, whole ? columns : rows, columns),
+      CHUNK: chunk,
       WHOLE_D: d % (whole ? columns : rows) === 0,
       WHOLE_E: e % columns === 0,
       WRITES_STATES: writes.includes("states"),
@@ -188,7 +168,7 @@ function walks(
     bindings: [k, v, positions, initial ?? positions, states, scales, last, totals],
     params: [
       ...placesOf(k, v, initial ?? last, last),
-      ...[groups, members, n, d, e, chunk, chunks, workgroups, floatBits(beta)],
+      ...[groups, members, n, d, e, chunks, workgroups, floatBits(beta)],
       ...[segment, segments, initialStep, lastStep],
     ],
     workgroups: grid(workgroups, context),
