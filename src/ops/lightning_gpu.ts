@@ -152,15 +152,17 @@ export function plan(
   const heads = sizeOf(k.shape.slice(0, 3));
   const operands = [q, k, v, outputs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
   const room = Math.max(operands * SCRATCH_SHARE - bytesIn(outputs[1]), LEAST_SCRATCH);
-  // In one pass each, if a state of every head, handed from pass to pass, is much of the room.
-  const handsOn = bytesIn(outputs[1]) > room / 4;
-  const halves = hasHalves([...inputs.slice(0, 3), outputs[0], ...second ? [second.out] : []]);
-  const least = handsOn ? wholeScratch(k, v, halves, options) : leastScratch(k, v, options);
-  const parts = Math.min(
-    Math.ceil(least / room),
-    Math.max(1, Math.floor(heads / WALKERS)),
+  const most = Math.min(
     b,
+    Math.max(1, Math.floor(heads * walksOf(k.shape[4], v.shape[4]) / WALKERS)),
   );
+  let parts = Math.min(most, Math.ceil(leastScratch(k, v, options) / room));
+  // Parts in one pass each, if a state of every head, handed from pass to pass, is much of the room.
+  if (bytesIn(outputs[1]) > room / 4) {
+    const halves = hasHalves([...inputs.slice(0, 3), outputs[0], ...second ? [second.out] : []]);
+    const wanted = Math.ceil(b / Math.floor(b * room / wholeScratch(k, v, halves, options)));
+    if (wanted <= most) parts = wanted;
+  }
   if (parts < 2) return planHeads(inputs, outputs, options, room, context, second);
   const taken = Math.ceil(b / parts);
   const scratch: View[] = [];
