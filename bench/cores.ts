@@ -157,7 +157,7 @@ async function sizes(device: Device, d: number): Promise<void> {
   [a, b].forEach((t) => t.dispose());
   if (small) return await attention(device, "n = 64", [1, 1, 64, d]);
   for (const n of [1024, 8192, 32768]) {
-    for (const blockSize of n === 32768 ? [64, 128, 256] : [128]) {
+    for (const blockSize of n === 32768 ? [128, 256] : [128]) {
       await attention(device, `n = ${n}, blocks of ${blockSize}`, [4, 32, n, d], blockSize);
     }
   }

@@ -79,12 +79,22 @@ test("Lightning Attention takes 15 % of its operands at most, or a small least",
       fc.constantFrom<DType>("f32", "f16"),
       (b, heads, n, d, e, dtype) => void within([b, heads, n, d, e], dtype),
     ),
-    // The example: a little more than the least.
-    { numRuns: 1000, examples: [[61, 51, 1, 18, 221, "f32"]] },
+    // A little more than the least; states of float16 calls that are float32, since e is odd; parts of one pass beside parts of two.
+    {
+      numRuns: 1000,
+      examples: [[61, 51, 1, 18, 221, "f32"], [96, 33, 1, 254, 57, "f16"], [
+        18,
+        57,
+        1537,
+        101,
+        249,
+        "f16",
+      ]],
+    },
   );
   // What took 18.8 % and 21.4 % on the H200.
   assert(within([128, 32, 1024, 128, 128], "f16") <= 0.15);
-  for (const n of [65_536, 131_072, 1_048_576]) {
+  for (const n of [131_072, 1_048_576]) {
     assert(within([1, 8, n, 128, 128], "f16") <= 0.15);
   }
 });

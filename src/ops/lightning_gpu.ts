@@ -71,11 +71,16 @@ export function leastScratch(k: View, v: View, { blockSize }: LightningOptions):
 }
 
 /** The scratch memory of a call in one pass. */
-function wholeScratch(k: View, v: View, { blockSize }: LightningOptions): number {
+function wholeScratch(k: View, v: View, halves: boolean, { blockSize }: LightningOptions): number {
   const n = Math.max(k.shape[3], 1);
   const chunk = Math.min(blockSize, LONGEST_CHUNK, n);
-  const state = stateBytes(k.shape[4], v.shape[4], k.dtype === "f16");
+  const state = stateBytes(k.shape[4], v.shape[4], halves);
   return Math.ceil(n / chunk) * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, state);
+}
+
+/** Whether states between chunks are float16, of q, k, v and all outputs: where each output is rounded to it anyway. */
+function hasHalves([q, k, v, ...outs]: readonly View[]): boolean {
+  return v.shape[4] % 4 === 0 && [q, k, v, ...outs].every(({ dtype }) => dtype === "f16");
 }
 
 /** Workgroups that walk over one head's states: one for each of their tiles. */
@@ -116,9 +121,7 @@ function passesOf(
   const heads = sizeOf(k.shape.slice(0, 3));
   const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
-  // Where every output is rounded to float16 anyway.
-  const halves = n > 0 && e % 4 === 0 &&
-    [q, k, v, ...outs].every(({ dtype }) => dtype === "f16");
+  const halves = n > 0 && hasHalves([q, k, v, ...outs]);
   const ofAChunk = scratchOfAChunk(heads, chunk, stateBytes(d, e, halves));
   const states = heads * stateBytes(d, e);
   // Where heads are few, a state for each segment; in several passes, one that they hand on.
@@ -149,14 +152,17 @@ export function plan(
   const heads = sizeOf(k.shape.slice(0, 3));
   const operands = [q, k, v, outputs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
   const room = Math.max(operands * SCRATCH_SHARE - bytesIn(outputs[1]), LEAST_SCRATCH);
-  // In one pass each, if a state of every head, handed from pass to pass, is much of the room.
-  const handsOn = bytesIn(outputs[1]) > room / 4;
-  const least = handsOn ? wholeScratch(k, v, options) : leastScratch(k, v, options);
-  const parts = Math.min(
-    Math.ceil(least / room),
-    Math.max(1, Math.floor(heads / WALKERS)),
+  const most = Math.min(
     b,
+    Math.max(1, Math.floor(heads * walksOf(k.shape[4], v.shape[4]) / WALKERS)),
   );
+  let parts = Math.min(most, Math.ceil(leastScratch(k, v, options) / room));
+  // Parts in one pass each, if a state of every head, handed from pass to pass, is much of the room.
+  if (bytesIn(outputs[1]) > room / 4) {
+    const halves = hasHalves([...inputs.slice(0, 3), outputs[0], ...second ? [second.out] : []]);
+    const wanted = Math.ceil(b / Math.floor(b * room / wholeScratch(k, v, halves, options)));
+    if (wanted <= most) parts = wanted;
+  }
   if (parts < 2) return planHeads(inputs, outputs, options, room, context, second);
   const taken = Math.ceil(b / parts);
   const scratch: View[] = [];
