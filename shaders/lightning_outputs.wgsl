@@ -360,12 +360,16 @@ fn main(
     if (segment + params.has_initial > 0u) { at.fade = decay_between(vec2f(), place_of(total_at(instance * (params.chunks + params.segments) + chunk))); }
   }
 
-  var sums = Sums();
-  if (!ONE_BLOCK) {
-    for (var block = 0u; block < first_row; block += ROWS) { sums = add_block(sums, at, first_row, block, 4u, first_e, thread); }
-  }
   let of_state = select(0u, (params.d + DEPTH - 1u) / DEPTH, chunk + params.has_initial > 0u);
-  sums = add_block(sums, at, first_row, first_row, 4u + of_state, first_e, thread);
+  var sums = Sums();
+  if (ONE_BLOCK) {
+    sums = add_block(sums, at, 0u, 0u, 4u + of_state, first_e, thread);
+  } else {
+    for (var block = 0u; block <= first_row; block += ROWS) {
+      let steps = 4u + select(0u, of_state, block == first_row);
+      sums = add_block(sums, at, first_row, block, steps, first_e, thread);
+    }
+  }
 
   let base_out = params.out_offset + dot(entry, params.out_strides) + start * params.out_strides.w;
   let to = Matrix(base_out, rows, width_e(), params.out_strides.w, params.out_column);
