@@ -80,7 +80,10 @@ async function best(library: Library, contest: Contest): Promise<Tried> {
   return { library: library.name, threads: library.threads, way, candidate, error, others };
 }
 
-/** Runs a contest: A B C, A B C, … for `rounds` rounds; medians. */
+/**
+ * Runs a contest: A B C, A B C, … for `rounds` rounds; medians. Each timed call comes after one that does not count:
+ * while the others run, a library's memory leaves the caches and its threads fall asleep.
+ */
 export async function run(
   contest: Contest,
   libraries: readonly Library[],
@@ -90,7 +93,10 @@ export async function run(
   for (const library of libraries) tried.push(await best(library, contest));
   const samples = tried.map((): number[] => []);
   for (let round = 0; round < rounds; round++) {
-    for (const [i, { candidate }] of tried.entries()) samples[i].push(await timed(candidate));
+    for (const [i, { candidate }] of tried.entries()) {
+      await candidate.run();
+      samples[i].push(await timed(candidate));
+    }
   }
   return tried.map(({ candidate, ...outcome }, i) => {
     candidate.dispose();

@@ -38,8 +38,12 @@ export function levinLibrary(device: Device, threads: number): Library {
           if (backward) o.backward({ gradient });
           return o;
         };
+        // Disposed, as the peers' results are: what waits to be collected is new memory for the next call.
         const drop = () => {
-          if (backward) { for (const t of inputs) t.grad = null; }
+          for (const t of backward ? inputs : []) {
+            t.grad!.dispose();
+            t.grad = null;
+          }
         };
         return {
           run: async () => {
