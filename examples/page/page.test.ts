@@ -105,8 +105,11 @@ async function stopWhen(page: Page, button: string, condition: string, idle: str
   await page.locator(button, { hasText: idle }).waitFor();
 }
 
-/** The places of a line in pixels, as it is drawn. */
+/** The places of a line in pixels, as it is drawn: charts are, in the frame after what they show is told of. */
 async function line(page: Page, selector: string): Promise<[x: number, y: number][]> {
+  await page.evaluate(
+    "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))",
+  );
   const path = await page.locator(selector).getAttribute("d") ?? "";
   return [...path.matchAll(/[ML]([\d.]+),([\d.]+)/g)].map(([, x, y]) => [Number(x), Number(y)]);
 }
