@@ -11,6 +11,10 @@ const WHOLE_E: bool = false;
 @group(0) @binding(0) var<storage, read> k: array<Element_k>;
 @group(0) @binding(1) var<storage, read> v: array<Element_v>;
 
+// d and e, which are constants where no load goes beyond them.
+fn width_d() -> u32 { return params.d; }
+fn width_e() -> u32 { return params.e; }
+
 fn four_k(at: u32) -> vec4f { return vec4f(f32(k[at]), f32(k[at + params.k_column]), f32(k[at + 2u * params.k_column]), f32(k[at + 3u * params.k_column])); }
 fn four_v(at: u32) -> vec4f { return vec4f(f32(v[at]), f32(v[at + params.v_column]), f32(v[at + 2u * params.v_column]), f32(v[at + 3u * params.v_column])); }
 

@@ -67,10 +67,6 @@ var<workgroup> of_segment: u32;
 
 fn four_states(at: u32) -> Held { return Held(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
 
-// d and e, which are constants where no load goes beyond them.
-fn width_d() -> u32 { return params.d; }
-fn width_e() -> u32 { return params.e; }
-
 fn state_rows() -> u32 { return select(width_d(), width_e(), STATE_TURNED); }
 fn state_columns() -> u32 { return select(width_e(), width_d(), STATE_TURNED); }
 
@@ -118,8 +114,8 @@ struct Places {
   fade: f32,                 // and its decay up to the chunk, 0 where there was nothing before
 }
 
-// What a thread has asked for: of v, or of the state, four columns of a term and of the term 8 after it, and of those 64 to the right; or, of a state
-// turned over, four terms of columns 32 apart. And the units of halves.
+// What a thread has asked for: of v, or of the state, four columns of a term and of the term 8 after it, and of those
+// 64 to the right; or, of a state turned over, four terms of columns 32 apart. And the units of halves.
 struct Asked {
   added: Held,
   added_after: Held,
@@ -201,14 +197,8 @@ fn ask_state(at: Places, first_term: u32, first_e: u32, thread: u32) -> Asked {
     asked.added_right = load_state(at.state, term, e + 64u);
     asked.added_right_after = load_state(at.state, term + 8u, e + 64u);
   }
-  if (HALVES) {
-    asked.units = vec4f(load_unit(at.units, term, e), load_unit(at.units, term + 8u, e), 0.0, 0.0).xyxy;
-    // In wide tiles, columns 64 to the right are the same thread's.
-    if (WIDE && !HALVES_WIDE) {
-      asked.units.z = load_unit(at.units, term, e + 64u);
-      asked.units.w = load_unit(at.units, term + 8u, e + 64u);
-    }
-  }
+  // Columns 64 to the right are the same thread's: where these tiles are wide, those of the states were.
+  if (HALVES) { asked.units = vec4f(load_unit(at.units, term, e), load_unit(at.units, term + 8u, e), 0.0, 0.0).xyxy; }
   return asked;
 }
 

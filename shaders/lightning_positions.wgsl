@@ -1,7 +1,7 @@
 // Where each row stands in the decay of its chunk: P_r = Σ −g over the tokens of the chunk up to row r,
 // or before it when the decay comes after the sum (EXCLUSIVE), and P_m, the sum over the whole chunk.
 //   positions[batch, head] = P of n rows, then P_m of every chunk
-//   after all heads' positions, remains[batch, head] = exp(P_r − P_m) of n rows: what is left at the end of their chunk
+//   after all heads' positions, if they are wanted (REMAINS), remains[batch, head] = exp(P_r − P_m) of n rows: what is left at the end of their chunk
 // The decay between two rows is the exponential of a difference of such sums, which may be large where
 // their difference is small. So they are integers of 64 bits, high word and low word, that count 2⁻⁴⁸:
 // exact to add and to subtract, whatever a compiler does with floats. A workgroup owns a chunk, a thread
@@ -9,6 +9,7 @@
 // Goes on from blocks.wgsl and decays.wgsl.
 
 const EXCLUSIVE: bool = false;
+const REMAINS: bool = false;
 // Whether g is the same for all tokens of a head, so that sums are multiples.
 const STEADY: bool = false;
 // Beyond this a decay is 0 in float32; 512 tokens of it, the most of a chunk, still fit 16 bits.
@@ -53,7 +54,7 @@ fn put(at: u32, position: vec2u) {
 }
 
 fn put_remains(at: u32, position: vec2u, whole: vec2u) {
-  positions[params.remains + at] = bitcast<u32>(decay_between(place_of(position), place_of(whole)));
+  if (REMAINS) { positions[params.remains + at] = bitcast<u32>(decay_between(place_of(position), place_of(whole))); }
 }
 
 @compute @workgroup_size(64)

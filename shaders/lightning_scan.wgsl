@@ -62,22 +62,21 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
       params.initial_offset + dot(at, params.initial_strides) + column * params.initial_column,
       params.initial_column);
   }
-  let step = area;
   let base = instance * params.segments * area + element;
   // The segments' totals come after all chunks'.
   let total = instance * (params.chunks + params.segments) + params.chunks;
   let end = params.segments - 1u;
   for (var first = 0u; first < params.segments; first += 8u) {
-    let place = base + first * step;
+    let place = base + first * area;
     let rest = end - first;
     let a0 = states[place];
-    let a1 = states[place + min(1u, rest) * step];
-    let a2 = states[place + min(2u, rest) * step];
-    let a3 = states[place + min(3u, rest) * step];
-    let a4 = states[place + min(4u, rest) * step];
-    let a5 = states[place + min(5u, rest) * step];
-    let a6 = states[place + min(6u, rest) * step];
-    let a7 = states[place + min(7u, rest) * step];
+    let a1 = states[place + min(1u, rest) * area];
+    let a2 = states[place + min(2u, rest) * area];
+    let a3 = states[place + min(3u, rest) * area];
+    let a4 = states[place + min(4u, rest) * area];
+    let a5 = states[place + min(5u, rest) * area];
+    let a6 = states[place + min(6u, rest) * area];
+    let a7 = states[place + min(7u, rest) * area];
     let x0 = exponent(total + first);
     let x1 = exponent(total + first + 1u);
     let x2 = exponent(total + first + 2u);
@@ -87,13 +86,13 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
     let x6 = exponent(total + first + 6u);
     let x7 = exponent(total + first + 7u);
     state = go_past(state, x0, a0, place, true);
-    state = go_past(state, x1, a1, place + step, rest >= 1u);
-    state = go_past(state, x2, a2, place + 2u * step, rest >= 2u);
-    state = go_past(state, x3, a3, place + 3u * step, rest >= 3u);
-    state = go_past(state, x4, a4, place + 4u * step, rest >= 4u);
-    state = go_past(state, x5, a5, place + 5u * step, rest >= 5u);
-    state = go_past(state, x6, a6, place + 6u * step, rest >= 6u);
-    state = go_past(state, x7, a7, place + 7u * step, rest >= 7u);
+    state = go_past(state, x1, a1, place + area, rest >= 1u);
+    state = go_past(state, x2, a2, place + 2u * area, rest >= 2u);
+    state = go_past(state, x3, a3, place + 3u * area, rest >= 3u);
+    state = go_past(state, x4, a4, place + 4u * area, rest >= 4u);
+    state = go_past(state, x5, a5, place + 5u * area, rest >= 5u);
+    state = go_past(state, x6, a6, place + 6u * area, rest >= 6u);
+    state = go_past(state, x7, a7, place + 7u * area, rest >= 7u);
   }
   let to = params.final_offset + dot(at, params.final_strides) + column * params.final_column;
   let values = four_of(state);

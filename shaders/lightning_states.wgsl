@@ -50,10 +50,6 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> last: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
 
-// d and e, which are constants where no load goes beyond them.
-fn width_d() -> u32 { return params.d; }
-fn width_e() -> u32 { return params.e; }
-
 fn initial_row(base: u32, row: u32, column: u32) -> vec4f {
   let step = params.initial_column;
   let at = base + row * params.initial_strides.w + column * step;

@@ -30,11 +30,8 @@ struct Block {
   space: vec4f,
 }
 
-// So many blocks of columns: 16 are enough where no tile is wide.
-const RIGHT_BLOCKS: u32 = 32;
-
 var<workgroup> left: array<Block, 16>;
-var<workgroup> right: array<Block, RIGHT_BLOCKS>;
+var<workgroup> right: array<Block, 32>;
 
 // Term `i` of a part, of a block of rows or columns: read, written, and one lane of all four terms written.
 fn left_at(part: u32, i: u32, block: u32) -> vec4f { return left[block].terms[part][i]; }

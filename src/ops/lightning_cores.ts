@@ -16,13 +16,13 @@ import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" }
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
-import { contiguousStrides, sizeOf } from "../shape.ts";
+import { sizeOf } from "../shape.ts";
 import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
 import type { LightningOptions } from "./lightning_core.ts";
-import { LONGEST_CHUNK, positionsDispatch, positionsWords } from "./lightning_positions.ts";
-import { scanDispatch } from "./lightning_scan.ts";
+import { LONGEST_CHUNK, positionsDispatch, remainsOf } from "./lightning_positions.ts";
+import { scanDispatch, statesOfSegments } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
-import { placesOf } from "./tiles.ts";
+import { placesOf, sizes } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays);
 const outputsShader = withCoresAndResults(outputsText, coresText, decays);
@@ -64,9 +64,9 @@ export function suitsMatrixUnits(
   return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
 }
 
-/** d and e as constants where both are whole numbers of tiles, which have so many rows of d and columns of e. */
-function sizesOf(d: number, e: number, rows: number, columns: number): Record<string, string> {
-  return d % rows + e % columns === 0 ? { width_d: `${d}u`, width_e: `${e}u` } : {};
+/** Whether d and e are whole numbers of tiles, which have so many rows of d and columns of e. */
+function wholeness(d: number, e: number, rows: number, columns: number) {
+  return { WHOLE_D: d % rows === 0, WHOLE_E: e % columns === 0 };
 }
 
 /** The dispatches of a call that suits them. `second` are the queries of a pair, which suit too, and their outputs. */
@@ -81,29 +81,29 @@ export function planForMatrixUnits(
   const [, groups, members, n] = k.shape;
   const layout = layoutOf(k, v.shape[4], options, side);
   const { columns, chunk, chunks, heads } = layout;
-  const positions = context.scratch(positionsWords(heads, n, chunks));
+  const positions = context.scratch(remainsOf(heads, n, chunks));
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
   const constants = { SIDE: side, LANES: lanes, CHUNK: chunk, HAS_INITIAL: initial !== undefined };
   const readers = [{ q, k, v, out, turned: false }];
   if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
   return [
-    positionsDispatch(g, positions, chunk, options.decayAfter, context),
+    positionsDispatch(g, positions, { chunk, decayAfter: options.decayAfter }, context),
     ...walks({ k, v, positions, initial }, [states, scales, last], layout, options, context),
     ...readers.map(({ q, k, v, out, turned }) => {
       const [d, e] = [k.shape[4], v.shape[4]];
       const workgroups = heads * chunks * Math.ceil(e / columns);
+      const whole = wholeness(d, e, columns, columns);
       return {
         label: "outputs on matrix units",
         shader: outputsShader,
         constants: {
           ...constants,
           STATE_TURNED: turned,
-          ...sizesOf(d, e, columns, columns),
+          ...whole,
+          ...sizes(d, e, whole),
           ...eights({ q, k, v }),
           ...eightResults(out),
-          WHOLE_D: d % columns === 0,
-          WHOLE_E: e % columns === 0,
         },
         bindings: [k, v, positions, q, states, scales, out],
         params: [
@@ -129,8 +129,9 @@ function walks(
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
   // Sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once.
-  const whole = d > rows;
-  const subgroups = whole ? 16 : 8;
+  const allOfD = d > rows;
+  const subgroups = allOfD ? 16 : 8;
+  const whole = wholeness(d, e, allOfD ? columns : rows, columns);
   const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE));
   const most = Math.min(abreast, Math.floor(chunks / LEAST_SEGMENT));
   // Two segments would be walked twice for half of the steps.
@@ -157,10 +158,9 @@ function walks(
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
       ...eights({ k, v }),
-      ...sizesOf(d, e, whole ? columns : rows, columns),
+      ...whole,
+      ...sizes(d, e, whole),
       CHUNK: chunk,
-      WHOLE_D: d % (whole ? columns : rows) === 0,
-      WHOLE_E: e % columns === 0,
       WRITES_STATES: writes.includes("states"),
       WRITES_LAST: writes.includes("last"),
       WRITES_TOTALS: writes.includes("totals"),
@@ -175,15 +175,9 @@ function walks(
   });
   const label = "states on matrix units";
   if (segments === 1) return [walk(label, initial, last, { writes: ["states", "last"] })];
-  // A state for every segment, those of a head one after the other.
   const step = d * e;
-  const ofSegments: View = {
-    ...context.scratch(heads * segments * step),
-    shape: last.shape,
-    strides: contiguousStrides(last.shape).map((stride, axis) =>
-      axis < 3 ? segments * stride : stride
-    ),
-  };
+  const scratch = context.scratch(heads * segments * step);
+  const ofSegments = statesOfSegments(scratch, last.shape, segments);
   const cut = { chunks: 0, segments };
   return [
     walk("segments on matrix units", undefined, ofSegments, {

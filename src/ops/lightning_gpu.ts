@@ -17,7 +17,7 @@ import {
   positionsWords,
   remainsOf,
 } from "./lightning_positions.ts";
-import { scanDispatch } from "./lightning_scan.ts";
+import { scanDispatch, statesOfSegments } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import {
   elements,
@@ -53,6 +53,11 @@ const UNITS_BYTES = 8 * 128;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
 const LEAST_SEGMENT = 4;
 
+/** Rows of a chunk of n. */
+function chunkOf(n: number, blockSize: number): number {
+  return Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
+}
+
 /** Bytes of scratch memory that a chunk of every head takes, whose states are of so many bytes. */
 function scratchOfAChunk(heads: number, chunk: number, states: number): number {
   return heads * (states + 8) + 4 * positionsWords(heads, chunk, 1);
@@ -65,7 +70,7 @@ function stateBytes(d: number, e: number, halves = false): number {
 
 /** The least scratch memory that a call can do with. */
 export function leastScratch(k: View, v: View, { blockSize }: LightningOptions): number {
-  const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(k.shape[3], 1));
+  const chunk = chunkOf(k.shape[3], blockSize);
   const state = stateBytes(k.shape[4], v.shape[4]);
   return 2 * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, state);
 }
@@ -73,7 +78,7 @@ export function leastScratch(k: View, v: View, { blockSize }: LightningOptions):
 /** The scratch memory of a call in one pass. */
 function wholeScratch(k: View, v: View, halves: boolean, { blockSize }: LightningOptions): number {
   const n = Math.max(k.shape[3], 1);
-  const chunk = Math.min(blockSize, LONGEST_CHUNK, n);
+  const chunk = chunkOf(n, blockSize);
   const state = stateBytes(k.shape[4], v.shape[4], halves);
   return Math.ceil(n / chunk) * scratchOfAChunk(sizeOf(k.shape.slice(0, 3)), chunk, state);
 }
@@ -97,6 +102,7 @@ function outputsConstants(q: View, k: View, v: View, halves: boolean, context: G
     ...elements({ q, k, v }),
     ...tiles,
     ...sizes(d, e, tiles),
+    WHOLE_COLUMNS: tiles.WHOLE_E,
     ...(halves && { HALVES: true, SKIPS: true, Held: "vec4<f16>" }),
     ...(asStored && { held_v: "v[(base + column) / 4u]" }),
   };
@@ -119,7 +125,7 @@ function passesOf(
   const [n, d] = k.shape.slice(3);
   const e = v.shape[4];
   const heads = sizeOf(k.shape.slice(0, 3));
-  const chunk = Math.min(blockSize, LONGEST_CHUNK, Math.max(n, 1));
+  const chunk = chunkOf(n, blockSize);
   const chunks = Math.ceil(Math.max(n, 1) / chunk);
   const halves = n > 0 && hasHalves([q, k, v, ...outs]);
   const ofAChunk = scratchOfAChunk(heads, chunk, stateBytes(d, e, halves));
@@ -220,10 +226,10 @@ function planHeads(
   const totals = context.scratch(totalsWords + unitsWords);
   const passes = Math.max(1, Math.ceil(n / length));
   const shape = [b, groups, members, d, e];
+  const area = d * e;
   const carried: View | undefined = passes > 1
     ? { ...context.scratch(sizeOf(shape)), shape, strides: contiguousStrides(shape) }
     : undefined;
-  const area = d * e;
   const ends = segmented ? context.scratch(heads * most.segments * area) : undefined;
   const fours = e % 4 === 0;
   const stateElement = halves ? "vec4<f16>" : "vec4f";
@@ -237,25 +243,28 @@ function planHeads(
     const [qs, ks, vs, gs, here] = [q, k, v, g, out].map((view) => slice(view, 3, start, rows));
     // In turn, so that the last pass leaves the state where it belongs, and none reads where it writes.
     const after = (passes - pass) % 2 === 1 ? last : carried!;
-    // What each segment adds, those of a head one after the other; then the states before them.
-    const strides = contiguousStrides(shape).map((stride, i) => i < 3 ? segments * stride : stride);
-    const ofSegments: View | undefined = ends && { ...ends, shape, strides };
+    // What each segment adds; then the states before them.
+    const ofSegments = ends && statesOfSegments(ends, shape, segments);
     const end = ofSegments ?? after;
     const walks = heads * segments * tiles;
     const stateTiles = tiling(context, d, e, 64);
     dispatches.push(
-      positionsDispatch(gs, positions, chunk, decayAfter, context),
+      positionsDispatch(gs, positions, { chunk, decayAfter, remains: true }, context),
       {
         label: "states",
         tile: tileName(tileColumns(e)),
         shader: statesShader,
         constants: {
           ...elements({ k: ks, v: vs }),
-          ...(fours && { IN_FOURS: true, ResultElement: stateElement }),
-          ...(fours && { four_results: "ResultElement(values)" }),
+          ...(fours && {
+            IN_FOURS: true,
+            ResultElement: stateElement,
+            four_results: "ResultElement(values)",
+          }),
           ...(halves && { Result: "f16" }),
           ...stateTiles,
           ...sizes(d, e, stateTiles),
+          WHOLE_COLUMNS: stateTiles.WHOLE_E,
           HALVES: halves,
           SEGMENTED: segmented,
           HAS_INITIAL: !segmented && before !== undefined,
@@ -292,8 +301,12 @@ function planHeads(
         constants: {
           ...outputsConstants(q, k, v, halves, context),
           ...(halves && { HALVES_WIDE: isWide(vs.shape[4]) }),
-          ...(fours && { StateElement: stateElement, four_states: "states[at / 4u]" }),
-          ...(fours && { BeforeElement: "vec4f", four_before: "before[at / 4u]" }),
+          ...(fours && {
+            StateElement: stateElement,
+            four_states: "states[at / 4u]",
+            BeforeElement: "vec4f",
+            four_before: "before[at / 4u]",
+          }),
           ...results(out),
           SEGMENTED: segmented,
           STATE_TURNED: turned,

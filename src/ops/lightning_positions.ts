@@ -26,14 +26,17 @@ export function positionsWords(heads: number, n: number, chunks: number): number
 
 /**
  * Writes `positions`, two words for every token of g [b, groups, members, n] and for every chunk; with
- * `decayAfter`, where a token stands before its own decay. And `remains`, what is left of every token at the end of its
- * chunk.
+ * `decayAfter`, where a token stands before its own decay; with `remains`, what is left of every token at the end of its
+ * chunk as well.
  */
 export function positionsDispatch(
   g: View,
   positions: View,
-  chunk: number,
-  decayAfter: boolean,
+  { chunk, decayAfter, remains = false }: {
+    chunk: number;
+    decayAfter: boolean;
+    remains?: boolean;
+  },
   context: GpuContext,
 ): Dispatch {
   const [b, groups, members, n] = g.shape;
@@ -43,7 +46,7 @@ export function positionsDispatch(
   return {
     label: "positions",
     shader,
-    constants: { EXCLUSIVE: decayAfter, STEADY: g.strides[3] === 0 },
+    constants: { EXCLUSIVE: decayAfter, REMAINS: remains, STEADY: g.strides[3] === 0 },
     bindings: [g, positions],
     params: [
       ...g.strides,

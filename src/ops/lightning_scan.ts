@@ -7,11 +7,17 @@
 import type { Dispatch, GpuContext, View } from "../backend/contract.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import scanText from "../../shaders/lightning_scan.wgsl" with { type: "text" };
-import { sizeOf } from "../shape.ts";
+import { contiguousStrides, sizeOf } from "../shape.ts";
 import { grid } from "./pointwise_program.ts";
 import { placesOf, withBlocks } from "./tiles.ts";
 
 const shader = withBlocks(`${decays}\n${scanText}`);
+
+/** States [b, groups, members, d, e] of every segment, those of a head one after the other, seen as the first ones. */
+export function statesOfSegments(states: View, shape: readonly number[], segments: number): View {
+  const strides = contiguousStrides(shape).map((stride, i) => i < 3 ? segments * stride : stride);
+  return { ...states, shape, strides };
+}
 
 /** How a sequence is cut up for the scan. */
 export interface Segments {

@@ -44,8 +44,8 @@ export function tiling(
   d: number,
   e: number,
   perTile = 16,
-  WIDE = isWide(e),
 ): Record<string, boolean> {
+  const WIDE = isWide(e);
   return {
     WIDE,
     // Mesa's compiler takes long over written-out loops, and seconds over every variant.
@@ -72,11 +72,13 @@ export function elements(
   return constants;
 }
 
-/** Sizes that are constants of a shader, if its tiles are whole: what addresses are made of is known to the compiler. */
-export function sizes(d: number, e: number, { WHOLE_D, WHOLE_E }: Record<string, unknown>) {
-  const constants: Record<string, string | boolean> = {};
-  if (!WHOLE_D || !WHOLE_E) return constants;
-  return { width_d: `${d}u`, width_e: `${e}u`, WHOLE_COLUMNS: true };
+/** d and e as constants of a shader whose tiles are whole: what addresses are made of is known to the compiler. */
+export function sizes(
+  d: number,
+  e: number,
+  { WHOLE_D, WHOLE_E }: Record<string, boolean>,
+): Record<string, string> {
+  return WHOLE_D && WHOLE_E ? { width_d: `${d}u`, width_e: `${e}u` } : {};
 }
 
 /** Constants by which shaders store outputs, likewise. */
