@@ -235,12 +235,12 @@ fn main(
         let term_row = min(source + 16u * turn + thread / 16u, last);
         let term_row_after = min(source + 16u * turn + thread / 16u + 8u, last);
         put_right_terms(
-          thread, four,
+          thread / 16u, four,
           load_term(base_other_x, base_other_y, term_row, load_column),
           load_term(base_other_x, base_other_y, term_row_after, load_column));
         if (WIDE) {
           put_right_terms(
-            thread, four + 16u,
+            thread / 16u, four + 16u,
             load_term(base_other_x, base_other_y, term_row, load_column + 64u),
             load_term(base_other_x, base_other_y, term_row_after, load_column + 64u));
         }

@@ -61,9 +61,6 @@ struct Params {
 
 // Of the rows, then of the sources: their places in the decay.
 var<workgroup> places: array<vec2f, 128>;
-// Where the state before the segment lies: known after a barrier only, so that compilers read that state no earlier
-// and need no registers for it.
-var<workgroup> of_segment: u32;
 
 fn four_states(at: u32) -> Held { return Held(states[at], states[at + 1u], states[at + 2u], states[at + 3u]); }
 
@@ -124,34 +121,27 @@ struct Asked {
   units: vec4f,
 }
 
-// The state before the segment, likewise.
-struct Before {
-  here: vec4f,
-  after: vec4f,
-  right: vec4f,
-  right_after: vec4f,
-}
-
-fn ask_before(first_term: u32, first_e: u32, thread: u32) -> Before {
-  var asked = Before();
+// The state before the segment, likewise: what goes with each of the four.
+fn ask_before(base: u32, first_term: u32, first_e: u32, thread: u32) -> mat4x4f {
+  var asked = mat4x4f();
   if (STATE_TURNED) {
     let term = first_term + 4u * (thread % 4u);
     let column = first_e + thread / 4u;
-    asked.here = load_before(of_segment, column, term);
-    asked.after = load_before(of_segment, column + 32u, term);
+    asked[0] = load_before(base, column, term);
+    asked[1] = load_before(base, column + 32u, term);
     if (WIDE) {
-      asked.right = load_before(of_segment, column + 64u, term);
-      asked.right_after = load_before(of_segment, column + 96u, term);
+      asked[2] = load_before(base, column + 64u, term);
+      asked[3] = load_before(base, column + 96u, term);
     }
     return asked;
   }
   let term = first_term + thread / 16u;
   let e = first_e + 4u * (thread % 16u);
-  asked.here = load_before(of_segment, term, e);
-  asked.after = load_before(of_segment, term + 8u, e);
+  asked[0] = load_before(base, term, e);
+  asked[1] = load_before(base, term + 8u, e);
   if (WIDE) {
-    asked.right = load_before(of_segment, term, e + 64u);
-    asked.right_after = load_before(of_segment, term + 8u, e + 64u);
+    asked[2] = load_before(base, term, e + 64u);
+    asked[3] = load_before(base, term + 8u, e + 64u);
   }
   return asked;
 }
@@ -203,7 +193,7 @@ fn ask_state(at: Places, first_term: u32, first_e: u32, thread: u32) -> Asked {
 }
 
 // Puts what was asked for into the right tile.
-fn put_asked(asked: Asked, before: Before, of_state: bool, fade: f32, thread: u32) {
+fn put_asked(asked: Asked, before: mat4x4f, of_state: bool, fade: f32, thread: u32) {
   var here = vec4f(asked.added);
   var after = vec4f(asked.added_after);
   var right = vec4f(asked.added_right);
@@ -214,18 +204,18 @@ fn put_asked(asked: Asked, before: Before, of_state: bool, fade: f32, thread: u3
     right *= asked.units.z;
     right_after *= asked.units.w;
   }
-  if (SEGMENTED && of_state) {
-    here += fade * before.here;
-    after += fade * before.after;
-    right += fade * before.right;
-    right_after += fade * before.right_after;
+  if (SEGMENTED && of_state && fade > 0.0) {
+    here += fade * before[0];
+    after += fade * before[1];
+    right += fade * before[2];
+    right_after += fade * before[3];
   }
   if (STATE_TURNED && of_state) {
     put_right_rows(thread, 0u, here, after);
     if (WIDE) { put_right_rows(thread, 16u, right, right_after); }
   } else {
-    put_right_terms(thread, thread % 16u, here, after);
-    if (WIDE) { put_right_terms(thread, thread % 16u + 16u, right, right_after); }
+    put_right_terms(thread / 16u, thread % 16u, here, after);
+    if (WIDE) { put_right_terms(thread / 16u, thread % 16u + 16u, right, right_after); }
   }
 }
 
@@ -261,7 +251,6 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
   var from_q = load_q(at.q, load_term);
   var from_q_after = load_q(at.q_after, load_term);
   places[thread] = place_of(position);
-  if (SEGMENTED && thread == 0u) { of_segment = at.segment; }
   workgroupBarrier();
   let s0 = places[ROWS + 4u * along];
   let s1 = places[ROWS + 4u * along + 1u];
@@ -280,9 +269,7 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
   var next_sums = sums;
   for (var step = 0u; step < steps; step++) {
     let of_state = step >= 4u;
-    var before_segment = Before();
-    if (SEGMENTED && of_state && at.fade > 0.0) { before_segment = ask_before((step - 4u) * DEPTH, first_e, thread); }
-    put_asked(asked, before_segment, of_state, at.fade, thread);
+    put_asked(asked, scores.upper, of_state, at.fade, thread);
     if (of_state) {
       put_left_rows(thread, weight * from_q, weight_after * from_q_after);
     } else {
@@ -293,6 +280,8 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
     if (next >= 4u) {
       let term = (next - 4u) * DEPTH;
       asked = ask_state(at, term, first_e, thread);
+      // Into the registers of the scores, which are used up.
+      if (SEGMENTED && at.fade > 0.0) { scores.upper = ask_before(at.segment, term, first_e, thread); }
       from_q = load_q(at.q, term + load_term);
       from_q_after = load_q(at.q_after, term + load_term);
     } else {

@@ -6,7 +6,8 @@
 // head side by side (SEGMENTED) begin with 0 each, and what each adds is its last; lightning_scan.wgsl finds what was
 // before it.
 //   totals[batch, head] = Σ P_m before each chunk in its segment, then over each segment
-// A workgroup makes 64 rows of one segment's [d, e].
+// A workgroup makes 64 rows of one segment's [d, e] by 128 threads, or 128 by 256, which share a right tile. Where
+// there is room for two pairs of tiles (BUFFERS), one is put in its place while the other is multiplied.
 // Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl and keys.wgsl.
 
 const HAS_INITIAL: bool = false;
@@ -14,6 +15,9 @@ const SEGMENTED: bool = false;
 // Whether states are stored in float16, over powers of two that come after the totals: one for each of a thread's fours
 // of rows.
 const HALVES: bool = false;
+// Sixty-fours of rows that a workgroup makes; two only of columns that are WIDE.
+const SIDES: u32 = 1;
+const BUFFERS: u32 = 1;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -130,7 +134,8 @@ fn put_total(at: u32, total: vec2u) {
   totals[2u * at + 1u] = total.y;
 }
 
-// What a thread has asked for: four columns of k and of v in two rows, 8 apart, and what remains of the rows.
+// What a thread has asked for: four columns of k and of v in two rows, 8 apart; what remains of the rows, and what
+// goes with it: the scale, or 0 past the end of a chunk.
 struct Asked {
   k: vec4f,
   k_after: vec4f,
@@ -138,8 +143,8 @@ struct Asked {
   v_after: vec4f,
   v_right: vec4f,
   v_right_after: vec4f,
-  remains: f32,
-  remains_after: f32,
+  remains: vec2f,
+  scale: vec2f,
 }
 
 // Where a thread asks: the places of its columns' first row, and that of the rows' remains.
@@ -151,26 +156,47 @@ struct Places {
   remains: u32,
 }
 
-fn ask(at: Places, row: u32) -> Asked {
-  let here = min(row, params.n - 1u);
-  let after = min(row + 8u, params.n - 1u);
-  let v_here = at.v + here * params.v_strides.w;
-  let v_after = at.v + after * params.v_strides.w;
+// Sixteen rows of a chunk, from `depth` on, and those after them.
+struct Step {
+  chunk: u32,
+  depth: u32,
+}
+
+fn step_after(step: Step) -> Step {
+  let depth = step.depth + DEPTH;
+  if (depth < params.chunk) { return Step(step.chunk, depth); }
+  return Step(step.chunk + 1u, 0u);
+}
+
+fn ask(at: Places, step: Step, term: u32) -> Asked {
+  let in_chunk = step.depth + term + vec2u(0u, 8u);
+  let row = step.chunk * params.chunk + in_chunk;
+  let here = min(row, vec2u(params.n - 1u));
+  let of_v = at.v + here * params.v_strides.w;
   var asked = Asked();
-  asked.k = load_k(at.k + here * params.k_strides.w, at.d);
-  asked.k_after = load_k(at.k + after * params.k_strides.w, at.d);
-  asked.v = load_v(v_here, at.e);
-  asked.v_after = load_v(v_after, at.e);
-  if (WIDE) {
-    asked.v_right = load_v(v_here, at.e + 64u);
-    asked.v_right_after = load_v(v_after, at.e + 64u);
+  asked.k = load_k(at.k + here.x * params.k_strides.w, at.d);
+  asked.k_after = load_k(at.k + here.y * params.k_strides.w, at.d);
+  asked.v = load_v(of_v.x, at.e);
+  asked.v_after = load_v(of_v.y, at.e);
+  if (WIDE && SIDES == 1u) {
+    asked.v_right = load_v(of_v.x, at.e + 64u);
+    asked.v_right_after = load_v(of_v.y, at.e + 64u);
   }
-  asked.remains = bitcast<f32>(positions[at.remains + here]);
-  asked.remains_after = bitcast<f32>(positions[at.remains + after]);
+  asked.remains = vec2f(bitcast<f32>(positions[at.remains + here.x]), bitcast<f32>(positions[at.remains + here.y]));
+  asked.scale = select(vec2f(), vec2f(params.source_scale), (in_chunk < vec2u(params.chunk)) & (row < vec2u(params.n)));
   return asked;
 }
 
-@compute @workgroup_size(128)
+// Puts it into the tiles of a buffer: a term, four columns of k and of v.
+fn put(asked: Asked, buffer: u32, term: u32, four: u32) {
+  let weight = asked.scale * asked.remains;
+  let first_right = buffer * RIGHT_BLOCKS / BUFFERS + four;
+  put_left_terms(term, buffer * LEFT_BLOCKS / BUFFERS + four, weight.x * asked.k, weight.y * asked.k_after);
+  put_right_terms(term, first_right, asked.v, asked.v_after);
+  if (WIDE && SIDES == 1u) { put_right_terms(term, first_right + 16u, asked.v_right, asked.v_right_after); }
+}
+
+@compute @workgroup_size(SIDES * 128)
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
@@ -180,55 +206,65 @@ fn main(
   if (number >= params.workgroups) { return; }
   let width = select(64u, 128u, WIDE);
   let tiles_e = (width_e() + width - 1u) / width;
-  let tiles = tiles_e * ((width_d() + ROWS - 1u) / ROWS);
+  let sixty_fours = (width_d() + ROWS - 1u) / ROWS;
+  let workgroups = tiles_e * ((sixty_fours + SIDES - 1u) / SIDES);
+  // The tile of ROWS that this half of the workgroup makes.
+  let side = number % workgroups / tiles_e * SIDES + thread / 128u;
   let first_e = number % tiles_e * width;
-  let first_d = number % tiles / tiles_e * ROWS;
-  let segment = number / tiles % params.segments;
-  let instance = number / tiles / params.segments;
+  let segment = number / workgroups % params.segments;
+  let instance = number / workgroups / params.segments;
   let at = entry_of(instance, params.groups, params.members, 0u);
   let first_chunk = segment * params.segment;
   let end_chunk = min(first_chunk + params.segment, params.chunks);
 
-  let across = across_of(thread);
-  let along = along_of(thread);
+  let across = across_of(thread % 128u);
+  let along = along_of(thread % 128u);
+  let left_block = thread / 128u * 16u + across;
   // What a thread loads: four columns of a term and of the term 8 after it.
-  let term = thread / 16u;
-  let four = thread % 16u;
-  let row = first_d + 4u * across;
+  let term = thread / (16u * SIDES);
+  let four = thread % (16u * SIDES);
+  let row = side * ROWS + 4u * across;
   let column = first_e + 4u * along;
   let base_position = instance * (params.n + params.chunks);
   let places = Places(
     params.k_offset + dot(at, params.k_strides),
     params.v_offset + dot(at, params.v_strides),
-    first_d + 4u * four,
+    number % workgroups / tiles_e * SIDES * ROWS + 4u * four,
     first_e + 4u * four,
     params.remains + instance * params.n);
   let area = width_d() * width_e();
   let first_state = (instance * params.segments + segment) * params.segment;
   var to = Matrix(0u, width_d(), width_e(), width_e(), 1u);
   let base_total = instance * (params.chunks + params.segments);
-  let is_first = thread == 0u && number % tiles == 0u;
-  let base_unit = params.units + number % tiles * 256u + 16u * across + along;
+  let is_first = thread == 0u && number % workgroups == 0u;
+  let tiles = tiles_e * sixty_fours;
+  let base_unit = params.units + (side * tiles_e + number % tiles_e) * 256u + 16u * across + along;
   var state = Sums();
   if (HAS_INITIAL) { state = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column); }
   var total = vec2u();
-  // Asked for a chunk ahead, since memory answers late.
+  // Asked for ahead, since memory answers late.
   var next_whole = whole_of(base_position, first_chunk);
-  var asked = ask(places, first_chunk * params.chunk + term);
+  var ahead = Step(first_chunk, 0u);
+  put(ask(places, ahead, term), 0u, term, four);
+  ahead = step_after(ahead);
+  var asked = ask(places, ahead, term);
+  var buffer = 0u;
+  workgroupBarrier();
   for (var chunk = first_chunk; chunk < end_chunk; chunk++) {
     let number_of_state = first_state + chunk - first_chunk;
     to.base = number_of_state * area;
     if (HALVES) {
       let upper = unit_of(largest(state.upper, state.upper_right));
       let lower = unit_of(largest(state.lower, state.lower_right));
-      totals[base_unit + number_of_state * tiles * 256u] = upper;
-      totals[base_unit + number_of_state * tiles * 256u + 128u] = lower;
+      if (side < sixty_fours) {
+        totals[base_unit + number_of_state * tiles * 256u] = upper;
+        totals[base_unit + number_of_state * tiles * 256u + 128u] = lower;
+      }
       store_sums(to, row, column, weighted_sums(state, vec4f(over(upper)), vec4f(over(lower))));
     } else {
       store_sums(to, row, column, state);
     }
-    let start = chunk * params.chunk;
-    let rows = min(params.chunk, params.n - start);
+    let rows = min(params.chunk, params.n - chunk * params.chunk);
     let whole = next_whole;
     next_whole = whole_of(base_position, min(chunk + 1u, end_chunk - 1u));
     if (SEGMENTED) {
@@ -237,14 +273,12 @@ fn main(
     }
     var sums = Sums();
     for (var depth = 0u; depth < rows; depth += DEPTH) {
-      let weight = select(0.0, params.source_scale * asked.remains, depth + term < rows);
-      let weight_after = select(0.0, params.source_scale * asked.remains_after, depth + term + 8u < rows);
-      put_left_terms(thread, four, weight * asked.k, weight_after * asked.k_after);
-      put_right_terms(thread, four, asked.v, asked.v_after);
-      if (WIDE) { put_right_terms(thread, four + 16u, asked.v_right, asked.v_right_after); }
-      workgroupBarrier();
-      asked = ask(places, start + min(depth + DEPTH, rows) + term);
-      sums = add_tiles(sums, across, along);
+      sums = add_tiles(sums, buffer * LEFT_BLOCKS / BUFFERS + left_block, buffer * RIGHT_BLOCKS / BUFFERS + along);
+      if (BUFFERS == 1u) { workgroupBarrier(); }
+      buffer = (buffer + 1u) % BUFFERS;
+      put(asked, buffer, term, four);
+      ahead = step_after(ahead);
+      asked = ask(places, ahead, term);
       workgroupBarrier();
     }
     state = sums_past(fade_over(exponent_of(whole)), state, sums);

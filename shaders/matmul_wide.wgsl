@@ -106,14 +106,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     if (X_ALONG_K) {
       put_left_rows(thread, asked.x, asked.x_after);
     } else {
-      put_left_terms(thread, four, asked.x, asked.x_after);
+      put_left_terms(thread / 16u, four, asked.x, asked.x_after);
     }
     if (Y_ALONG_K) {
       put_right_rows(thread, 0u, asked.y, asked.y_after);
       put_right_rows(thread, 16u, asked.y_right, asked.y_right_after);
     } else {
-      put_right_terms(thread, four, asked.y, asked.y_after);
-      put_right_terms(thread, four + 16u, asked.y_right, asked.y_right_after);
+      put_right_terms(thread / 16u, four, asked.y, asked.y_after);
+      put_right_terms(thread / 16u, four + 16u, asked.y_right, asked.y_right_after);
     }
     workgroupBarrier();
     asked = ask(base_x, base_y, first_row, first_column, min(k + DEPTH, last), thread);

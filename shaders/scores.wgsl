@@ -44,8 +44,8 @@ fn add_weighted_values(sums: Sums, weights: Scores, base_v: u32, block: u32, las
   }
   for (var turn = 0u; turn < 4u; turn++) {
     hand_over(weights, turn, across, along);
-    put_right_terms(thread, four, from_v, from_v_after);
-    if (WIDE) { put_right_terms(thread, four + 16u, from_v_right, from_v_right_after); }
+    put_right_terms(thread / 16u, four, from_v, from_v_after);
+    if (WIDE) { put_right_terms(thread / 16u, four + 16u, from_v_right, from_v_right_after); }
     workgroupBarrier();
     let row = from_row + 16u * min(turn + 1u, 3u);
     let at = base_v + min(row, last) * step;

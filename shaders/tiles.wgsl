@@ -30,8 +30,11 @@ struct Block {
   space: vec4f,
 }
 
-var<workgroup> left: array<Block, 16>;
-var<workgroup> right: array<Block, 32>;
+// Of a tile on the left, and one on the right; twice as many where there are more of them.
+const LEFT_BLOCKS: u32 = 16;
+const RIGHT_BLOCKS: u32 = 32;
+var<workgroup> left: array<Block, LEFT_BLOCKS>;
+var<workgroup> right: array<Block, RIGHT_BLOCKS>;
 
 // Term `i` of a part, of a block of rows or columns: read, written, and one lane of all four terms written.
 fn left_at(part: u32, i: u32, block: u32) -> vec4f { return left[block].terms[part][i]; }
@@ -147,16 +150,15 @@ fn put_right_rows(thread: u32, first: u32, row: vec4f, row_after: vec4f) {
   put_right_lanes(thread % 4u, first + thread / 16u + 8u, thread / 4u % 4u, row_after);
 }
 
-// Puts into the left tile, or the right one, at block `four`, four columns of a term and of the term 8 after
-// it, as a thread loads them: term thread / 16.
-fn put_left_terms(thread: u32, four: u32, term: vec4f, term_after: vec4f) {
-  put_left(thread / 64u, thread / 16u % 4u, four, term);
-  put_left(thread / 64u + 2u, thread / 16u % 4u, four, term_after);
+// Puts into the left tile, or the right one, at a block, four columns of a term and of the term 8 after it.
+fn put_left_terms(term: u32, block: u32, values: vec4f, values_after: vec4f) {
+  put_left(term / 4u, term % 4u, block, values);
+  put_left(term / 4u + 2u, term % 4u, block, values_after);
 }
 
-fn put_right_terms(thread: u32, four: u32, term: vec4f, term_after: vec4f) {
-  put_right(thread / 64u, thread / 16u % 4u, four, term);
-  put_right(thread / 64u + 2u, thread / 16u % 4u, four, term_after);
+fn put_right_terms(term: u32, block: u32, values: vec4f, values_after: vec4f) {
+  put_right(term / 4u, term % 4u, block, values);
+  put_right(term / 4u + 2u, term % 4u, block, values_after);
 }
 
 // Puts a block of four rows and four terms, given by rows, into the left tile.

@@ -46,7 +46,7 @@ const outputsShader = withScores(decays, outputsText);
  */
 const SCRATCH_SHARE = 0.14;
 export const LEAST_SCRATCH = 140 * 2 ** 20;
-/** Workgroups that walk over states side by side: two for each processor of a large GPU. */
+/** Tiles of states that are walked over side by side: two for each processor of a large GPU. */
 const WALKERS = 256;
 /** Bytes of the units of a tile of states in float16: two for each thread. */
 const UNITS_BYTES = 8 * 128;
@@ -88,9 +88,19 @@ function hasHalves([q, k, v, ...outs]: readonly View[]): boolean {
   return v.shape[4] % 4 === 0 && [q, k, v, ...outs].every(({ dtype }) => dtype === "f16");
 }
 
-/** Workgroups that walk over one head's states: one for each of their tiles. */
+/** Tiles of one head's states. */
 function walksOf(d: number, e: number): number {
   return Math.ceil(d / 64) * tilesAlong(e);
+}
+
+/** Constants by which a workgroup walks over one tile of a state or two, with one pair of buffers or two. */
+function walkers({ workgroupBytes, workgroupThreads }: GpuContext, d: number, e: number) {
+  const wide = isWide(e);
+  const pairs = wide && Math.ceil(d / 64) % 2 === 0 && workgroupThreads >= 256;
+  const SIDES = pairs && workgroupBytes >= 17408 ? 2 : 1;
+  const [left, right] = [16 * SIDES, wide ? 32 : 16];
+  const BUFFERS = SIDES === 2 && workgroupBytes >= 2 * 272 * (left + right) ? 2 : 1;
+  return { SIDES, BUFFERS, LEFT_BLOCKS: BUFFERS * left, RIGHT_BLOCKS: BUFFERS * right };
 }
 
 /** Constants of the shader that makes outputs from q, k and v, and from states that may be halves. */
@@ -246,7 +256,8 @@ function planHeads(
     // What each segment adds; then the states before them.
     const ofSegments = ends && statesOfSegments(ends, shape, segments);
     const end = ofSegments ?? after;
-    const walks = heads * segments * tiles;
+    const together = walkers(context, d, e);
+    const walks = heads * segments * tiles / together.SIDES;
     const stateTiles = tiling(context, d, e, 64);
     dispatches.push(
       positionsDispatch(gs, positions, { chunk, decayAfter, remains: true }, context),
@@ -264,6 +275,7 @@ function planHeads(
           ...(halves && { Result: "f16" }),
           ...stateTiles,
           ...sizes(d, e, stateTiles),
+          ...together,
           WHOLE_COLUMNS: stateTiles.WHOLE_E,
           HALVES: halves,
           SEGMENTED: segmented,
