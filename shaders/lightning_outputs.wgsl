@@ -3,7 +3,7 @@
 // P is what lightning_positions.wgsl wrote. S is what lightning_states.wgsl left before the chunk; where it began
 // each segment anew (SEGMENTED), that and the state before the segment, by lightning_scan.wgsl, decayed up to
 // the chunk.
-// Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, keys.wgsl, queries.wgsl and scores.wgsl.
+// Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, keys.wgsl and queries.wgsl.
 
 // Of the states, and of those before segments: a scalar, or four neighbours in a row; and how four of them, or of v,
 // wait in registers.
@@ -97,10 +97,9 @@ fn load_unit(units: u32, row: u32, column: u32) -> f32 {
 
 fn total_at(at: u32) -> vec2u { return vec2u(totals[2u * at], totals[2u * at + 1u]); }
 
-// Where a thread reads: the rows of q that it loads, and the chunk's first row of k, of v and of positions.
+// Where a thread reads: the row of q that it loads, and the chunk's first row of k, of v and of positions.
 struct Places {
   q: u32,
-  q_after: u32,
   k: u32,
   v: u32,
   position: u32,
@@ -111,112 +110,123 @@ struct Places {
   fade: f32,                 // and its decay up to the chunk, 0 where there was nothing before
 }
 
-// What a thread has asked for: of v, or of the state, four columns of a term and of the term 8 after it, and of those
-// 64 to the right; or, of a state turned over, four terms of columns 32 apart. And the units of halves.
+// What a thread has asked for: of q and of k four terms of a row; of the state four columns of a term, and those 64 to
+// the right, or, of a state turned over, four terms of columns 64 apart; the same of the state before the segment; and
+// the units of halves.
 struct Asked {
-  added: Held,
-  added_after: Held,
-  added_right: Held,
-  added_right_after: Held,
-  units: vec4f,
+  q: vec4f,
+  k: vec4f,
+  state: Held,
+  state_right: Held,
+  before: vec4f,
+  before_right: vec4f,
+  units: vec2f,
 }
 
-// The state before the segment, likewise: what goes with each of the four.
-fn ask_before(base: u32, first_term: u32, first_e: u32, thread: u32) -> mat4x4f {
-  var asked = mat4x4f();
+// Eight terms, from `term` on.
+fn ask(at: Places, at_k: u32, term: u32, first_e: u32, thread: u32) -> Asked {
+  let own = term + 4u * (thread % 2u);
+  var asked = Asked();
+  asked.q = load_q(at.q, own);
+  asked.k = load_k(at_k, own);
+  var row = term + thread / 16u;
+  var column = first_e + 4u * (thread % 16u);
+  var right = vec2u(row, column + 64u);
   if (STATE_TURNED) {
-    let term = first_term + 4u * (thread % 4u);
-    let column = first_e + thread / 4u;
-    asked[0] = load_before(base, column, term);
-    asked[1] = load_before(base, column + 32u, term);
-    if (WIDE) {
-      asked[2] = load_before(base, column + 64u, term);
-      asked[3] = load_before(base, column + 96u, term);
-    }
-    return asked;
+    row = first_e + thread / 2u;
+    column = own;
+    right = vec2u(row + 64u, column);
   }
-  let term = first_term + thread / 16u;
-  let e = first_e + 4u * (thread % 16u);
-  asked[0] = load_before(base, term, e);
-  asked[1] = load_before(base, term + 8u, e);
-  if (WIDE) {
-    asked[2] = load_before(base, term, e + 64u);
-    asked[3] = load_before(base, term + 8u, e + 64u);
+  asked.state = load_state(at.state, row, column);
+  if (WIDE) { asked.state_right = load_state(at.state, right.x, right.y); }
+  if (SEGMENTED && at.fade > 0.0) {
+    asked.before = load_before(at.segment, row, column);
+    if (WIDE) { asked.before_right = load_before(at.segment, right.x, right.y); }
+  }
+  if (HALVES) {
+    // Columns 64 to the right are the same thread's: where these tiles are wide, those of the states were.
+    asked.units = vec2f(load_unit(at.units, row, column));
+    if (STATE_TURNED && WIDE) { asked.units.y = load_unit(at.units, right.x, right.y); }
   }
   return asked;
+}
+
+// Puts them into the first half of the tiles' terms, and k into the second half of the right one's.
+fn put(asked: Asked, fade: f32, thread: u32) {
+  put_left_lanes(thread % 2u, thread / 8u, thread / 2u % 4u, asked.q);
+  put_right_lanes(2u + thread % 2u, thread / 8u, thread / 2u % 4u, asked.k);
+  var state = vec4f(asked.state);
+  var state_right = vec4f(asked.state_right);
+  if (HALVES) {
+    state *= asked.units.x;
+    state_right *= asked.units.y;
+  }
+  if (SEGMENTED && fade > 0.0) {
+    state += fade * asked.before;
+    state_right += fade * asked.before_right;
+  }
+  if (STATE_TURNED) {
+    put_right_lanes(thread % 2u, thread / 8u, thread / 2u % 4u, state);
+    if (WIDE) { put_right_lanes(thread % 2u, thread / 8u + 16u, thread / 2u % 4u, state_right); }
+  } else {
+    put_right(thread / 64u, thread / 16u % 4u, thread % 16u, state);
+    if (WIDE) { put_right(thread / 64u, thread / 16u % 4u, thread % 16u + 16u, state_right); }
+  }
+}
+
+// q · k, and q · S.
+struct Products {
+  scores: Scores,
+  sums: Sums,
+}
+
+// One term of the scores, `i` of the four of a part.
+fn add_key_term(scores: Scores, part: u32, i: u32, across: u32, along: u32) -> Scores {
+  let keys = right_at(2u + part, i, along);
+  return Scores(outer(scores.upper, left_at(part, i, across), keys), outer(scores.lower, left_at(part, i, across + 8u), keys));
+}
+
+// One term of both.
+fn add_products_term(products: Products, part: u32, i: u32, across: u32, along: u32) -> Products {
+  return Products(add_key_term(products.scores, part, i, across, along), add_term(products.sums, part, i, across, along));
+}
+
+fn add_products_part(products: Products, part: u32, across: u32, along: u32) -> Products {
+  return add_products_term(add_products_term(add_products_term(add_products_term(products, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
+}
+
+fn add_keys_part(scores: Scores, part: u32, across: u32, along: u32) -> Scores {
+  return add_key_term(add_key_term(add_key_term(add_key_term(scores, part, 0u, across, along), part, 1u, across, along), part, 2u, across, along), part, 3u, across, along);
+}
+
+fn add_products(products: Products, of_state: bool, across: u32, along: u32) -> Products {
+  if (ONE_BLOCK || of_state) {
+    return add_products_part(add_products_part(products, 0u, across, along), 1u, across, along);
+  }
+  return Products(add_keys_part(add_keys_part(products.scores, 0u, across, along), 1u, across, along), products.sums);
+}
+
+// What a thread has asked for of v: four columns of a row and of the row 8 after it, and of those 64 to the right.
+struct Values {
+  here: Held,
+  after: Held,
+  right: Held,
+  right_after: Held,
 }
 
 fn held_v(base: u32, column: u32) -> Held { return Held(load_v(base, column)); }
 
-fn ask_values(at: Places, row: u32, e: u32) -> Asked {
+fn ask_values(at: Places, row: u32, e: u32) -> Values {
   let here = at.v + min(row, at.last) * params.v_strides.w;
   let after = at.v + min(row + 8u, at.last) * params.v_strides.w;
-  var asked = Asked();
-  asked.added = held_v(here, e);
-  asked.added_after = held_v(after, e);
+  var asked = Values();
+  asked.here = held_v(here, e);
+  asked.after = held_v(after, e);
   if (WIDE) {
-    asked.added_right = held_v(here, e + 64u);
-    asked.added_right_after = held_v(after, e + 64u);
+    asked.right = held_v(here, e + 64u);
+    asked.right_after = held_v(after, e + 64u);
   }
   return asked;
-}
-
-fn ask_state(at: Places, first_term: u32, first_e: u32, thread: u32) -> Asked {
-  var asked = Asked();
-  if (STATE_TURNED) {
-    let term = first_term + 4u * (thread % 4u);
-    let column = first_e + thread / 4u;
-    asked.added = load_state(at.state, column, term);
-    asked.added_after = load_state(at.state, column + 32u, term);
-    if (HALVES) { asked.units = vec4f(load_unit(at.units, column, term), load_unit(at.units, column + 32u, term), 0.0, 0.0); }
-    if (WIDE) {
-      asked.added_right = load_state(at.state, column + 64u, term);
-      asked.added_right_after = load_state(at.state, column + 96u, term);
-      if (HALVES) {
-        asked.units.z = load_unit(at.units, column + 64u, term);
-        asked.units.w = load_unit(at.units, column + 96u, term);
-      }
-    }
-    return asked;
-  }
-  let term = first_term + thread / 16u;
-  let e = first_e + 4u * (thread % 16u);
-  asked.added = load_state(at.state, term, e);
-  asked.added_after = load_state(at.state, term + 8u, e);
-  if (WIDE) {
-    asked.added_right = load_state(at.state, term, e + 64u);
-    asked.added_right_after = load_state(at.state, term + 8u, e + 64u);
-  }
-  // Columns 64 to the right are the same thread's: where these tiles are wide, those of the states were.
-  if (HALVES) { asked.units = vec4f(load_unit(at.units, term, e), load_unit(at.units, term + 8u, e), 0.0, 0.0).xyxy; }
-  return asked;
-}
-
-// Puts what was asked for into the right tile.
-fn put_asked(asked: Asked, before: mat4x4f, of_state: bool, fade: f32, thread: u32) {
-  var here = vec4f(asked.added);
-  var after = vec4f(asked.added_after);
-  var right = vec4f(asked.added_right);
-  var right_after = vec4f(asked.added_right_after);
-  if (HALVES && of_state) {
-    here *= asked.units.x;
-    after *= asked.units.y;
-    right *= asked.units.z;
-    right_after *= asked.units.w;
-  }
-  if (SEGMENTED && of_state && fade > 0.0) {
-    here += fade * before[0];
-    after += fade * before[1];
-    right += fade * before[2];
-    right_after += fade * before[3];
-  }
-  if (STATE_TURNED && of_state) {
-    put_right_rows(thread, 0u, here, after);
-    if (WIDE) { put_right_rows(thread, 16u, right, right_after); }
-  } else {
-    put_right_terms(thread / 16u, thread % 16u, here, after);
-    if (WIDE) { put_right_terms(thread / 16u, thread % 16u + 16u, right, right_after); }
-  }
 }
 
 // A row's scores of four sources from `source` on by their decays and by the scale, 0 where a source comes after it.
@@ -234,22 +244,31 @@ fn decayed_block(scores: mat4x4f, own_row: u32, first_row: u32, source: u32, coa
     decayed(scores[2], own_row + 2u, first_row, source, coarse, fine), decayed(scores[3], own_row + 3u, first_row, source, coarse, fine));
 }
 
-// Adds scores · v of 64 sources from `block` on, and then q · S in further steps of 16 terms.
-fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, first_e: u32, thread: u32) -> Sums {
+// What rows of q · S are multiplied by.
+fn weight_of(own_row: u32) -> f32 { return params.query_scale * decay_between(vec2f(), places[own_row]); }
+fn weights_of(own_row: u32) -> vec4f {
+  return vec4f(weight_of(own_row), weight_of(own_row + 1u), weight_of(own_row + 2u), weight_of(own_row + 3u));
+}
+
+// Adds scores · v of 64 sources from `block` on; of_state, to nothing, and q · S too.
+fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, of_state: bool, first_e: u32, thread: u32) -> Sums {
   let across = across_of(thread);
   let along = along_of(thread);
-  let load_row = thread / 4u;
-  let load_term = 4u * (thread % 4u);
-  let load_e = first_e + 4u * (thread % 16u);
   // Asked for now, used after the scores: memory answers late.
   let position = positions[at.position + select(first_row, block, thread >= ROWS) + thread % ROWS];
-  let at_k = at.k + min(block + load_row, at.last) * params.k_strides.w;
-  let at_k_after = at.k + min(block + load_row + 32u, at.last) * params.k_strides.w;
-  var scores = scores_of(at.q, at.q_after, at_k, at_k_after, thread);
+  let at_k = at.k + min(block + thread / 2u, at.last) * params.k_strides.w;
+  var products = Products(Scores(), sums);
+  var asked = ask(at, at_k, 0u, first_e, thread);
+  for (var term = 0u; term < params.d; term += 8u) {
+    put(asked, at.fade, thread);
+    workgroupBarrier();
+    asked = ask(at, at_k, min(term + 8u, (params.d - 1u) / 8u * 8u), first_e, thread);
+    products = add_products(products, of_state, across, along);
+    workgroupBarrier();
+  }
 
-  var asked = ask_values(at, block + thread / 16u, load_e);
-  var from_q = load_q(at.q, load_term);
-  var from_q_after = load_q(at.q_after, load_term);
+  let load_e = first_e + 4u * (thread % 16u);
+  var values = ask_values(at, block + thread / 16u, load_e);
   places[thread] = place_of(position);
   workgroupBarrier();
   let s0 = places[ROWS + 4u * along];
@@ -258,36 +277,19 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, steps: u32, fir
   let s3 = places[ROWS + 4u * along + 3u];
   let coarse = vec4f(s0.x, s1.x, s2.x, s3.x);
   let fine = vec4f(s0.y, s1.y, s2.y, s3.y);
-  scores = Scores(
-    decayed_block(scores.upper, 4u * across, first_row, block + 4u * along, coarse, fine),
-    decayed_block(scores.lower, 4u * across + 32u, first_row, block + 4u * along, coarse, fine));
-  // Of the products with the state of the rows that this thread loads.
-  let weight = params.query_scale * decay_between(vec2f(), places[load_row]);
-  let weight_after = params.query_scale * decay_between(vec2f(), places[load_row + 32u]);
+  let scores = Scores(
+    decayed_block(products.scores.upper, 4u * across, first_row, block + 4u * along, coarse, fine),
+    decayed_block(products.scores.lower, 4u * across + 32u, first_row, block + 4u * along, coarse, fine));
+  var next_sums = products.sums;
+  if (ONE_BLOCK || of_state) { next_sums = weighted_sums(next_sums, weights_of(4u * across), weights_of(4u * across + 32u)); }
 
-  // Now scores · v, or q · S, by the same instructions, so that they fit their cache.
-  var next_sums = sums;
-  for (var step = 0u; step < steps; step++) {
-    let of_state = step >= 4u;
-    put_asked(asked, scores.upper, of_state, at.fade, thread);
-    if (of_state) {
-      put_left_rows(thread, weight * from_q, weight_after * from_q_after);
-    } else {
-      hand_over(scores, step, across, along);
-    }
+  for (var turn = 0u; turn < 4u; turn++) {
+    hand_over(scores, turn, across, along);
+    put_right_terms(thread / 16u, thread % 16u, vec4f(values.here), vec4f(values.after));
+    if (WIDE) { put_right_terms(thread / 16u, thread % 16u + 16u, vec4f(values.right), vec4f(values.right_after)); }
     workgroupBarrier();
-    let next = min(step + 1u, steps - 1u);
-    if (next >= 4u) {
-      let term = (next - 4u) * DEPTH;
-      asked = ask_state(at, term, first_e, thread);
-      // Into the registers of the scores, which are used up.
-      if (SEGMENTED && at.fade > 0.0) { scores.upper = ask_before(at.segment, term, first_e, thread); }
-      from_q = load_q(at.q, term + load_term);
-      from_q_after = load_q(at.q_after, term + load_term);
-    } else {
-      asked = ask_values(at, block + next * DEPTH + thread / 16u, load_e);
-    }
-    if (SKIPS && block == first_row && (step == 2u || step == 3u)) {
+    values = ask_values(at, block + min(turn + 1u, 3u) * DEPTH + thread / 16u, load_e);
+    if (SKIPS && block == first_row && turn >= 2u) {
       next_sums = add_lower_tiles(next_sums, across, along);
     } else {
       next_sums = add_tiles(next_sums, across, along);
@@ -323,13 +325,10 @@ fn main(
   let area = width_d() * width_e();
   let state = (instance * params.segments + segment) * params.segment + chunk % params.segment;
   let base_q = params.q_offset + dot(entry, params.q_strides) + start * params.q_strides.w;
-  let q_row = min(first_row + thread / 4u, rows - 1u);
-  let q_after = min(first_row + thread / 4u + 32u, rows - 1u);
   var at = Places();
   at.position = instance * (params.n + params.chunks) + start;
   at.last = rows - 1u;
-  at.q = base_q + q_row * params.q_strides.w;
-  at.q_after = base_q + q_after * params.q_strides.w;
+  at.q = base_q + min(first_row + thread / 2u, rows - 1u) * params.q_strides.w;
   at.k = params.k_offset + dot(entry, params.k_strides) + start * params.k_strides.w;
   at.v = params.v_offset + dot(entry, params.v_strides) + start * params.v_strides.w;
   at.state = state * area;
@@ -339,14 +338,12 @@ fn main(
     if (segment + params.has_initial > 0u) { at.fade = decay_between(vec2f(), place_of(total_at(instance * (params.chunks + params.segments) + chunk))); }
   }
 
-  let of_state = select(0u, (params.d + DEPTH - 1u) / DEPTH, chunk + params.has_initial > 0u);
   var sums = Sums();
   if (ONE_BLOCK) {
-    sums = add_block(sums, at, 0u, 0u, 4u + of_state, first_e, thread);
+    sums = add_block(sums, at, 0u, 0u, true, first_e, thread);
   } else {
-    for (var block = 0u; block <= first_row; block += ROWS) {
-      let steps = 4u + select(0u, of_state, block == first_row);
-      sums = add_block(sums, at, first_row, block, steps, first_e, thread);
+    for (var back = 0u; back <= first_row; back += ROWS) {
+      sums = add_block(sums, at, first_row, first_row - back, back == 0u, first_e, thread);
     }
   }
 

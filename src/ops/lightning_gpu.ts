@@ -7,6 +7,7 @@ import { type Dispatch, floatBits, type GpuContext, type View } from "../backend
 import { bytesOf } from "../dtype.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
+import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
@@ -32,12 +33,11 @@ import {
   tilesAlong,
   tilesOf,
   tiling,
-  withScores,
   withTiles,
 } from "./tiles.ts";
 
 const statesShader = withTiles(keys, decays, statesText);
-const outputsShader = withScores(decays, outputsText);
+const outputsShader = withTiles(keys, queries, decays, outputsText);
 
 /**
  * Memory that a call may take beyond q, k, v and the outputs, states included, as a share of them (15 % less what
