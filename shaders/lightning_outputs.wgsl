@@ -49,7 +49,7 @@ struct Params {
   query_scale: f32,
   source_scale: f32,
   units: u32,                // where they begin in totals
-  has_initial: u32,          // whether there is a state before the first chunk, so that it may not skip it
+  has_initial: u32,          // whether there is a state before the first segment
 }
 
 @group(0) @binding(3) var<storage, read> positions: array<vec2u>;
@@ -123,7 +123,7 @@ struct Asked {
   units: vec2f,
 }
 
-// Eight terms, from `term` on.
+// Eight terms, from `term` on. With no state before the segment, one of zeros is read and fades to 0.
 fn ask(at: Places, at_k: u32, term: u32, first_e: u32, thread: u32) -> Asked {
   let own = term + 4u * (thread % 2u);
   var asked = Asked();
@@ -139,7 +139,7 @@ fn ask(at: Places, at_k: u32, term: u32, first_e: u32, thread: u32) -> Asked {
   }
   asked.state = load_state(at.state, row, column);
   if (WIDE) { asked.state_right = load_state(at.state, right.x, right.y); }
-  if (SEGMENTED && at.fade > 0.0) {
+  if (SEGMENTED) {
     asked.before = load_before(at.segment, row, column);
     if (WIDE) { asked.before_right = load_before(at.segment, right.x, right.y); }
   }
@@ -161,7 +161,7 @@ fn put(asked: Asked, fade: f32, thread: u32) {
     state *= asked.units.x;
     state_right *= asked.units.y;
   }
-  if (SEGMENTED && fade > 0.0) {
+  if (SEGMENTED) {
     state += fade * asked.before;
     state_right += fade * asked.before_right;
   }
@@ -250,7 +250,8 @@ fn weights_of(own_row: u32) -> vec4f {
   return vec4f(weight_of(own_row), weight_of(own_row + 1u), weight_of(own_row + 2u), weight_of(own_row + 3u));
 }
 
-// Adds scores · v of 64 sources from `block` on; of_state, to nothing, and q · S too.
+// Adds scores · v of 64 sources from `block` on; of_state, q · S too, to sums of 0. Without a branch on the way: it
+// would keep the compiler from reading ahead.
 fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, of_state: bool, first_e: u32, thread: u32) -> Sums {
   let across = across_of(thread);
   let along = along_of(thread);
@@ -259,10 +260,10 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, of_state: bool,
   let at_k = at.k + min(block + thread / 2u, at.last) * params.k_strides.w;
   var products = Products(Scores(), sums);
   var asked = ask(at, at_k, 0u, first_e, thread);
-  for (var term = 0u; term < params.d; term += 8u) {
+  for (var term = 0u; term < width_d(); term += 8u) {
     put(asked, at.fade, thread);
     workgroupBarrier();
-    asked = ask(at, at_k, min(term + 8u, (params.d - 1u) / 8u * 8u), first_e, thread);
+    asked = ask(at, at_k, min(term + 8u, (width_d() - 1u) / 8u * 8u), first_e, thread);
     products = add_products(products, of_state, across, along);
     workgroupBarrier();
   }
@@ -312,7 +313,7 @@ fn main(
   let tiles_row = (params.chunk + ROWS - 1u) / ROWS;
   let first_e = number % tiles_e * width;
   let first_row = number / tiles_e % tiles_row * ROWS;
-  // First chunks come last: they have no state and take half as long, so that processors end more nearly together.
+  // Last chunks come first: caches still hold their states.
   let heads = params.workgroups / (tiles_e * tiles_row * params.chunks);
   let instance = number / tiles_e / tiles_row % heads;
   let chunk = params.chunks - 1u - number / tiles_e / tiles_row / heads;

@@ -156,34 +156,34 @@ struct Places {
   remains: u32,
 }
 
-// Sixteen rows of a chunk, from `depth` on, and those after them.
+// Sixteen rows from `row` on, of the chunk that ends at `end`; and those after them.
 struct Step {
-  chunk: u32,
-  depth: u32,
+  row: u32,
+  end: u32,
 }
 
 fn step_after(step: Step) -> Step {
-  let depth = step.depth + DEPTH;
-  if (depth < params.chunk) { return Step(step.chunk, depth); }
-  return Step(step.chunk + 1u, 0u);
+  if (step.row + DEPTH < step.end) { return Step(step.row + DEPTH, step.end); }
+  return Step(step.end, min(step.end + params.chunk, params.n));
 }
 
 fn ask(at: Places, step: Step, term: u32) -> Asked {
-  let in_chunk = step.depth + term + vec2u(0u, 8u);
-  let row = step.chunk * params.chunk + in_chunk;
-  let here = min(row, vec2u(params.n - 1u));
-  let of_v = at.v + here * params.v_strides.w;
+  let row = step.row + term;
+  let here = min(row, params.n - 1u);
+  let after = min(row + 8u, params.n - 1u);
+  let v_here = at.v + here * params.v_strides.w;
+  let v_after = at.v + after * params.v_strides.w;
   var asked = Asked();
-  asked.k = load_k(at.k + here.x * params.k_strides.w, at.d);
-  asked.k_after = load_k(at.k + here.y * params.k_strides.w, at.d);
-  asked.v = load_v(of_v.x, at.e);
-  asked.v_after = load_v(of_v.y, at.e);
+  asked.k = load_k(at.k + here * params.k_strides.w, at.d);
+  asked.k_after = load_k(at.k + after * params.k_strides.w, at.d);
+  asked.v = load_v(v_here, at.e);
+  asked.v_after = load_v(v_after, at.e);
   if (WIDE && SIDES == 1u) {
-    asked.v_right = load_v(of_v.x, at.e + 64u);
-    asked.v_right_after = load_v(of_v.y, at.e + 64u);
+    asked.v_right = load_v(v_here, at.e + 64u);
+    asked.v_right_after = load_v(v_after, at.e + 64u);
   }
-  asked.remains = vec2f(bitcast<f32>(positions[at.remains + here.x]), bitcast<f32>(positions[at.remains + here.y]));
-  asked.scale = select(vec2f(), vec2f(params.source_scale), (in_chunk < vec2u(params.chunk)) & (row < vec2u(params.n)));
+  asked.remains = vec2f(bitcast<f32>(positions[at.remains + here]), bitcast<f32>(positions[at.remains + after]));
+  asked.scale = select(vec2f(), vec2f(params.source_scale), vec2u(row, row + 8u) < vec2u(step.end));
   return asked;
 }
 
@@ -244,7 +244,8 @@ fn main(
   var total = vec2u();
   // Asked for ahead, since memory answers late.
   var next_whole = whole_of(base_position, first_chunk);
-  var ahead = Step(first_chunk, 0u);
+  let start = first_chunk * params.chunk;
+  var ahead = Step(start, min(start + params.chunk, params.n));
   put(ask(places, ahead, term), 0u, term, four);
   ahead = step_after(ahead);
   var asked = ask(places, ahead, term);

@@ -93,13 +93,16 @@ function walksOf(d: number, e: number): number {
   return Math.ceil(d / 64) * tilesAlong(e);
 }
 
+/** Bytes of a block of four rows or columns in a tile. */
+const BLOCK_BYTES = 272;
+
 /** Constants by which a workgroup walks over one tile of a state or two, with one pair of buffers or two. */
 function walkers({ workgroupBytes, workgroupThreads }: GpuContext, d: number, e: number) {
-  const wide = isWide(e);
-  const pairs = wide && Math.ceil(d / 64) % 2 === 0 && workgroupThreads >= 256;
-  const SIDES = pairs && workgroupBytes >= 17408 ? 2 : 1;
-  const [left, right] = [16 * SIDES, wide ? 32 : 16];
-  const BUFFERS = SIDES === 2 && workgroupBytes >= 2 * 272 * (left + right) ? 2 : 1;
+  const room = workgroupBytes / BLOCK_BYTES;
+  const pairs = isWide(e) && Math.ceil(d / 64) % 2 === 0 && workgroupThreads >= 256;
+  const SIDES = pairs && room >= 64 ? 2 : 1;
+  const [left, right] = [16 * SIDES, isWide(e) ? 32 : 16];
+  const BUFFERS = SIDES === 2 && room >= 2 * (left + right) ? 2 : 1;
   return { SIDES, BUFFERS, LEFT_BLOCKS: BUFFERS * left, RIGHT_BLOCKS: BUFFERS * right };
 }
 
@@ -153,8 +156,27 @@ function passesOf(
 }
 
 /**
- * The GPU, some sequences of the batch after the others in the same scratch memory, where even one chunk of all
- * their heads would take too much. `second` are the queries of a {@linkcode lightningPair} and their outputs.
+ * How many sequences of the batch go at once. All, if their scratch memory is affordable, at least that of a chunk of
+ * each; rather so many that each goes in one pass, as long as they occupy a GPU, and then a round number.
+ */
+function sequencesAtOnce(
+  k: View,
+  v: View,
+  halves: boolean,
+  options: LightningOptions,
+  room: number,
+): number {
+  const [b, groups, members, , d] = k.shape;
+  const occupying = Math.ceil(WALKERS / Math.max(1, groups * members * walksOf(d, v.shape[4])));
+  const inOnePass = Math.floor(b * room / wholeScratch(k, v, halves, options));
+  if (inOnePass < b && inOnePass >= occupying) return inOnePass - inOnePass % occupying;
+  const atLeast = Math.floor(b * room / leastScratch(k, v, options));
+  return Math.min(b, Math.max(occupying, atLeast));
+}
+
+/**
+ * The GPU, some sequences of the batch after the others in the same scratch memory, where that of all would take too
+ * much. `second` are the queries of a {@linkcode lightningPair} and their outputs.
  */
 export function plan(
   inputs: View[],
@@ -165,22 +187,11 @@ export function plan(
 ): Dispatch[] {
   const [q, k, v] = inputs;
   const [b] = k.shape;
-  const heads = sizeOf(k.shape.slice(0, 3));
   const operands = [q, k, v, outputs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
   const room = Math.max(operands * SCRATCH_SHARE - bytesIn(outputs[1]), LEAST_SCRATCH);
-  const most = Math.min(
-    b,
-    Math.max(1, Math.floor(heads * walksOf(k.shape[4], v.shape[4]) / WALKERS)),
-  );
-  let parts = Math.min(most, Math.ceil(leastScratch(k, v, options) / room));
-  // Parts in one pass each, if a state of every head, handed from pass to pass, is much of the room.
-  if (bytesIn(outputs[1]) > room / 4) {
-    const halves = hasHalves([...inputs.slice(0, 3), outputs[0], ...second ? [second.out] : []]);
-    const wanted = Math.ceil(b / Math.floor(b * room / wholeScratch(k, v, halves, options)));
-    if (wanted <= most) parts = wanted;
-  }
-  if (parts < 2) return planHeads(inputs, outputs, options, room, context, second);
-  const taken = Math.ceil(b / parts);
+  const halves = hasHalves([...inputs.slice(0, 3), outputs[0], ...second ? [second.out] : []]);
+  const taken = sequencesAtOnce(k, v, halves, options, room);
+  if (taken === b) return planHeads(inputs, outputs, options, room, context, second);
   const scratch: View[] = [];
   return Array.from({ length: Math.ceil(b / taken) }, (_, part) => {
     const some = (view: View) => slice(view, 0, part * taken, Math.min(taken, b - part * taken));
