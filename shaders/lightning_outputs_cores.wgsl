@@ -71,7 +71,7 @@ struct Two { a: vec4u, b: vec4u }
 // Where a thread reads: the chunk's first row of q, of k and of v, and the column of v; the chunk's last row; the state.
 struct Places { q: u32, k: u32, v: u32, column_v: u32, last: u32, state: u32, pitch: u32, line: u32, lines: u32 }
 
-fn read_q(at: Places, row: u32, column: u32) -> Two {
+fn ask_q(at: Places, row: u32, column: u32) -> Two {
   let base = at.q + min(column, width_d() - 1u) * params.q_column;
   return Two(load_q(base, min(row, at.last), column), load_q(base, min(row + NARROW_STEP, at.last), column));
 }
@@ -194,7 +194,8 @@ fn main(
   let terms = (width_d() + ROWS - 1u) / ROWS * ROWS;
   let of_state = HAS_INITIAL || chunk > 0u;
   let column = 8u * eighth;
-  // What goes to the right was asked for in the step before.
+  // What goes to the left and to the right was asked for in the step before.
+  var left = ask_q(at, line, column);
   var right = ask_k(at, line, column);
   for (var first_row = 0u; first_row < rows; first_row += ROWS) {
     let row = first_row + line;
@@ -203,10 +204,11 @@ fn main(
     for (var source = 0u; source <= first_row; source += ROWS) {
       var s0 = Sum(); var s1 = Sum();
       for (var term = 0u; term < terms; term += ROWS) {
-        put_two(narrow, NARROW, read_q(at, row, term + column));
+        put_two(narrow, NARROW, left);
         put_two(RIGHT + narrow, NARROW, right);
         workgroupBarrier();
         if (term + ROWS < terms) {
+          left = ask_q(at, row, term + ROWS + column);
           right = ask_k(at, source + line, term + ROWS + column);
         } else {
           right = ask_v(at, source + wide_line);
@@ -236,10 +238,13 @@ fn main(
         if (half == 0u) {
           right = ask_v(at, source + DEPTH + wide_line);
         } else if (source < first_row) {
+          left = ask_q(at, row, column);
           right = ask_k(at, source + ROWS + line, column);
         } else if (of_state) {
+          left = ask_q(at, row, column);
           right = ask_state(at, 0u);
         } else {
+          left = ask_q(at, row + ROWS, column);
           right = ask_k(at, line, column);
         }
         workgroupBarrier();
@@ -262,8 +267,7 @@ fn main(
     var unit = 1.0;
     for (var term = 0u; of_state && term < terms; term += DEPTH) {
       if (term % ROWS == 0u) {
-        let from_q = read_q(at, row, term + column);
-        put_two(narrow, NARROW, Two(times(from_q.a, weight_of(row)), times(from_q.b, weight_of(row + NARROW_STEP))));
+        put_two(narrow, NARROW, Two(times(left.a, weight_of(row)), times(left.b, weight_of(row + NARROW_STEP))));
         let next_unit = units[select(term / ROWS, quarter / 2u, STATE_TURNED)];
         let factor = unit / next_unit;
         unit = next_unit;
@@ -273,8 +277,10 @@ fn main(
       put_two(select(wide, turned, STATE_TURNED), select(WIDE, TURNED, STATE_TURNED), right);
       let next = term + DEPTH;
       if (next == terms) {
+        left = ask_q(at, row + ROWS, column);
         right = ask_k(at, line, column);
       } else {
+        if (next % ROWS == 0u) { left = ask_q(at, row, next + column); }
         right = ask_state(at, next);
       }
       workgroupBarrier();
