@@ -9,8 +9,9 @@
 alias Result = f32;
 alias ResultElement = f32;
 const IN_FOURS: bool = false;
-// Whether tiles end where the outputs' columns end.
+// Whether tiles end where the outputs' columns end, and where their rows end.
 const WHOLE_COLUMNS: bool = false;
+const WHOLE_ROWS: bool = false;
 const WIDE: bool = false;
 // Whether loops over a tile's terms are written out: compilers for GPUs do not, and check each index.
 const UNROLLED: bool = false;
@@ -202,7 +203,7 @@ struct Matrix {
 fn four_results(values: vec4f) -> ResultElement { return ResultElement(values.x); }
 
 fn store_row(to: Matrix, row: u32, column: u32, values: vec4f) {
-  if (row >= to.rows || (column >= to.columns && !WHOLE_COLUMNS)) { return; }
+  if ((row >= to.rows && !WHOLE_ROWS) || (column >= to.columns && !WHOLE_COLUMNS)) { return; }
   let step = to.column_step;
   let at = to.base + row * to.row_step + column * step;
   if (IN_FOURS) {

@@ -288,6 +288,7 @@ function planHeads(
           ...sizes(d, e, stateTiles),
           ...together,
           WHOLE_COLUMNS: stateTiles.WHOLE_E,
+          WHOLE_ROWS: stateTiles.WHOLE_D,
           HALVES: halves,
           SEGMENTED: segmented,
           HAS_INITIAL: !segmented && before !== undefined,
