@@ -16,10 +16,12 @@ import { defineOp } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { resolveAxis, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import shader from "../../shaders/softmax.wgsl" with { type: "text" };
+import text from "../../shaders/softmax.wgsl" with { type: "text" };
 import { loadInto } from "./pointwise.ts";
 import { grid } from "./pointwise_program.ts";
-import { rowsJob } from "./rows.ts";
+import { rowsJob, withReductions } from "./rows.ts";
+
+const shader = withReductions(text);
 
 function program(name: string, logarithm: boolean) {
   return {
@@ -37,7 +39,7 @@ function program(name: string, logarithm: boolean) {
     wasm: ([x]: WasmView[], [out]: WasmView[]) =>
       rowsJob("softmax", x.shape, [x, out], { after: [logarithm ? 1 : 0] }),
     gpu: ([x]: View[], [out]: View[], _: unknown, context: GpuContext): Dispatch => ({
-      shader,
+      shader: shader(context),
       constants: { Stored: x.dtype, LOG: logarithm },
       params: [sizeOf(x.shape) / x.shape.at(-1)!, x.shape.at(-1)!, x.offset, out.offset],
       workgroups: grid(sizeOf(x.shape) / x.shape.at(-1)!, context),

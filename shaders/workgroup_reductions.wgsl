@@ -1,0 +1,28 @@
+// The sum and the maximum of what all threads of a workgroup have, as trees in its memory. subgroup_reductions.wgsl
+// has the same by subgroups. Texts that go on from here declare THREADS, a power of two, and Value: f32, i32, u32 or
+// a vector. Every thread of the workgroup has to call, and is given the same.
+
+var<workgroup> parts: array<Value, THREADS>;
+
+fn workgroup_sum(thread: u32, value: Value) -> Value {
+  // Others may still read what an earlier call left.
+  workgroupBarrier();
+  parts[thread] = value;
+  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
+    workgroupBarrier();
+    if (thread < distance) { parts[thread] += parts[thread + distance]; }
+  }
+  workgroupBarrier();
+  return parts[0];
+}
+
+fn workgroup_max(thread: u32, value: Value) -> Value {
+  workgroupBarrier();
+  parts[thread] = value;
+  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
+    workgroupBarrier();
+    if (thread < distance) { parts[thread] = max(parts[thread], parts[thread + distance]); }
+  }
+  workgroupBarrier();
+  return parts[0];
+}
