@@ -1,34 +1,31 @@
-// The sum and the maximum of what all threads of a workgroup have, by subgroups: each reduces what its own threads
-// have, then all of what the subgroups found. The same as workgroup_reductions.wgsl, whose rules hold here.
+// The sum and the maximum of what all threads of a workgroup have, by subgroups: every subgroup reduces all of it,
+// each of its threads a share first. The same as workgroup_reductions.wgsl, whose rules hold here.
 //
-// Which threads make a subgroup, and how many, is the device's affair: a subgroup's first thread leaves its sum at
-// that thread's own place, the others leave zeros, and the threads of a subgroup share all places by counting
-// themselves. Sums have one order as long as the device forms its subgroups alike.
+// How many threads make a subgroup, and which, is the device's affair: they count themselves. Each subgroup adds in
+// one order, so that a device that forms its subgroups alike gives the same bits in every run.
 enable subgroups;
 
 var<workgroup> parts: array<Value, THREADS>;
 
 fn workgroup_sum(thread: u32, value: Value) -> Value {
-  let sum = subgroupAdd(value);
   let lanes = subgroupAdd(1u);
   let lane = subgroupExclusiveAdd(1u);
   // Others may still read what an earlier call left.
   workgroupBarrier();
-  parts[thread] = select(Value(), sum, lane == 0u);
+  parts[thread] = value;
   workgroupBarrier();
-  var total = Value();
-  for (var i = lane; i < THREADS; i += lanes) { total += parts[i]; }
-  return subgroupAdd(total);
+  var share = parts[lane];
+  for (var i = lane + lanes; i < THREADS; i += lanes) { share += parts[i]; }
+  return subgroupAdd(share);
 }
 
 fn workgroup_max(thread: u32, value: Value) -> Value {
-  let largest = subgroupMax(value);
   let lanes = subgroupAdd(1u);
   let lane = subgroupExclusiveAdd(1u);
   workgroupBarrier();
-  parts[thread] = largest;
+  parts[thread] = value;
   workgroupBarrier();
-  var total = largest;
-  for (var i = lane; i < THREADS; i += lanes) { total = max(total, parts[i]); }
-  return subgroupMax(total);
+  var share = parts[lane];
+  for (var i = lane + lanes; i < THREADS; i += lanes) { share = max(share, parts[i]); }
+  return subgroupMax(share);
 }

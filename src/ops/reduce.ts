@@ -4,7 +4,7 @@
  *     out[kept] = Σ x[kept, reduced]          dx[kept, reduced] = g[kept]
  *     out[kept] = max x[kept, reduced]        dx = g / ties where x = out, else 0
  *
- * Nothing is saved for a sum. The CPU and WebAssembly add in float64; the GPU adds in float32 as a tree.
+ * Nothing is saved for a sum. The CPU and WebAssembly add in float64; the GPU adds in float32, as a tree or by subgroups.
  *
  * @module
  */

@@ -46,8 +46,8 @@ function program(name: string, logarithm: boolean) {
     }),
     // The first axis longer than 1 is cut, so that what was dense stays dense.
     cuts: ([x]: readonly View[]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis]),
-    // Three walks of 128 threads, and the trees of two reductions.
-    loopTurns: ([x]: readonly View[]) => 32 + x.shape.at(-1)! / 32,
+    // Three walks of 128 threads, and two reductions.
+    loopTurns: ([x]: readonly View[]) => 64 + x.shape.at(-1)! / 32,
     inPieces: ([x]: readonly Tensor[], [out]: readonly Tensor[]) => {
       const wide = x.to("f32");
       const shifted = wide.sub(wide.max(-1, { keepDims: true }));
