@@ -30,22 +30,17 @@ fn main(
   let row = group.y * groups.x + group.x;
   if (row >= params.rows) { return; }
   let first = params.x_offset + row * params.length;
-  // The largest m and Σ exp(x − m) of what this thread has seen.
-  var m = -3.0e38;
-  var sum = 0.0;
+  // A maximum m and Σ exp(x − m) of what has been seen.
+  var seen = vec2f(-3.0e38, 0.0);
   for (var i = thread; i < params.length; i += THREADS) {
-    let value = f32(x[first + i]);
-    let grown = max(m, value);
-    sum = sum * exp(m - grown) + exp(value - grown);
-    m = grown;
+    seen = join(seen, vec2f(f32(x[first + i]), 1.0));
   }
-  let largest = workgroup_max(thread, m);
-  sum = workgroup_sum(thread, sum * exp(m - largest));
+  seen = workgroup_logsum(thread, seen);
   if (thread > 0u) { return; }
 
   let wanted = targets[params.targets_offset + row];
-  z[params.z_offset + row] = largest + log(sum);
+  z[params.z_offset + row] = seen.x + log(seen.y);
   var loss = bitcast<f32>(params.length | 0x7fc00000u);
-  if (wanted < params.length) { loss = log(sum) + (largest - f32(x[first + wanted])); }
+  if (wanted < params.length) { loss = log(seen.y) + (seen.x - f32(x[first + wanted])); }
   losses[params.losses_offset + row] = loss;
 }
