@@ -1,5 +1,5 @@
 // Rows of logits x [length] with an integer target each, one workgroup a row, in one pass:
-//   z = log Σ exp x,  loss = z − x[target];  a target out of range gives NaN.
+//   z = log Σ exp x,  loss = z − x[target];  a target out of range gives NaN, and so do logits of −Infinity alone.
 // Goes on from one of the reductions.
 
 alias Stored = f32;
@@ -41,6 +41,7 @@ fn main(
   let wanted = targets[params.targets_offset + row];
   z[params.z_offset + row] = seen.x + log(seen.y);
   var loss = bitcast<f32>(params.length | 0x7fc00000u);
-  if (wanted < params.length) { loss = log(seen.y) + (seen.x - f32(x[first + wanted])); }
+  // Not every device has log(0) = −Infinity.
+  if (wanted < params.length && seen.y != 0.0) { loss = log(seen.y) + (seen.x - f32(x[first + wanted])); }
   losses[params.losses_offset + row] = loss;
 }
