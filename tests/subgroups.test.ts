@@ -1,4 +1,4 @@
-/** What the threads of a workgroup reduce together, by subgroups and without: the same numbers, each from its own text. */
+/** What the threads of a workgroup reduce together, by subgroups and without: the same numbers from different texts. */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import fc from "fast-check";
 import { type Device, init, loss, nn, optim, randn, scope, type Tensor, tensor } from "../mod.ts";
