@@ -18,6 +18,7 @@ export const H200 = {
   workgroupsPerAxis: 65535,
   bindingBytes: 2 ** 31 - 4,
   software: false,
+  subgroups: true,
 };
 
 /** The largest buffer of an H200, through Vulkan. */

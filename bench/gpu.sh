@@ -2,7 +2,7 @@
 # What RESULTS.md has from a GPU that is lent for minutes and has no network, each part with a limit of time.
 #   bench/gpu.sh pack               here, after pack.sh has filled .gpu: leaves out what only other machines need
 #   bench/gpu.sh run OUT PART...    there, after `source .gpu/setup.sh`: a file in OUT for each part
-# The parts: quadratic forms tests accuracy kernels flat step efficiency attention cores pytorch.
+# The parts: quadratic forms tests accuracy kernels reductions flat step efficiency attention cores pytorch.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export DENO_NO_PACKAGE_JSON=1 LEVIN_REQUIRE_WEBGPU=1
@@ -26,9 +26,10 @@ part() {
   case $1 in
     quadratic) limit 60 "${tests[@]}" tests/quadratic_attention.test.ts --filter webgpu ;;
     forms) limit 200 "${tests[@]}" tests/{lightning_forms,attention,lightning_attention1,flash_attention}.test.ts --filter webgpu ;;
-    tests) limit 200 "${tests[@]}" tests/{webgpu,budget,optim,host,operations,nn,memory}.test.ts --filter webgpu ;;
+    tests) limit 200 "${tests[@]}" tests/{webgpu,subgroups,budget,optim,host,operations,nn,memory}.test.ts --filter webgpu ;;
     accuracy) limit 120 "${run[@]}" bench/accuracy.ts --backend webgpu ;;
     kernels) limit 120 "${run[@]}" bench/profile.ts && limit 40 "${run[@]}" bench/main.ts --backend webgpu --only matmul ;;
+    reductions) limit 120 "${run[@]}" bench/reductions.ts ;;
     flat) limit 120 "${run[@]}" bench/flat.ts --backend webgpu ;;
     step) limit 60 "${run[@]}" bench/step.ts ;;
     efficiency) limit 260 "${run[@]}" examples/paper.ts efficiency --budget 230 --lengths 1K,4K,16K,32K,92K --out "$out" ;;

@@ -1,7 +1,9 @@
 // Rows of logits x [length] with an integer target each, one workgroup a row, in one pass:
-//   z = log Σ exp x,  loss = z − x[target];  a target out of range gives NaN.
+//   z = log Σ exp x,  loss = z − x[target];  a target out of range gives NaN, and so do logits of −Infinity alone.
+// Goes on from one of the reductions.
 
 alias Stored = f32;
+alias Value = f32;
 const THREADS: u32 = 128;
 
 struct Params {
@@ -19,14 +21,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> z: array<f32>;
 @group(0) @binding(4) var<uniform> params: Params;
 
-// A maximum m and Σ exp(x − m) of what has been seen.
-var<workgroup> parts: array<vec2f, THREADS>;
-
-fn merge(a: vec2f, b: vec2f) -> vec2f {
-  let m = max(a.x, b.x);
-  return vec2f(m, a.y * exp(a.x - m) + b.y * exp(b.x - m));
-}
-
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -36,21 +30,18 @@ fn main(
   let row = group.y * groups.x + group.x;
   if (row >= params.rows) { return; }
   let first = params.x_offset + row * params.length;
+  // A maximum m and Σ exp(x − m) of what has been seen.
   var seen = vec2f(-3.0e38, 0.0);
   for (var i = thread; i < params.length; i += THREADS) {
-    seen = merge(seen, vec2f(f32(x[first + i]), 1.0));
+    seen = join(seen, vec2f(f32(x[first + i]), 1.0));
   }
-  parts[thread] = seen;
-  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
-    workgroupBarrier();
-    if (thread < distance) { parts[thread] = merge(parts[thread], parts[thread + distance]); }
-  }
+  seen = workgroup_logsum(thread, seen);
   if (thread > 0u) { return; }
 
-  let total = parts[0].x + log(parts[0].y);
   let wanted = targets[params.targets_offset + row];
-  z[params.z_offset + row] = total;
+  z[params.z_offset + row] = seen.x + log(seen.y);
   var loss = bitcast<f32>(params.length | 0x7fc00000u);
-  if (wanted < params.length) { loss = log(parts[0].y) + (parts[0].x - f32(x[first + wanted])); }
+  // Not every device has log(0) = −Infinity.
+  if (wanted < params.length && seen.y != 0.0) { loss = log(seen.y) + (seen.x - f32(x[first + wanted])); }
   losses[params.losses_offset + row] = loss;
 }

@@ -1,7 +1,9 @@
 // Rows of `length` elements, one workgroup each:  y = u · n, n = x · r, r = 1 / √(mean x² + ε);
 // or, with GRADIENT, from g, the gradient of y:  dx = r · (g u − n · mean(g u n)),  du = g · n.
+// Goes on from one of the reductions.
 
 alias Stored = f32;
+alias Value = vec2f;
 const GRADIENT: bool = false;
 const THREADS: u32 = 128;
 
@@ -25,8 +27,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> second: array<Stored>;
 @group(0) @binding(5) var<uniform> params: Params;
 
-var<workgroup> parts: array<vec2f, THREADS>;
-
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -46,13 +46,7 @@ fn main(
     sums.x += value * value;
     if (GRADIENT) { sums.y += value * (f32(g[at.z + i]) * f32(u[at.y + i])); }
   }
-  parts[thread] = sums;
-  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
-    workgroupBarrier();
-    if (thread < distance) { parts[thread] += parts[thread + distance]; }
-  }
-  workgroupBarrier();
-  let means = parts[0] / f32(params.length);
+  let means = workgroup_sum(thread, sums) / f32(params.length);
   let r = 1.0 / sqrt(means.x + params.epsilon);
 
   for (var i = thread; i < params.length; i += THREADS) {

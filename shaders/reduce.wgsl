@@ -1,6 +1,7 @@
 // out[row] = x[row, 0] ∘ x[row, 1] ∘ …, where ∘ is `combine` and rows are the axes that are kept.
-// LANES threads share a row and then combine their parts as a tree. A long row is cut into segments;
-// each leaves a partial result for a second pass.
+// LANES threads share a row and then combine their parts: a whole workgroup by one of the reductions that this text
+// goes on from, fewer lanes as a tree, since nothing promises that neighbouring threads are of one subgroup. A long
+// row is cut into segments; each leaves a partial result for a second pass.
 
 alias Stored = f32;
 alias StoredOut = f32;
@@ -31,9 +32,9 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> out: array<StoredOut>;
 @group(0) @binding(2) var<uniform> params: Params;
 
-var<workgroup> parts: array<Value, THREADS>;
-
 fn combine(a: Value, b: Value) -> Value { return a + b; }
+
+fn combine_all(thread: u32, value: Value) -> Value { return workgroup_sum(thread, value); }
 
 fn kept_offset(row: u32) -> u32 {
   var rest = row;
@@ -79,11 +80,16 @@ fn main(
       sum = combine(sum, Value(x[base + reduced_offset(i)]));
     }
   }
-  let place = row_in_group * LANES + lane;
-  parts[place] = sum;
-  for (var distance = LANES / 2u; distance > 0u; distance /= 2u) {
-    workgroupBarrier();
-    if (lane < distance) { parts[place] = combine(parts[place], parts[place + distance]); }
+  if (LANES == THREADS) {
+    sum = combine_all(thread, sum);
+  } else {
+    let place = row_in_group * LANES + lane;
+    parts[place] = sum;
+    for (var distance = LANES / 2u; distance > 0u; distance /= 2u) {
+      workgroupBarrier();
+      if (lane < distance) { parts[place] = combine(parts[place], parts[place + distance]); }
+    }
+    sum = parts[place];
   }
-  if (lane == 0u && row < params.rows) { out[params.offset_out + slot] = StoredOut(parts[place]); }
+  if (lane == 0u && row < params.rows) { out[params.offset_out + slot] = StoredOut(sum); }
 }

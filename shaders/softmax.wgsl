@@ -1,7 +1,8 @@
 // Along rows of `length` elements: out = exp(x − m) / Σ exp(x − m), m = max x,
-// or, with LOG, out = x − m − log Σ exp(x − m). One workgroup a row.
+// or, with LOG, out = x − m − log Σ exp(x − m). One workgroup a row. Goes on from one of the reductions.
 
 alias Stored = f32;
+alias Value = f32;
 const LOG: bool = false;
 const THREADS: u32 = 128;
 
@@ -16,30 +17,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> out: array<Stored>;
 @group(0) @binding(2) var<uniform> params: Params;
 
-var<workgroup> parts: array<f32, THREADS>;
-
-fn reduce_max(thread: u32, value: f32) -> f32 {
-  workgroupBarrier();
-  parts[thread] = value;
-  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
-    workgroupBarrier();
-    if (thread < distance) { parts[thread] = max(parts[thread], parts[thread + distance]); }
-  }
-  workgroupBarrier();
-  return parts[0];
-}
-
-fn reduce_sum(thread: u32, value: f32) -> f32 {
-  workgroupBarrier();
-  parts[thread] = value;
-  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
-    workgroupBarrier();
-    if (thread < distance) { parts[thread] += parts[thread + distance]; }
-  }
-  workgroupBarrier();
-  return parts[0];
-}
-
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -53,11 +30,11 @@ fn main(
 
   var largest = f32(x[source]);
   for (var i = thread; i < params.length; i += THREADS) { largest = max(largest, f32(x[source + i])); }
-  largest = reduce_max(thread, largest);
+  largest = workgroup_max(thread, largest);
 
   var sum = 0.0;
   for (var i = thread; i < params.length; i += THREADS) { sum += exp(f32(x[source + i]) - largest); }
-  sum = reduce_sum(thread, sum);
+  sum = workgroup_sum(thread, sum);
 
   for (var i = thread; i < params.length; i += THREADS) {
     let shifted = f32(x[source + i]) - largest;

@@ -1,7 +1,9 @@
 // Rows of `length` elements, one workgroup each:  out = x · r, r = 1 / √(mean x² + ε),
 // or, with GRADIENT, the gradient of that:          out = r · (g − y · mean(g · y)), y = x · r; with ADD, plus b.
+// Goes on from one of the reductions.
 
 alias Stored = f32;
+alias Value = vec2f;
 const GRADIENT: bool = false;
 const ADD: bool = false;
 const THREADS: u32 = 128;
@@ -21,8 +23,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<Stored>;
 @group(0) @binding(3) var<storage, read_write> out: array<Stored>;
 @group(0) @binding(4) var<uniform> params: Params;
-
-var<workgroup> parts: array<vec2f, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -44,13 +44,7 @@ fn main(
     sums.x += value * value;
     if (GRADIENT) { sums.y += value * f32(g[first_g + i]); }
   }
-  parts[thread] = sums;
-  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
-    workgroupBarrier();
-    if (thread < distance) { parts[thread] += parts[thread + distance]; }
-  }
-  workgroupBarrier();
-  let means = parts[0] / f32(params.length);
+  let means = workgroup_sum(thread, sums) / f32(params.length);
   let r = 1.0 / sqrt(means.x + params.epsilon);
 
   for (var i = thread; i < params.length; i += THREADS) {

@@ -1,6 +1,7 @@
 // Σ g² of up to six tensors in one dispatch, for the global norm of a gradient: workgroup x of PARTS adds up
-// its share of tensor y, in float32 as a tree, and leaves a partial sum in out[y, x].
+// its share of tensor y, in float32, and leaves a partial sum in out[y, x]. Goes on from one of the reductions.
 
+alias Value = f32;
 const PARTS: u32 = 64;
 const THREADS: u32 = 256;
 
@@ -18,8 +19,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read> g5: array<f32>;
 @group(0) @binding(6) var<storage, read_write> out: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
-
-var<workgroup> parts: array<f32, THREADS>;
 
 fn load(which: u32, i: u32) -> f32 {
   switch which {
@@ -42,10 +41,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let g = load(which, offset + i);
     sum += g * g;
   }
-  parts[thread] = sum;
-  for (var distance = THREADS / 2u; distance > 0u; distance /= 2u) {
-    workgroupBarrier();
-    if (thread < distance) { parts[thread] += parts[thread + distance]; }
-  }
-  if (thread == 0u) { out[params.out_offset + which * PARTS + group.x] = parts[0]; }
+  sum = workgroup_sum(thread, sum);
+  if (thread == 0u) { out[params.out_offset + which * PARTS + group.x] = sum; }
 }

@@ -32,7 +32,10 @@ export interface InitOptions {
   threads?: number;
   /** Where to look for an adapter instead of `navigator.gpu`: Dawn's or a browser's GPU object. */
   gpu?: GpuSource;
-  /** A device of the caller's to use as it is. Levin never destroys it. */
+  /**
+   * A device of the caller's to use as it is: without the feature `subgroups`, say, kernels do without. Levin never
+   * destroys it.
+   */
   device?: GPUDevice;
   /**
    * Whether WebGPU checks all that every dispatch binds and is given against the device's limits, before
@@ -240,7 +243,7 @@ async function choose(
   if (wish === "wasm") return wasm(asked, threads);
   if (device !== undefined) {
     const theirs = { owned: false, implementation: "of the device that the caller brought" };
-    return new Device(new WebgpuBackend(device, theirs), "the caller brought it");
+    return new Device(await WebgpuBackend.open(device, theirs), "the caller brought it");
   }
   const source = gpu ?? "webgpu";
   const before = opened.get(source);
@@ -257,7 +260,7 @@ async function choose(
     );
   }
   const reason = wish === "auto" ? "a hardware WebGPU adapter was found" : asked;
-  const opening = new WebgpuBackend(await openDevice(found.adapter), {
+  const opening = await WebgpuBackend.open(await openDevice(found.adapter), {
     owned: true,
     info: found.adapter.info,
     implementation: found.implementation,

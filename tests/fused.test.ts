@@ -7,7 +7,7 @@ import { addMatmul } from "../src/ops/matmul.ts";
 import { mulGradients } from "../src/ops/mul_gradients.ts";
 import { qkvu } from "../src/ops/qkvu.ts";
 import { split } from "../src/ops/views.ts";
-import { assertNear, FLOATS, testOnBackends, testOnCpu } from "./harness.ts";
+import { assertNear, FLOATS, testOnBackends, testOnCpu, testReductions } from "./harness.ts";
 
 /**
  * u ⊙ n and, from its gradient g, those of x and u, with n = x / √(mean x² + ε), in float64; the terms of dx cancel.
@@ -31,7 +31,7 @@ function gatedNorms(x: Float32Array, u: Float32Array, g: Float32Array, size: num
   return { y, dx, du, terms };
 }
 
-testOnBackends("the gated norm and its gradients equal float64, wherever rows lie", async () => {
+testReductions("the gated norm and its gradients equal float64, wherever rows lie", async () => {
   const problems = fc.record({
     b: fc.integer({ min: 1, max: 2 }),
     n: fc.integer({ min: 1, max: 5 }),
@@ -151,7 +151,7 @@ testOnCpu("what cannot be quartered is refused", () => {
   assertThrows(() => qkvu(randn([])), ShapeError, "found []");
 });
 
-testOnBackends(
+testReductions(
   "a norm's gradient adds what has gone past the norm, in one pass",
   async (device) => {
     const norm = new nn.SRMSNorm();

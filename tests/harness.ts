@@ -4,7 +4,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import {
-  type Device,
+  Device,
   DeviceError,
   type GpuSource,
   init,
@@ -13,6 +13,7 @@ import {
   type Tensor,
 } from "../mod.ts";
 import { findAdapter, openDevice } from "../src/backend/webgpu/adapter.ts";
+import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
 import { dawn } from "../src/dawn.ts";
 import { relativeError } from "./relative_error.ts";
 
@@ -78,8 +79,8 @@ export const onDawn = environment.LEVIN_TEST_GPU === "dawn";
 export const gpu: GpuSource | undefined = onDawn ? await dawn() : navigator.gpu;
 
 /** A GPU device for a test alone, from where the shared one comes. */
-export async function openGpu(): Promise<GPUDevice> {
-  return await openDevice((await findAdapter(gpu)).adapter!);
+export async function openGpu(options?: { subgroups?: boolean }): Promise<GPUDevice> {
+  return await openDevice((await findAdapter(gpu)).adapter!, options);
 }
 
 /** What properties draw dtypes from: float16 only where the runtime and its GPU have it. */
@@ -131,6 +132,30 @@ const required = environment.LEVIN_REQUIRE_WEBGPU === "1";
 export function testOnBackends(name: string, fn: (device: Device) => void | Promise<void>): void {
   testOnCpus(name, fn);
   testOnWebgpu(name, fn);
+}
+
+/**
+ * Registers a test on every backend, and, where the WebGPU device reduces by subgroups, on one that does without as
+ * well.
+ */
+export function testReductions(name: string, fn: (device: Device) => void | Promise<void>): void {
+  testOnBackends(name, fn);
+  if (!hasSubgroups) return;
+  test(
+    `${name} (webgpu, without subgroups)`,
+    async () => await leavingNoTrace(withoutSubgroups ??= await openWithoutSubgroups(), fn),
+  );
+}
+
+/** Whether the WebGPU device reduces by subgroups. */
+export const hasSubgroups = /^subgroups: (?!none)/m.test(webgpu?.describe() ?? "");
+
+let withoutSubgroups: Device | undefined;
+
+async function openWithoutSubgroups(): Promise<Device> {
+  const engine = await WebgpuBackend.open(await openGpu({ subgroups: false }), { owned: true });
+  engine.debug = true;
+  return new Device(engine, "reductions are tested without subgroups too");
 }
 
 /** Registers a test on both backends of the CPU. */
@@ -247,5 +272,8 @@ export function sumsOf(matrices: number[][][], members: number): number[] {
 // by a signal after all tests have passed; without a device they have nothing to do.
 // Dawn's binding cannot be called any more by then.
 if (!onDawn) {
-  globalThis.addEventListener?.("unload", () => webgpu?.destroy());
+  globalThis.addEventListener?.("unload", () => {
+    webgpu?.destroy();
+    withoutSubgroups?.destroy();
+  });
 }

@@ -27,6 +27,7 @@ import {
   testOnBackends,
   testOnCpu,
   testOnWebgpu,
+  testReductions,
 } from "./harness.ts";
 
 /** AdamW (Loshchilov and Hutter, arXiv 1711.05101) in float64, for one parameter's gradients. */
@@ -338,7 +339,7 @@ async function checkClipping(gradients: Tensor[], maxNorm: number): Promise<void
   }
 }
 
-testOnBackends("clipping any number of gradients follows its formula", async () => {
+testReductions("clipping any number of gradients follows its formula", async () => {
   const shape = fc.oneof(
     fc.tuple(fc.constantFrom(1, 700, 70_001)),
     fc.tuple(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 150 })),
@@ -408,7 +409,7 @@ function crossEntropies(x: ArrayLike<number>, targets: number[]): number[] {
 }
 
 for (const dtype of ["f32", "f16"] as const) {
-  testOnBackends(`cross-entropy in ${dtype} equals its formula, however reduced`, async () => {
+  testReductions(`cross-entropy in ${dtype} equals its formula, however reduced`, async () => {
     const logits = randn([2, 3, 300], { seed: 1, dtype });
     const numbers = [0, 299, 7, 100, 55, 1];
     const targets = tensor(numbers, { shape: [2, 3], dtype: "i32" });
@@ -420,7 +421,7 @@ for (const dtype of ["f32", "f16"] as const) {
   });
 }
 
-testOnBackends("cross-entropy has the right gradient", async () => {
+testReductions("cross-entropy has the right gradient", async () => {
   const targets = tensor([2, 0, 1], { dtype: "i32" });
   const logits = randn([3, 4], { seed: 1 });
   for (const reduction of ["mean", "sum", "none"] as const) {
@@ -428,7 +429,7 @@ testOnBackends("cross-entropy has the right gradient", async () => {
   }
 });
 
-testOnBackends("the gradient of cross-entropy in f16 is softmax less the target", async () => {
+testReductions("the gradient of cross-entropy in f16 is softmax less the target", async () => {
   const logits = randn([2, 5], { seed: 1, dtype: "f16", requiresGrad: true });
   const targets = tensor([4, 0], { dtype: "u32" });
   loss.crossEntropy(logits, targets, { reduction: "sum" }).backward();
@@ -442,7 +443,7 @@ testOnBackends("the gradient of cross-entropy in f16 is softmax less the target"
   await assertNear(logits.grad!, expected, 1e-3);
 });
 
-testOnBackends("a target that is no class makes its own loss NaN, and no other", async () => {
+testReductions("a target that is no class makes its own loss NaN, and no other", async () => {
   const logits = randn([4, 4], { seed: 1 });
   const targets = tensor([2, -1, 4, 3], { dtype: "i32" });
   const rows = await loss.crossEntropy(logits, targets, { reduction: "none" }).data();
@@ -451,7 +452,7 @@ testOnBackends("a target that is no class makes its own loss NaN, and no other",
   for (const row of [0, 3]) assert(Math.abs(rows[row] - expected[row]) < 1e-5);
 });
 
-testOnBackends("cross-entropy of extreme logits is finite", async () => {
+testReductions("cross-entropy of extreme logits is finite", async () => {
   const extreme = [[1e4, -1e4, 0], [-1e4, 1e4, 1e4], [-1e4, -1e4, -1e4]];
   const logits = tensor(extreme, { requiresGrad: true });
   const targets = tensor([1, 2, 0], { dtype: "i32" });

@@ -70,6 +70,9 @@ testOnCpu("a shader is held to the features that were granted", () => {
   const half = reflect(`enable f16;\n${main("1")}`);
   assertThrows(() => validator().checkShader("half", half), DeviceError, '"shader-f16"');
   validator({}, ["shader-f16"]).checkShader("half", half);
+  const sums = reflect(`enable subgroups;\n${main("1")}`);
+  assertThrows(() => validator().checkShader("sums", sums), DeviceError, '"subgroups"');
+  validator({}, ["subgroups"]).checkShader("sums", sums);
   const matrices = reflect(`enable f16, chromium_experimental_subgroup_matrix;\n${main("1")}`);
   assertThrows(
     () => validator({}, ["shader-f16"]).checkShader("matrices", matrices),

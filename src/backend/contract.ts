@@ -97,6 +97,8 @@ export interface GpuContext {
   readonly bindingBytes: number;
   /** Whether a CPU does the work, whose compiler is slow and whose caches are large. */
   readonly software: boolean;
+  /** Whether the threads of a workgroup can reduce by subgroups. */
+  readonly subgroups: boolean;
   /** The device's matrix units, if it has any that kernels can use. */
   readonly matrixUnits?: MatrixUnits;
   /** Memory for `count` elements that lives until the program's last dispatch has run. */

@@ -15,10 +15,12 @@ import { tidy } from "../scope.ts";
 import { format, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import gradientShader from "../../shaders/cross_entropy_gradient.wgsl" with { type: "text" };
-import shader from "../../shaders/cross_entropy.wgsl" with { type: "text" };
+import text from "../../shaders/cross_entropy.wgsl" with { type: "text" };
 import { arange } from "./create.ts";
 import { grid } from "./pointwise_program.ts";
-import { rowsJob } from "./rows.ts";
+import { rowsJob, withReductions } from "./rows.ts";
+
+const shader = withReductions(text);
 
 /** x [rows, classes], targets [rows] → losses [rows] and z [rows]. */
 const lossOp = defineOp<undefined, TensorSpec[]>({
@@ -45,7 +47,7 @@ const lossOp = defineOp<undefined, TensorSpec[]>({
   },
   wasm: ([x, targets], [losses, z]) => rowsJob("crossEntropy", x.shape, [x, targets, losses, z]),
   gpu: ([x, targets], [losses, z], _, context) => ({
-    shader,
+    shader: shader(context),
     constants: { Stored: x.dtype },
     params: [...x.shape, x.offset, targets.offset, losses.offset, z.offset],
     workgroups: grid(x.shape[0], context),

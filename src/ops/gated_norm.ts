@@ -24,10 +24,12 @@ import { defineOp, type Op } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
-import shader from "../../shaders/gated_norm.wgsl" with { type: "text" };
+import text from "../../shaders/gated_norm.wgsl" with { type: "text" };
 import { grid } from "./pointwise_program.ts";
-import { inEvenRows, rowsJob, rowStep } from "./rows.ts";
+import { inEvenRows, rowsJob, rowStep, withReductions } from "./rows.ts";
 import { checkNorm, inverseRms } from "./srms_norm.ts";
+
+const shader = withReductions(text);
 
 interface NormOptions {
   readonly epsilon: number;
@@ -121,7 +123,7 @@ function plan(
   const length = shape[shape.length - 1];
   const rows = sizeOf(shape.slice(0, -1));
   return {
-    shader,
+    shader: shader(context),
     constants: { Stored: dtype, GRADIENT: gradient },
     bindings: [...inputs, ...outputs],
     params: [

@@ -4,7 +4,7 @@
  *     out[kept] = Σ x[kept, reduced]          dx[kept, reduced] = g[kept]
  *     out[kept] = max x[kept, reduced]        dx = g / ties where x = out, else 0
  *
- * Nothing is saved for a sum. The CPU and WebAssembly add in float64; the GPU adds in float32 as a tree.
+ * Nothing is saved for a sum. The CPU and WebAssembly add in float64; the GPU adds in float32, as a tree or by subgroups.
  *
  * @module
  */
@@ -25,11 +25,14 @@ import { defineOp } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { type Axes, collapse, format, resolveAxes, type Shape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import shader from "../../shaders/reduce.wgsl" with { type: "text" };
+import text from "../../shaders/reduce.wgsl" with { type: "text" };
 import { split } from "./views.ts";
 import { arange } from "./create.ts";
 import { where } from "./pointwise.ts";
 import { grid } from "./pointwise_program.ts";
+import { withReductions } from "./rows.ts";
+
+const shader = withReductions(text);
 
 interface ReduceAxes {
   /** The reduced axes, ascending. */
@@ -39,6 +42,8 @@ interface ReduceAxes {
 interface ReduceRule {
   readonly cpu: (a: number, b: number) => number;
   readonly wgsl: string;
+  /** The same of what all threads of a workgroup have. */
+  readonly wgslOfAll: string;
   /** What leaves every element unchanged. */
   readonly identity: Readonly<Record<DType, number>>;
 }
@@ -46,12 +51,14 @@ interface ReduceRule {
 const SUM: ReduceRule = {
   cpu: (a, b) => a + b,
   wgsl: "a + b",
+  wgslOfAll: "workgroup_sum(thread, value)",
   identity: { f32: 0, f16: 0, i32: 0, u32: 0, bool: 0 },
 };
 
 const MAX: ReduceRule = {
   cpu: Math.max,
   wgsl: "max(a, b)",
+  wgslOfAll: "workgroup_max(thread, value)",
   identity: { f32: -Infinity, f16: -Infinity, i32: -(2 ** 31), u32: 0, bool: 0 },
 };
 
@@ -310,7 +317,7 @@ function plan(
   const padded = (list: readonly number[]) => [...list, ...Array(8 - list.length).fill(0)];
   const { identity } = rule;
   const first: Dispatch = {
-    shader,
+    shader: shader(context),
     constants: {
       Stored: STORED[x.dtype],
       StoredOut: STORED[target.dtype],
@@ -320,6 +327,7 @@ function plan(
       KEPT_RANK: kept.shape.length,
       REDUCED_RANK: reduced.shape.length,
       combine: rule.wgsl,
+      combine_all: rule.wgslOfAll,
     },
     bindings: [x, target],
     params: [

@@ -1,11 +1,20 @@
 /**
- * Operations on dense rows: how far apart the rows lie, and how WebAssembly runs them, many rows to a task.
+ * Operations on dense rows: how far apart the rows lie, how the threads of a GPU's workgroup reduce one together, and
+ * how WebAssembly runs them, many rows to a task.
  *
  * @module
  */
-import { addressOf, type WasmJob, type WasmView } from "../backend/contract.ts";
+import { addressOf, type GpuContext, type WasmJob, type WasmView } from "../backend/contract.ts";
 import { collapse, type Shape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import bySubgroups from "../../shaders/subgroup_reductions.wgsl" with { type: "text" };
+import byTrees from "../../shaders/workgroup_reductions.wgsl" with { type: "text" };
+
+/** The whole of a shader that goes on from the reductions over a workgroup, for a device with subgroups or without. */
+export function withReductions(text: string): (context: Pick<GpuContext, "subgroups">) => string {
+  const [withSubgroups, without] = [bySubgroups, byTrees].map((first) => `${first}\n${text}`);
+  return ({ subgroups }) => subgroups ? withSubgroups : without;
+}
 
 /** Elements that are worth a task. */
 const TASK = 2 ** 13;

@@ -16,10 +16,12 @@ import { defineOp } from "../operation.ts";
 import { tidy } from "../scope.ts";
 import { resolveAxis, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import shader from "../../shaders/softmax.wgsl" with { type: "text" };
+import text from "../../shaders/softmax.wgsl" with { type: "text" };
 import { loadInto } from "./pointwise.ts";
 import { grid } from "./pointwise_program.ts";
-import { rowsJob } from "./rows.ts";
+import { rowsJob, withReductions } from "./rows.ts";
+
+const shader = withReductions(text);
 
 function program(name: string, logarithm: boolean) {
   return {
@@ -37,15 +39,15 @@ function program(name: string, logarithm: boolean) {
     wasm: ([x]: WasmView[], [out]: WasmView[]) =>
       rowsJob("softmax", x.shape, [x, out], { after: [logarithm ? 1 : 0] }),
     gpu: ([x]: View[], [out]: View[], _: unknown, context: GpuContext): Dispatch => ({
-      shader,
+      shader: shader(context),
       constants: { Stored: x.dtype, LOG: logarithm },
       params: [sizeOf(x.shape) / x.shape.at(-1)!, x.shape.at(-1)!, x.offset, out.offset],
       workgroups: grid(sizeOf(x.shape) / x.shape.at(-1)!, context),
     }),
     // The first axis longer than 1 is cut, so that what was dense stays dense.
     cuts: ([x]: readonly View[]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis]),
-    // Three walks of 128 threads, and the trees of two reductions.
-    loopTurns: ([x]: readonly View[]) => 32 + x.shape.at(-1)! / 32,
+    // Three walks of 128 threads, and two reductions.
+    loopTurns: ([x]: readonly View[]) => 64 + x.shape.at(-1)! / 32,
     inPieces: ([x]: readonly Tensor[], [out]: readonly Tensor[]) => {
       const wide = x.to("f32");
       const shifted = wide.sub(wide.max(-1, { keepDims: true }));

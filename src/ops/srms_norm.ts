@@ -22,9 +22,11 @@ import { grad } from "../grad.ts";
 import { defineOp } from "../operation.ts";
 import { format, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
-import shader from "../../shaders/srms_norm.wgsl" with { type: "text" };
+import text from "../../shaders/srms_norm.wgsl" with { type: "text" };
 import { grid } from "./pointwise_program.ts";
-import { rowsJob } from "./rows.ts";
+import { rowsJob, withReductions } from "./rows.ts";
+
+const shader = withReductions(text);
 
 interface NormOptions {
   readonly epsilon: number;
@@ -143,7 +145,7 @@ function plan(
   const length = x.shape.at(-1)!;
   const rows = sizeOf(x.shape) / length;
   return {
-    shader,
+    shader: shader(context),
     constants: { Stored: x.dtype, GRADIENT: gradient, ADD: b !== x },
     bindings: [x, g, b, out],
     params: [rows, length, x.offset, g.offset, b.offset, out.offset, floatBits(epsilon)],

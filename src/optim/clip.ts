@@ -15,11 +15,14 @@ import { bytesOf } from "../dtype.ts";
 import { LevinError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { grid, productProgram } from "../ops/pointwise_program.ts";
+import { withReductions } from "../ops/rows.ts";
 import { tidy } from "../scope.ts";
 import { sizeOf } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import scaleShader from "../../shaders/scale_three.wgsl" with { type: "text" };
-import squaresShader from "../../shaders/sums_of_squares.wgsl" with { type: "text" };
+import squaresText from "../../shaders/sums_of_squares.wgsl" with { type: "text" };
+
+const squaresShader = withReductions(squaresText);
 
 /**
  * The global norm of the gradients of all parameters, √Σ g² over all of them, a float32 scalar.
@@ -126,11 +129,11 @@ const squares: Program<undefined> = {
     ],
     tasks: sizeOf(out.shape),
   }),
-  gpu: (gradients, [out]) => {
+  gpu: (gradients, [out], _, context) => {
     const rest = Array<typeof out>(SQUARED_TOGETHER - gradients.length).fill(gradients[0]);
     const padding = Array<number>(8 - gradients.length).fill(0);
     return {
-      shader: squaresShader,
+      shader: squaresShader(context),
       constants: { PARTS: out.shape[1] },
       bindings: [...gradients, ...rest, out],
       params: [

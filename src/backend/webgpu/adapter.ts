@@ -5,6 +5,7 @@
  */
 import { DeviceError } from "../../errors.ts";
 import type { MatrixUnits } from "../contract.ts";
+import { SUBGROUPS_DIRECTIVE } from "./shader.ts";
 
 /** An adapter, or why there is none. */
 export interface FoundAdapter {
@@ -84,18 +85,26 @@ export function limitsOf(device: GPUDevice): Limits {
   return Object.fromEntries(LIMITS.map((name) => [name, device.limits[name]])) as Limits;
 }
 
+const SUBGROUPS = "subgroups" as GPUFeatureName;
 /** Dawn's name for WGSL's subgroup matrices, until there is a standard one. */
-const SUBGROUP_MATRIX = "chromium-experimental-subgroup-matrix";
-const FEATURES = ["shader-f16", "timestamp-query", SUBGROUP_MATRIX] as GPUFeatureName[];
+const SUBGROUP_MATRIX = "chromium-experimental-subgroup-matrix" as GPUFeatureName;
+const FEATURES = ["shader-f16", "timestamp-query"] as GPUFeatureName[];
 
-/** Opens a device with the adapter's own limits and every feature that kernels can use. */
-export async function openDevice(adapter: GPUAdapter): Promise<GPUDevice> {
+/**
+ * Opens a device with the adapter's own limits and every feature that kernels can use; or without subgroups and the
+ * matrices that stand on them, for comparison.
+ */
+export async function openDevice(
+  adapter: GPUAdapter,
+  { subgroups = true }: { subgroups?: boolean } = {},
+): Promise<GPUDevice> {
   const requiredLimits = Object.fromEntries(LIMITS.map((name) => [name, adapter.limits[name]]));
-  const listed = FEATURES.filter((name) => adapter.features.has(name));
+  const plain = FEATURES.filter((name) => adapter.features.has(name));
   // Deno grants "subgroups" on adapters that do not list it, so the only way to know is to ask.
-  const all = [...listed, "subgroups" as GPUFeatureName];
+  const matrices = adapter.features.has(SUBGROUP_MATRIX) ? [SUBGROUP_MATRIX] : [];
+  const attempts = subgroups ? [[...plain, SUBGROUPS, ...matrices]] : [];
   let problem: unknown;
-  for (const requiredFeatures of [all, listed]) {
+  for (const requiredFeatures of [...attempts, plain]) {
     try {
       return await adapter.requestDevice({ requiredLimits, requiredFeatures });
     } catch (error) {
@@ -105,8 +114,8 @@ export async function openDevice(adapter: GPUAdapter): Promise<GPUDevice> {
   throw new DeviceError(`Cannot open ${nameOf(adapter.info)}: ${problem}`, { cause: problem });
 }
 
-/** What Dawn's GPUAdapterInfo adds: the shapes of matrices that subgroups can multiply. */
-interface SubgroupMatrixInfo {
+/** What GPUAdapterInfo says of subgroups; the shapes of matrices that they can multiply are Dawn's addition. */
+interface SubgroupInfo {
   readonly subgroupMinSize?: number;
   readonly subgroupMaxSize?: number;
   readonly subgroupMatrixConfigs?: readonly {
@@ -118,15 +127,42 @@ interface SubgroupMatrixInfo {
   }[];
 }
 
+/** How kernels use the subgroups of a device. */
+export interface Subgroups {
+  /** How large they are, for people: `32 threads`, `8 to 32 threads`. */
+  readonly size: string;
+  /** Whether shaders that use them have to say so: `enable subgroups;` is standard, and naga refuses it. */
+  readonly directive: boolean;
+}
+
+/** The subgroups of a device, if its compiler knows them; given what its adapter said. */
+export async function subgroupsOf(
+  device: GPUDevice,
+  info: GPUAdapterInfo | undefined,
+): Promise<Subgroups | undefined> {
+  if (!device.features.has(SUBGROUPS)) return undefined;
+  const { subgroupMinSize: least, subgroupMaxSize: most } = (info ?? {}) as SubgroupInfo;
+  const size = least === undefined || most === undefined
+    ? "of unknown size"
+    : `${least === most ? most : `${least} to ${most}`} threads`;
+  for (const directive of [true, false]) {
+    device.pushErrorScope("validation");
+    const code = "@compute @workgroup_size(1) fn main() { _ = subgroupAdd(1u); }";
+    device.createShaderModule({ code: `${directive ? SUBGROUPS_DIRECTIVE : ""}${code}` });
+    if (await device.popErrorScope() === null) return { size, directive };
+  }
+  return undefined;
+}
+
 /** The matrix units of a device that kernels can use, given what its adapter said. */
 export function matrixUnitsOf(
   { features }: GPUDevice,
   info: GPUAdapterInfo | undefined,
 ): MatrixUnits | undefined {
-  const needed = [SUBGROUP_MATRIX, "subgroups", "shader-f16"] as GPUFeatureName[];
+  const needed: GPUFeatureName[] = [SUBGROUP_MATRIX, SUBGROUPS, "shader-f16"];
   if (!needed.every((name) => features.has(name))) return undefined;
   const { subgroupMinSize, subgroupMaxSize: lanes = 0, subgroupMatrixConfigs } =
-    (info ?? {}) as SubgroupMatrixInfo;
+    (info ?? {}) as SubgroupInfo;
   if (subgroupMinSize !== lanes) return undefined;
   const found = subgroupMatrixConfigs?.find((config) =>
     config.componentType === "f16" && config.resultComponentType === "f32" &&

@@ -22,7 +22,15 @@ import {
   type View,
 } from "../contract.ts";
 import { Pool } from "../pool.ts";
-import { isSoftware, type Limits, limitsOf, matrixUnitsOf, nameOf } from "./adapter.ts";
+import {
+  isSoftware,
+  type Limits,
+  limitsOf,
+  matrixUnitsOf,
+  nameOf,
+  type Subgroups,
+  subgroupsOf,
+} from "./adapter.ts";
 import { ErrorLog } from "./errors.ts";
 import { BufferUsage } from "./flags.ts";
 import { Pipelines, type Prepared } from "./pipelines.ts";
@@ -55,6 +63,8 @@ export interface WebgpuBackendOptions {
   readonly owned: boolean;
   /** What is known of the adapter, if the device does not tell. */
   readonly info?: GPUAdapterInfo;
+  /** The device's subgroups, if kernels are to use them. */
+  readonly subgroups?: Subgroups;
   /** Bind at most so many bytes at once. Default: what the device allows. */
   readonly bindingBytes?: number;
   /** Whether to take what is read out of `mapAsync` at once. Default: where that is known to work. */
@@ -84,6 +94,7 @@ export class WebgpuBackend implements Backend {
   readonly #limits: Limits;
   readonly #owned: boolean;
   readonly #implementation: string;
+  readonly #subgroups: Subgroups | undefined;
   readonly #matrixUnits: MatrixUnits | undefined;
   readonly #errors: ErrorLog;
   readonly #pipelines: Pipelines;
@@ -109,7 +120,7 @@ export class WebgpuBackend implements Backend {
   constructor(device: GPUDevice, options: WebgpuBackendOptions) {
     this.#device = device;
     this.#owned = options.owned;
-    const info = options.info ?? (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
+    const info = options.info ?? infoOf(device);
     this.#limits = limitsOf(device);
     const largest = options.bindingBytes ?? this.#limits.maxStorageBufferBindingSize;
     this.name = nameOf(info);
@@ -117,6 +128,7 @@ export class WebgpuBackend implements Backend {
     this.bindingBytes = largest - ALIGNMENT;
     this.loopTurns = this.software ? MESA_LOOP_TURNS : Infinity;
     this.#implementation = options.implementation ?? "not known";
+    this.#subgroups = options.subgroups;
     this.#matrixUnits = matrixUnitsOf(device, info);
     this.#errors = new ErrorLog(device);
     this.lost = this.#errors.lost;
@@ -139,7 +151,14 @@ export class WebgpuBackend implements Backend {
       uniforms: this.#uniforms,
       bindingBytes: Math.floor(largest / 4) * 4,
       paramsInStorage: this.software,
+      subgroupsDirective: this.#subgroups?.directive ?? true,
     });
+  }
+
+  /** Works on `device`, with its subgroups if it was granted any. */
+  static async open(device: GPUDevice, options: WebgpuBackendOptions): Promise<WebgpuBackend> {
+    const subgroups = await subgroupsOf(device, options.info ?? infoOf(device));
+    return new WebgpuBackend(device, { ...options, subgroups });
   }
 
   /** Whether everything that dispatches bind and are given is checked; see `InitOptions.debug`. */
@@ -163,6 +182,7 @@ export class WebgpuBackend implements Backend {
       `${limits.maxComputeWorkgroupStorageSize} bytes`,
       `largest buffer: ${limits.maxBufferSize} bytes, ` +
       `largest binding: ${limits.maxStorageBufferBindingSize} bytes`,
+      `subgroups: ${this.#subgroups?.size ?? "none"}`,
       this.#matrixUnits === undefined
         ? "matrix units: none"
         : `matrix units: ${this.#matrixUnits.side} × ${this.#matrixUnits.side} float16, ` +
@@ -329,6 +349,7 @@ export class WebgpuBackend implements Backend {
       workgroupsPerAxis: limits.maxComputeWorkgroupsPerDimension,
       bindingBytes: this.bindingBytes,
       software: this.software,
+      subgroups: this.#subgroups !== undefined,
       matrixUnits: this.#matrixUnits,
       scratch: (count, dtype = "f32") => {
         const buffer = this.allocate(Math.max(1, count) * bytesOf(dtype));
@@ -387,4 +408,8 @@ export class WebgpuBackend implements Backend {
     }
     for (const buffer of this.#doomed.splice(0)) buffer.destroy();
   }
+}
+
+function infoOf(device: GPUDevice): GPUAdapterInfo | undefined {
+  return (device as { adapterInfo?: GPUAdapterInfo }).adapterInfo;
 }

@@ -9,7 +9,7 @@ import type { GpuDeviceBuffer, GpuMemory } from "./backend.ts";
 import type { Limits } from "./adapter.ts";
 import type { ErrorLog } from "./errors.ts";
 import { SHADER_STAGE_COMPUTE } from "./flags.ts";
-import { reflect, type Reflection, specialise } from "./shader.ts";
+import { reflect, type Reflection, specialise, SUBGROUPS_DIRECTIVE } from "./shader.ts";
 import { type Bound, PARAMS_BYTES, Validator } from "./validator.ts";
 
 /** A dispatch that has passed every check and only waits to be encoded. */
@@ -60,6 +60,8 @@ export interface PipelineOptions {
    * storage buffers as there may be keep their uniform.
    */
   readonly paramsInStorage: boolean;
+  /** Whether the compiler takes `enable subgroups;`, or has subgroups without. */
+  readonly subgroupsDirective: boolean;
 }
 
 /** The pipelines of one device. */
@@ -141,13 +143,14 @@ export class Pipelines {
       : specialised;
     const reflection = reflect(code);
     this.#validator.checkShader(name, reflection);
+    const accepted = this.options.subgroupsDirective ? code : code.replace(SUBGROUPS_DIRECTIVE, "");
     const layout = this.#layout(reflection.bindings, params.length > 0);
     const pipeline = this.errors.watch(name, "validation", () =>
       this.device.createComputePipeline({
         label: name,
         layout: this.device.createPipelineLayout({ bindGroupLayouts: [layout] }),
         compute: {
-          module: this.device.createShaderModule({ label: name, code }),
+          module: this.device.createShaderModule({ label: name, code: accepted }),
           entryPoint: "main",
         },
       }));

@@ -33,6 +33,9 @@ export function specialise(shader: string, constants: Constants): string {
   return half ? `enable f16;\n${text}` : text;
 }
 
+/** What standard WGSL says of a shader that uses subgroups. */
+export const SUBGROUPS_DIRECTIVE = "enable subgroups;";
+
 /** What a compute shader declares. */
 export interface Reflection {
   /** The kinds of `@group(0)` bindings, in order. */

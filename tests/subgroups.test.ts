@@ -1,0 +1,213 @@
+/** What the threads of a workgroup reduce together, by subgroups and without: the same numbers from different texts. */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import fc from "fast-check";
+import { type Device, init, loss, nn, optim, randn, scope, type Tensor, tensor } from "../mod.ts";
+import { subgroupsOf } from "../src/backend/webgpu/adapter.ts";
+import { gatedNorm } from "../src/ops/gated_norm.ts";
+import {
+  assertNear,
+  FLOATS,
+  hasSubgroups,
+  openGpu,
+  relativeError,
+  runs,
+  test,
+  testOnCpu,
+  testReductions,
+} from "./harness.ts";
+
+/** Rows x by their reductions, in float64. */
+function reduced(rows: number[][]) {
+  const sums = rows.map((row) => row.reduce((sum, x) => sum + x, 0));
+  const maxima = rows.map((row) => row.reduce((m, x) => Math.max(m, x), -Infinity));
+  const logsums = rows.map((row, i) =>
+    Math.log(row.reduce((sum, x) => sum + Math.exp(x - maxima[i]), 0))
+  );
+  return { sums, maxima, logsums };
+}
+
+const LENGTHS = fc.oneof(
+  fc.constantFrom(1, 7, 127, 128, 129, 255, 256, 257),
+  fc.integer({ min: 1, max: 2000 }),
+);
+
+testReductions(
+  "rows of any length reduce to float64, though their exponentials overflow",
+  async () => {
+    const problems = fc.record({
+      rows: fc.integer({ min: 1, max: 4 }),
+      length: LENGTHS,
+      // exp(89) is no float32.
+      shift: fc.constantFrom(0, -1000, 1000),
+      hidden: fc.boolean(),
+      dtype: fc.constantFrom(...FLOATS),
+      seed: fc.nat(),
+    });
+    const property = fc.asyncProperty(
+      problems,
+      async ({ rows, length, shift, hidden, dtype, seed }) => {
+        using _ = scope();
+        const drawn = await randn([rows, length], { seed }).mul(3).add(shift).data();
+        // As a mask leaves them, all but one entry.
+        if (hidden) drawn.forEach((_, i) => i % length !== seed % length && (drawn[i] = -Infinity));
+        const x = tensor(drawn, { shape: [rows, length], dtype });
+        const data = await x.data();
+        const entries = Array.from(
+          { length: rows },
+          (_, i) => Array.from(data.subarray(i * length, (i + 1) * length)),
+        );
+        const { sums, maxima, logsums } = reduced(entries);
+        const half = dtype === "f16" ? 1e-3 : 0;
+
+        await assertNear(x.max(-1), maxima, 0, "max");
+        if (!hidden) {
+          await assertNear(x.to("f32").sum(-1), sums, 1e-6, "sum", data);
+        }
+        const p = entries.flatMap((row, i) => row.map((v) => Math.exp(v - maxima[i] - logsums[i])));
+        await assertNear(x.softmax(), p, Math.max(half, 2e-6), "softmax");
+        if (!hidden) {
+          const l = entries.flatMap((row, i) => row.map((v) => v - maxima[i] - logsums[i]));
+          await assertNear(x.logSoftmax(), l, Math.max(half, 2e-6), "logSoftmax", l);
+        }
+        const at = seed % length;
+        const targets = tensor(Array(rows).fill(at), { dtype: "i32" });
+        const losses = loss.crossEntropy(x, targets, { reduction: "none" });
+        const wanted = entries.map((row, i) => logsums[i] + (maxima[i] - row[at]));
+        await assertNear(losses, wanted, 2e-6, "cross-entropy", wanted.map(() => 1));
+      },
+    );
+    await fc.assert(property, runs(30));
+  },
+);
+
+testReductions("a row of -Infinity alone has that maximum, and no softmax", async () => {
+  for (const length of [1, 7, 129, 300]) {
+    const x = tensor(Array(2 * length).fill(-Infinity), { shape: [2, length] });
+    assertEquals([...await x.max(-1).data()], [-Infinity, -Infinity]);
+    const targets = tensor([0, length - 1], { dtype: "i32" });
+    const losses = loss.crossEntropy(x, targets, { reduction: "none" });
+    for (const t of [x.softmax(), x.logSoftmax(), losses]) {
+      assert((await t.data()).every(Number.isNaN), `length ${length}: ${await t.data()}`);
+    }
+  }
+});
+
+testReductions(
+  "whole numbers reduce exactly, whatever share of a workgroup has a row",
+  async () => {
+    const problems = fc.record({
+      length: LENGTHS,
+      dtype: fc.constantFrom("i32" as const, "u32" as const),
+      seed: fc.nat(),
+    });
+    const property = fc.asyncProperty(problems, async ({ length, dtype, seed }) => {
+      using _ = scope();
+      const least = dtype === "i32" ? -(2 ** 31) : 0;
+      const numbers = Array.from(await randn([3 * length], { seed }).data(), (x) => {
+        const whole = Math.round(1e8 * x);
+        return dtype === "i32" ? whole : Math.abs(whole);
+      });
+      const x = tensor(numbers, { shape: [3, length], dtype });
+      const rows = [0, 1, 2].map((row) => numbers.slice(row * length, (row + 1) * length));
+      const sums = rows.map((row) => row.reduce((sum, value) => sum + value, 0));
+      const wrapped = sums.map((sum) => dtype === "i32" ? sum | 0 : sum >>> 0);
+      assertEquals([...await x.sum(-1).data()], wrapped);
+      const maxima = rows.map((row) => row.reduce((m, value) => Math.max(m, value), least));
+      assertEquals([...await x.max(-1).data()], maxima);
+    });
+    await fc.assert(property, runs(20));
+  },
+);
+
+/** Everything that reduces over a workgroup, of the same numbers, on one device. */
+async function reductionsOn(device: Device): Promise<Record<string, Float32Array>> {
+  using _ = scope();
+  const [x, u] = [1, 2].map((seed) => randn([3, 777], { seed, device, requiresGrad: true }));
+  const targets = tensor([5, 0, 776], { dtype: "i32", device });
+  const results: Record<string, Tensor> = {
+    softmax: x.softmax(),
+    logSoftmax: x.logSoftmax(),
+    crossEntropy: loss.crossEntropy(x, targets, { reduction: "none" }),
+    srmsNorm: new nn.SRMSNorm().forward(x),
+    gatedNorm: gatedNorm(x, u),
+    sum: x.sum(-1),
+    max: x.max(-1),
+  };
+  new nn.SRMSNorm().forward(x).mul(u).sum().backward();
+  gatedNorm(x, u).square().sum().backward();
+  Object.assign(results, { dx: x.grad!, du: u.grad!, sumsOfSquares: optim.gradNorm({ x, u }) });
+  const data = await Promise.all(Object.values(results).map((t) => t.data()));
+  x.grad = u.grad = null;
+  return Object.fromEntries(Object.keys(results).map((name, i) => [name, data[i] as Float32Array]));
+}
+
+const KERNELS = [
+  ...["softmax", "logSoftmax", "crossEntropy", "srmsNorm", "srmsNormGradient", "gatedNorm"],
+  ...["gatedNormGradient", "sum", "max", "sumsOfSquares"],
+];
+
+test(
+  "by subgroups and without, each kernel is another one, and the numbers agree",
+  async () => {
+    const found: Record<string, Float32Array>[] = [];
+    for (const subgroups of [true, false]) {
+      const gpu = await openGpu({ subgroups });
+      const compiled = new Map<string, string>();
+      const create = gpu.createShaderModule.bind(gpu);
+      gpu.createShaderModule = (descriptor) => {
+        compiled.set(descriptor.label ?? "", descriptor.code);
+        return create(descriptor);
+      };
+      const device = await init({ device: gpu, debug: true });
+      const size = /^subgroups: (.*)$/m.exec(device.describe())![1];
+      assertEquals(size === "none", !subgroups, size);
+      const [once, again] = [await reductionsOn(device), await reductionsOn(device)];
+      assertEquals(once, again, "the same bits in every run");
+      for (const kernel of KERNELS) {
+        const code = compiled.get(kernel)!;
+        assertStringIncludes(code, "fn workgroup_sum");
+        assertEquals(/\bsubgroup\w+\(/.test(code), subgroups, `${kernel}:\n${code}`);
+      }
+      found.push(once);
+      device.destroy();
+      gpu.destroy();
+    }
+    const [by, without] = found;
+    for (const name in by) {
+      const error = relativeError(by[name], without[name]);
+      assert(error <= 1e-6 && by[name].some((x) => x !== 0), `${name}: they differ by ${error}`);
+    }
+  },
+  !hasSubgroups,
+);
+
+/** A device that is granted features and whose compiler refuses what `refuses` matches. */
+function compiler(features: string[], refuses?: RegExp) {
+  const errors: (Error | null)[] = [];
+  return {
+    features: new Set(features),
+    pushErrorScope: () => {},
+    createShaderModule: ({ code }: { code: string }) => {
+      errors.push(refuses?.test(code) ? new Error("refused") : null);
+    },
+    popErrorScope: () => Promise.resolve(errors.pop()),
+  } as unknown as GPUDevice;
+}
+
+testOnCpu("subgroups are used as the compiler takes them", async () => {
+  const info = (subgroupMinSize: number, subgroupMaxSize: number) =>
+    ({ subgroupMinSize, subgroupMaxSize }) as unknown as GPUAdapterInfo;
+  const granted = ["subgroups"];
+  assertEquals(await subgroupsOf(compiler([]), info(32, 32)), undefined);
+  assertEquals(await subgroupsOf(compiler(granted, /subgroupAdd/), info(32, 32)), undefined);
+  assertEquals(await subgroupsOf(compiler(granted), info(32, 32)), {
+    size: "32 threads",
+    directive: true,
+  });
+  assertEquals(await subgroupsOf(compiler(granted, /enable/), info(8, 32)), {
+    size: "8 to 32 threads",
+    directive: false,
+  });
+  const standard = compiler(granted, /^(?!enable subgroups;)/);
+  assertEquals((await subgroupsOf(standard, undefined))!.directive, true);
+});
