@@ -18,10 +18,10 @@ const HALVES_WIDE: bool = false;
 const SEGMENTED: bool = false;
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
-// Whether the upper half of the rows leaves out the sources that come after all of it.
-const SKIPS: bool = false;
-// Whether a chunk is one block of 64 sources.
+// Whether a chunk is one block of 64 sources; and then, whether the upper half of the rows leaves out the half of the
+// sources that come after all of it. In float32 that would take more registers than it is worth.
 const ONE_BLOCK: bool = false;
+const SKIPS: bool = false;
 
 struct Params {
   k_strides: vec4u,          // of batch, group, member of the group, row
@@ -180,10 +180,17 @@ struct Products {
   sums: Sums,
 }
 
-// One term of the scores, `i` of the four of a part.
+// One term of the scores, `i` of the four of a part. Where the upper rows skip sources, a thread has two of the first
+// 32 for them, a column of four rows each; otherwise four, as for the lower rows.
 fn add_key_term(scores: Scores, part: u32, i: u32, across: u32, along: u32) -> Scores {
+  let a = left_at(part, i, across);
   let keys = right_at(2u + part, i, along);
-  return Scores(outer(scores.upper, left_at(part, i, across), keys), outer(scores.lower, left_at(part, i, across + 8u), keys));
+  let lower = outer(scores.lower, left_at(part, i, across + 8u), keys);
+  if (!SKIPS) { return Scores(outer(scores.upper, a, keys), lower); }
+  var upper = scores.upper;
+  upper[0] = fma(vec4f(right[along / 2u].terms[2u + part][i][along % 2u * 2u]), a, upper[0]);
+  upper[1] = fma(vec4f(right[along / 2u].terms[2u + part][i][along % 2u * 2u + 1u]), a, upper[1]);
+  return Scores(upper, lower);
 }
 
 // One term of both.
@@ -244,6 +251,31 @@ fn decayed_block(scores: mat4x4f, own_row: u32, first_row: u32, source: u32, coa
     decayed(scores[2], own_row + 2u, first_row, source, coarse, fine), decayed(scores[3], own_row + 3u, first_row, source, coarse, fine));
 }
 
+// The scores of four rows and a source of the block, likewise.
+fn decayed_column(scores: vec4f, own_row: u32, source: u32) -> vec4f {
+  let s = places[ROWS + source];
+  let p0 = places[own_row];
+  let p1 = places[own_row + 1u];
+  let p2 = places[own_row + 2u];
+  let p3 = places[own_row + 3u];
+  let scale = params.query_scale * params.source_scale;
+  let decays = exp((s.x - vec4f(p0.x, p1.x, p2.x, p3.x)) + (s.y - vec4f(p0.y, p1.y, p2.y, p3.y)));
+  return select(vec4f(), scale * scores * decays, vec4u(source) <= vec4u(own_row, own_row + 1u, own_row + 2u, own_row + 3u));
+}
+
+// Makes the left tile of 16 sources, of turn `turn`.
+fn hand_scores_over(scores: Scores, turn: u32, across: u32, along: u32) {
+  if (!SKIPS) {
+    hand_over(scores, turn, across, along);
+    return;
+  }
+  if (along / 8u == turn) {
+    put_left(along % 8u / 2u, along % 2u * 2u, across, scores.upper[0]);
+    put_left(along % 8u / 2u, along % 2u * 2u + 1u, across, scores.upper[1]);
+  }
+  if (along / 4u == turn) { put_left_block(along % 4u, across + 8u, scores.lower); }
+}
+
 // What rows of q · S are multiplied by.
 fn weight_of(own_row: u32) -> f32 { return params.query_scale * decay_between(vec2f(), places[own_row]); }
 fn weights_of(own_row: u32) -> vec4f {
@@ -278,19 +310,24 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, of_state: bool,
   let s3 = places[ROWS + 4u * along + 3u];
   let coarse = vec4f(s0.x, s1.x, s2.x, s3.x);
   let fine = vec4f(s0.y, s1.y, s2.y, s3.y);
-  let scores = Scores(
-    decayed_block(products.scores.upper, 4u * across, first_row, block + 4u * along, coarse, fine),
-    decayed_block(products.scores.lower, 4u * across + 32u, first_row, block + 4u * along, coarse, fine));
+  var scores = Scores();
+  if (SKIPS) {
+    scores.upper[0] = decayed_column(products.scores.upper[0], 4u * across, 2u * along);
+    scores.upper[1] = decayed_column(products.scores.upper[1], 4u * across, 2u * along + 1u);
+  } else {
+    scores.upper = decayed_block(products.scores.upper, 4u * across, first_row, block + 4u * along, coarse, fine);
+  }
+  scores.lower = decayed_block(products.scores.lower, 4u * across + 32u, first_row, block + 4u * along, coarse, fine);
   var next_sums = products.sums;
   if (ONE_BLOCK || of_state) { next_sums = weighted_sums(next_sums, weights_of(4u * across), weights_of(4u * across + 32u)); }
 
   for (var turn = 0u; turn < 4u; turn++) {
-    hand_over(scores, turn, across, along);
+    hand_scores_over(scores, turn, across, along);
     put_right_terms(thread / 16u, thread % 16u, vec4f(values.here), vec4f(values.after));
     if (WIDE) { put_right_terms(thread / 16u, thread % 16u + 16u, vec4f(values.right), vec4f(values.right_after)); }
     workgroupBarrier();
     values = ask_values(at, block + min(turn + 1u, 3u) * DEPTH + thread / 16u, load_e);
-    if (SKIPS && block == first_row && turn >= 2u) {
+    if (SKIPS && turn >= 2u) {
       next_sums = add_lower_tiles(next_sums, across, along);
     } else {
       next_sums = add_tiles(next_sums, across, along);

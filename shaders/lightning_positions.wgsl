@@ -10,8 +10,9 @@
 
 const EXCLUSIVE: bool = false;
 const REMAINS: bool = false;
-// Whether g is the same for all tokens of a head, so that sums are multiples.
+// Whether g is the same for all tokens of a head, so that sums are multiples; then a workgroup owns several chunks.
 const STEADY: bool = false;
+const CHUNKS: u32 = 1;
 // Beyond this a decay is 0 in float32; 512 tokens of it, the most of a chunk, still fit 16 bits.
 const MOST: f32 = 127.0;
 const WORD: f32 = 4294967296.0;
@@ -65,8 +66,9 @@ fn main(
 ) {
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
-  let instance = number / params.chunks;
-  let chunk = number % params.chunks;
+  let each_head = (params.chunks + CHUNKS - 1u) / CHUNKS;
+  let instance = number / each_head;
+  let chunk = number % each_head * CHUNKS;
   let start = chunk * params.chunk;
   let rows = min(params.chunk, params.n - start);
   let each = (rows + 63u) / 64u;
@@ -78,14 +80,17 @@ fn main(
   let base = instance * (params.n + params.chunks);
   let base_remains = instance * params.n + start;
   if (STEADY) {
-    let each_token = own(at);
-    let whole = times(each_token, rows);
-    for (var row = thread; row < rows; row += 64u) {
-      let position = times(each_token, select(row + 1u, row, EXCLUSIVE));
-      put(base + start + row, position);
-      put_remains(base_remains + row, position, whole);
+    let token = own(at);
+    let end = min(start + CHUNKS * params.chunk, params.n);
+    for (var row = start + thread; row < end; row += 64u) {
+      let of_chunk = row / params.chunk;
+      let first = of_chunk * params.chunk;
+      let whole = times(token, min(params.chunk, params.n - first));
+      let position = times(token, row - first + select(1u, 0u, EXCLUSIVE));
+      put(base + row, position);
+      put_remains(instance * params.n + row, position, whole);
+      if (row == first) { put(base + params.n + of_chunk, whole); }
     }
-    if (thread == 63u) { put(base + params.n + chunk, whole); }
     return;
   }
 

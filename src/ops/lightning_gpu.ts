@@ -116,7 +116,7 @@ function outputsConstants(q: View, k: View, v: View, halves: boolean, context: G
     ...tiles,
     ...sizes(d, e, tiles),
     WHOLE_COLUMNS: tiles.WHOLE_E,
-    ...(halves && { HALVES: true, SKIPS: true, Held: "vec4<f16>" }),
+    ...(halves && { HALVES: true, Held: "vec4<f16>" }),
     ...(asStored && { held_v: "v[(base + column) / 4u]" }),
   };
 }
@@ -310,6 +310,9 @@ function planHeads(
         scanDispatch([ofSegments, totals, before], after, { chunks, segments }, context),
       );
     }
+    // In software one variant does for chunks of all sizes; that of halves is there to be tested.
+    const isOneBlock = chunk <= 64 && (halves || !context.software);
+    const oneBlock = { ONE_BLOCK: isOneBlock, SKIPS: isOneBlock && halves };
     const readers = [{ q: qs, k: ks, v: vs, out: here, turned: false }];
     if (second !== undefined) {
       const [q, out] = [second.q, second.out].map((view) => slice(view, 3, start, rows));
@@ -334,7 +337,7 @@ function planHeads(
           ...results(out),
           SEGMENTED: segmented,
           STATE_TURNED: turned,
-          ONE_BLOCK: chunk <= 64 && !context.software,
+          ...oneBlock,
         },
         bindings: [k, v, q, positions, states, totals, ofSegments ?? totals, out],
         params: [

@@ -42,11 +42,13 @@ export function positionsDispatch(
   const [b, groups, members, n] = g.shape;
   const chunks = Math.ceil(n / chunk);
   const heads = b * groups * members;
-  const workgroups = heads * chunks;
+  const steady = g.strides[3] === 0;
+  const CHUNKS = steady ? 8 : 1;
+  const workgroups = heads * Math.ceil(chunks / CHUNKS);
   return {
     label: "positions",
     shader,
-    constants: { EXCLUSIVE: decayAfter, REMAINS: remains, STEADY: g.strides[3] === 0 },
+    constants: { EXCLUSIVE: decayAfter, REMAINS: remains, STEADY: steady, CHUNKS },
     bindings: [g, positions],
     params: [
       ...g.strides,
