@@ -80,9 +80,13 @@ async function best(library: Library, contest: Contest): Promise<Tried> {
   return { library: library.name, threads: library.threads, way, candidate, error, others };
 }
 
+/** How long each library has its turn in a round, in ms: for one call at least, and as many as begin in that time. */
+const TURN_MS = 1000;
+
 /**
- * Runs a contest: A B C, A B C, … for `rounds` rounds; medians. Each timed call comes after one that does not count:
- * while the others run, a library's memory leaves the caches and its threads fall asleep.
+ * Runs a contest: A B C, A B C, … for `rounds` rounds; medians of all calls. What disturbs a machine for a tenth of a
+ * second is in every slow call and would decide on a fast one, so all have the same time. A turn begins with a call that
+ * does not count: while the others run, a library's memory leaves the caches and its threads fall asleep.
  */
 export async function run(
   contest: Contest,
@@ -95,7 +99,11 @@ export async function run(
   for (let round = 0; round < rounds; round++) {
     for (const [i, { candidate }] of tried.entries()) {
       await candidate.run();
-      samples[i].push(await timed(candidate));
+      for (let spent = 0; spent < TURN_MS;) {
+        const ms = await timed(candidate);
+        samples[i].push(ms);
+        spent += ms;
+      }
     }
   }
   return tried.map(({ candidate, ...outcome }, i) => {
