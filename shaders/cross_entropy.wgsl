@@ -25,8 +25,9 @@ struct Params {
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) thread: u32,
+  t: Thread,
 ) {
+  let thread = t.index;
   let row = group.y * groups.x + group.x;
   if (row >= params.rows) { return; }
   let first = params.x_offset + row * params.length;
@@ -35,7 +36,7 @@ fn main(
   for (var i = thread; i < params.length; i += THREADS) {
     seen = join(seen, vec2f(f32(x[first + i]), 1.0));
   }
-  seen = workgroup_logsum(thread, seen);
+  seen = workgroup_logsum(t, seen);
   if (thread > 0u) { return; }
 
   let wanted = targets[params.targets_offset + row];

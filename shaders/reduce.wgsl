@@ -34,7 +34,7 @@ struct Params {
 
 fn combine(a: Value, b: Value) -> Value { return a + b; }
 
-fn combine_all(thread: u32, value: Value) -> Value { return workgroup_sum(thread, value); }
+fn combine_all(t: Thread, value: Value) -> Value { return workgroup_sum(t, value); }
 
 fn kept_offset(row: u32) -> u32 {
   var rest = row;
@@ -64,8 +64,9 @@ fn reduced_offset(entry: u32) -> u32 {
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) thread: u32,
+  t: Thread,
 ) {
+  let thread = t.index;
   let lane = select(thread / ROWS, thread % LANES, LANES_ADJACENT);
   let row_in_group = select(thread % ROWS, thread / LANES, LANES_ADJACENT);
   let slot = (group.y * groups.x + group.x) * ROWS + row_in_group;
@@ -81,7 +82,7 @@ fn main(
     }
   }
   if (LANES == THREADS) {
-    sum = combine_all(thread, sum);
+    sum = combine_all(t, sum);
   } else {
     let place = row_in_group * LANES + lane;
     parts[place] = sum;

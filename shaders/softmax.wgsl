@@ -21,8 +21,9 @@ struct Params {
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) thread: u32,
+  t: Thread,
 ) {
+  let thread = t.index;
   let row = group.y * groups.x + group.x;
   if (row >= params.rows) { return; }
   let source = params.x_offset + row * params.length;
@@ -30,11 +31,11 @@ fn main(
 
   var largest = f32(x[source]);
   for (var i = thread; i < params.length; i += THREADS) { largest = max(largest, f32(x[source + i])); }
-  largest = workgroup_max(thread, largest);
+  largest = workgroup_max(t, largest);
 
   var sum = 0.0;
   for (var i = thread; i < params.length; i += THREADS) { sum += exp(f32(x[source + i]) - largest); }
-  sum = workgroup_sum(thread, sum);
+  sum = workgroup_sum(t, sum);
 
   for (var i = thread; i < params.length; i += THREADS) {
     let shifted = f32(x[source + i]) - largest;

@@ -28,8 +28,9 @@ struct Params {
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) thread: u32,
+  t: Thread,
 ) {
+  let thread = t.index;
   let row = group.y * groups.x + group.x;
   if (row >= params.rows) { return; }
   let first_x = params.x_offset + row * params.length;
@@ -44,7 +45,7 @@ fn main(
     sums.x += value * value;
     if (GRADIENT) { sums.y += value * f32(g[first_g + i]); }
   }
-  let means = workgroup_sum(thread, sums) / f32(params.length);
+  let means = workgroup_sum(t, sums) / f32(params.length);
   let r = 1.0 / sqrt(means.x + params.epsilon);
 
   for (var i = thread; i < params.length; i += THREADS) {

@@ -5,29 +5,44 @@
 // one order, so that a device that forms its subgroups alike gives the same bits in every run.
 enable subgroups;
 
+struct Thread {
+  @builtin(local_invocation_index) index: u32,
+  @builtin(subgroup_invocation_id) id: u32,
+}
+
+// A thread's place among those of its subgroup that run, and how many they are.
+struct Place { lane: u32, lanes: u32 }
+
+fn place_of(thread: Thread) -> Place {
+  let running = subgroupBallot(true);
+  let words = vec4u(0u, 1u, 2u, 3u);
+  let own = vec4u(thread.id / 32u);
+  let lower = select(vec4u(), vec4u((1u << (thread.id % 32u)) - 1u), words == own);
+  let before = running & select(lower, vec4u(0xffffffffu), words < own);
+  return Place(dot(countOneBits(before), vec4u(1u)), dot(countOneBits(running), vec4u(1u)));
+}
+
 var<workgroup> parts: array<Value, THREADS>;
 var<workgroup> logsums: array<vec2f, THREADS>;
 
-fn workgroup_sum(thread: u32, value: Value) -> Value {
-  let lanes = subgroupAdd(1u);
-  let lane = subgroupExclusiveAdd(1u);
+fn workgroup_sum(thread: Thread, value: Value) -> Value {
+  let place = place_of(thread);
   // Others may still read what an earlier call left.
   workgroupBarrier();
-  parts[thread] = value;
+  parts[thread.index] = value;
   workgroupBarrier();
-  var share = parts[lane];
-  for (var i = lane + lanes; i < THREADS; i += lanes) { share += parts[i]; }
+  var share = parts[place.lane];
+  for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { share += parts[i]; }
   return subgroupAdd(share);
 }
 
-fn workgroup_max(thread: u32, value: Value) -> Value {
-  let lanes = subgroupAdd(1u);
-  let lane = subgroupExclusiveAdd(1u);
+fn workgroup_max(thread: Thread, value: Value) -> Value {
+  let place = place_of(thread);
   workgroupBarrier();
-  parts[thread] = value;
+  parts[thread.index] = value;
   workgroupBarrier();
-  var share = parts[lane];
-  for (var i = lane + lanes; i < THREADS; i += lanes) { share = max(share, parts[i]); }
+  var share = parts[place.lane];
+  for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { share = max(share, parts[i]); }
   return subgroupMax(share);
 }
 
@@ -37,14 +52,13 @@ fn join(a: vec2f, b: vec2f) -> vec2f {
   return vec2f(m, a.y * exp(a.x - m) + b.y * exp(b.x - m));
 }
 
-fn workgroup_logsum(thread: u32, seen: vec2f) -> vec2f {
-  let lanes = subgroupAdd(1u);
-  let lane = subgroupExclusiveAdd(1u);
+fn workgroup_logsum(thread: Thread, seen: vec2f) -> vec2f {
+  let place = place_of(thread);
   workgroupBarrier();
-  logsums[thread] = seen;
+  logsums[thread.index] = seen;
   workgroupBarrier();
-  var share = logsums[lane];
-  for (var i = lane + lanes; i < THREADS; i += lanes) { share = join(share, logsums[i]); }
+  var share = logsums[place.lane];
+  for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { share = join(share, logsums[i]); }
   let m = subgroupMax(share.x);
   return vec2f(m, subgroupAdd(share.y * exp(share.x - m)));
 }

@@ -32,7 +32,8 @@ fn load(which: u32, i: u32) -> f32 {
 }
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+fn main(@builtin(workgroup_id) group: vec3u, t: Thread) {
+  let thread = t.index;
   let which = group.y;
   let size = params.sizes[which / 4u][which % 4u];
   let offset = params.offsets[which / 4u][which % 4u];
@@ -41,6 +42,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let g = load(which, offset + i);
     sum += g * g;
   }
-  sum = workgroup_sum(thread, sum);
+  sum = workgroup_sum(t, sum);
   if (thread == 0u) { out[params.out_offset + which * PARTS + group.x] = sum; }
 }

@@ -51,14 +51,14 @@ interface ReduceRule {
 const SUM: ReduceRule = {
   cpu: (a, b) => a + b,
   wgsl: "a + b",
-  wgslOfAll: "workgroup_sum(thread, value)",
+  wgslOfAll: "workgroup_sum(t, value)",
   identity: { f32: 0, f16: 0, i32: 0, u32: 0, bool: 0 },
 };
 
 const MAX: ReduceRule = {
   cpu: Math.max,
   wgsl: "max(a, b)",
-  wgslOfAll: "workgroup_max(thread, value)",
+  wgslOfAll: "workgroup_max(t, value)",
   identity: { f32: -Infinity, f16: -Infinity, i32: -(2 ** 31), u32: 0, bool: 0 },
 };
 
