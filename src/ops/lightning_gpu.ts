@@ -97,12 +97,15 @@ function walksOf(d: number, e: number): number {
 const BLOCK_BYTES = 272;
 
 /** Constants by which a workgroup walks over one tile of a state or two, with one pair of buffers or two. */
-function walkers({ workgroupBytes, workgroupThreads }: GpuContext, d: number, e: number) {
-  const room = workgroupBytes / BLOCK_BYTES;
-  const pairs = isWide(e) && Math.ceil(d / 64) % 2 === 0 && workgroupThreads >= 256;
-  const SIDES = pairs && room >= 64 ? 2 : 1;
-  const [left, right] = [16 * SIDES, isWide(e) ? 32 : 16];
-  const BUFFERS = SIDES === 2 && room >= 2 * (left + right) ? 2 : 1;
+function walkers(context: GpuContext, d: number, e: number) {
+  const room = context.workgroupBytes / BLOCK_BYTES;
+  const wide = isWide(e);
+  const both = wide && Math.ceil(d / 64) % 2 === 0 && context.workgroupThreads >= 256;
+  const SIDES = both && room >= 64 ? 2 : 1;
+  const [left, right] = [16 * SIDES, wide ? 32 : 16];
+  // For one tile a second pair of buffers costs more workgroups than it is worth; in software it is there to be tested.
+  const wanted = SIDES === 2 || context.software;
+  const BUFFERS = wanted && room >= 2 * (left + right) ? 2 : 1;
   return { SIDES, BUFFERS, LEFT_BLOCKS: BUFFERS * left, RIGHT_BLOCKS: BUFFERS * right };
 }
 
