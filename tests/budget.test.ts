@@ -79,17 +79,19 @@ test("Lightning Attention takes 15 % of its operands at most, or a small least",
       fc.constantFrom<DType>("f32", "f16"),
       (b, heads, n, d, e, dtype) => void within([b, heads, n, d, e], dtype),
     ),
-    // A little more than the least; states of float16 calls that are float32, since e is odd; parts of one pass beside parts of two.
     {
       numRuns: 1000,
-      examples: [[61, 51, 1, 18, 221, "f32"], [96, 33, 1, 254, 57, "f16"], [
-        18,
-        57,
-        1537,
-        101,
-        249,
-        "f16",
-      ]],
+      examples: [
+        // A little more than the least.
+        [61, 51, 1, 18, 221, "f32"],
+        // States of float16 calls that are float32, since e is odd.
+        [96, 33, 1, 254, 57, "f16"],
+        // Parts of one pass beside parts of two.
+        [18, 57, 1537, 101, 249, "f16"],
+        [106, 17, 6054, 199, 200, "f16"],
+        // A part of fewer heads, which are too few to be walked at once.
+        [43, 2, 4097, 173, 163, "f32"],
+      ],
     },
   );
   // What took 18.8 % and 21.4 % on the H200.

@@ -147,7 +147,7 @@ function passesOf(
   const ofAChunk = scratchOfAChunk(heads, chunk, stateBytes(d, e, halves));
   const states = heads * stateBytes(d, e);
   // Where heads are few, a state for each segment; in several passes, one that they hand on.
-  const abreast = Math.ceil(WALKERS / Math.max(1, heads * walksOf(d, e)));
+  const abreast = Math.max(1, Math.round(WALKERS / Math.max(1, heads * walksOf(d, e))));
   const free = room - (abreast > 1 ? abreast * states : 0);
   const inOne = chunks * ofAChunk <= Math.min(free, bindingBytes);
   const affordable = Math.floor(Math.min(free - states, bindingBytes) / ofAChunk);
@@ -168,11 +168,17 @@ function sequencesAtOnce(
   halves: boolean,
   options: LightningOptions,
   room: number,
+  bindingBytes: number,
 ): number {
   const [b, groups, members, , d] = k.shape;
   const occupying = Math.ceil(WALKERS / Math.max(1, groups * members * walksOf(d, v.shape[4])));
-  const inOnePass = Math.floor(b * room / wholeScratch(k, v, halves, options));
-  if (inOnePass < b && inOnePass >= occupying) return inOnePass - inOnePass % occupying;
+  const whole = wholeScratch(k, v, halves, options);
+  const inOnePass = Math.floor(b * Math.min(room, bindingBytes) / whole);
+  if (inOnePass < b && inOnePass >= occupying) {
+    // As even as they can be.
+    const parts = Math.ceil(b / (inOnePass - inOnePass % occupying));
+    return Math.ceil(b / parts / occupying) * occupying;
+  }
   const atLeast = Math.floor(b * room / leastScratch(k, v, options));
   return Math.min(b, Math.max(occupying, atLeast));
 }
@@ -193,7 +199,7 @@ export function plan(
   const operands = [q, k, v, outputs[0]].reduce((sum, t) => sum + bytesIn(t), 0);
   const room = Math.max(operands * SCRATCH_SHARE - bytesIn(outputs[1]), LEAST_SCRATCH);
   const halves = hasHalves([...inputs.slice(0, 3), outputs[0], ...second ? [second.out] : []]);
-  const taken = sequencesAtOnce(k, v, halves, options, room);
+  const taken = sequencesAtOnce(k, v, halves, options, room, context.bindingBytes);
   if (taken === b) return planHeads(inputs, outputs, options, room, context, second);
   const scratch: View[] = [];
   return Array.from({ length: Math.ceil(b / taken) }, (_, part) => {
