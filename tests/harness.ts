@@ -158,6 +158,14 @@ async function openWithoutSubgroups(): Promise<Device> {
   return new Device(engine, "reductions are tested without subgroups too");
 }
 
+/** A device for a test alone that kernels take for a GPU: software has forms of its own, which compile faster. */
+export async function openAsHardware(): Promise<Device> {
+  const info = { description: "taken for hardware" } as GPUAdapterInfo;
+  const engine = await WebgpuBackend.open(await openGpu(), { owned: true, info });
+  engine.debug = true;
+  return new Device(engine, "what kernels become on hardware is tested");
+}
+
 /** Registers a test on both backends of the CPU. */
 export function testOnCpus(name: string, fn: (device: Device) => void | Promise<void>): void {
   test(`${name} (cpu)`, () => leavingNoTrace(cpu, fn));

@@ -1,7 +1,7 @@
 /** The tiles that WGSL kernels work in, states in float16, positions of a steady decay. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type Device, lightningAttention, randn, type Tensor, tensor, uniform } from "../mod.ts";
-import { assertNear, cpu, FLOATS, relativeError, testOnWebgpu } from "./harness.ts";
+import { assertNear, cpu, FLOATS, openAsHardware, relativeError, testOnWebgpu } from "./harness.ts";
 
 testOnWebgpu("a device tells the tiles of its kernels", async (device) => {
   for (const e of [8, 70]) {
@@ -29,26 +29,49 @@ testOnWebgpu("wide matrix products do not depend on how their operands lie", asy
   assertEquals(await flip(x).matmul(flip(y)).data(), exact);
 });
 
+/** Attention [.., n] over heads of d and e, and its gradients of q, k and v. */
+async function attended(
+  device: Device,
+  dtype: "f32" | "f16",
+  shape: readonly number[],
+  [d, e]: readonly number[],
+): Promise<Float32Array[]> {
+  const [q, k, v, u] = [d, d, e, e].map((size, i) =>
+    uniform([...shape, size], { seed: i, low: -1, dtype, device, requiresGrad: i < 3 })
+  );
+  const o = lightningAttention(q, k, v, { slopes: 0.02, blockSize: 64 });
+  o.backward({ gradient: u });
+  const found = await Promise.all([o, q.grad!, k.grad!, v.grad!].map((t) => t.data()));
+  [o, ...[q, k, v].flatMap((t) => [t, t.grad!]), u].forEach((t) => t.dispose());
+  return found.map((data) => Float32Array.from(data as ArrayLike<number>));
+}
+
 testOnWebgpu("states in float16, of many heads and of few in segments", async (device) => {
   if (!FLOATS.includes("f16")) return;
   // Tiles of states 2 × 1, ragged; the last chunk too.
-  const run = async (device: Device, shape: readonly number[]) => {
-    const [q, k, v, u] = [70, 70, 72, 72].map((size, i) =>
-      uniform([...shape, size], { seed: i, low: -1, dtype: "f16", device, requiresGrad: i < 3 })
-    );
-    const o = lightningAttention(q, k, v, { slopes: 0.02, blockSize: 64 });
-    o.backward({ gradient: u });
-    const found = await Promise.all([o, q.grad!, k.grad!, v.grad!].map((t) => t.data()));
-    [o, ...[q, k, v].flatMap((t) => [t, t.grad!]), u].forEach((t) => t.dispose());
-    return found.map((data) => Float32Array.from(data as ArrayLike<number>));
-  };
   for (const shape of [[2, 64, 150], [1, 2, 700]]) {
-    const expected = await run(cpu, shape);
-    for (const [i, found] of (await run(device, shape)).entries()) {
+    const expected = await attended(cpu, "f16", shape, [70, 72]);
+    for (const [i, found] of (await attended(device, "f16", shape, [70, 72])).entries()) {
       const error = relativeError(found, expected[i]);
       assert(error < 6e-4, `[${shape}], result ${i}: relative error ${error}`);
     }
   }
+});
+
+testOnWebgpu("what kernels become on hardware is right in software too", async () => {
+  const device = await openAsHardware();
+  assertEquals(device.software, false);
+  // Whole tiles of a state, in one walk and in segments.
+  const cases = [["f16", 150, 6e-4], ["f32", 600, 1e-6]] as const;
+  for (const [dtype, n, most] of cases) {
+    if (!FLOATS.includes(dtype)) continue;
+    const expected = await attended(cpu, dtype, [1, 2, n], [128, 128]);
+    for (const [i, found] of (await attended(device, dtype, [1, 2, n], [128, 128])).entries()) {
+      const error = relativeError(found, expected[i]);
+      assert(error < most, `${dtype}, n ${n}, result ${i}: relative error ${error}`);
+    }
+  }
+  device.destroy();
 });
 
 testOnWebgpu("positions of a steady decay are the same bits as sums or as multiples", async () => {
