@@ -350,6 +350,20 @@ testReductions("softmax and its logarithm agree with float64 along any axis", as
   await gradcheck((t) => t.logSoftmax(0), [small]);
 });
 
+testReductions(
+  "rows of huge numbers keep what their logarithms of probabilities differ by",
+  async (device) => {
+    // In float64 too the maximum and the logarithm of a sum are not to be added up first.
+    const rows = [[3e38, 3e38, 3e38, 3e38], [-3e38, -3e38, 3e38, 3e38]];
+    const found = await tensor(rows, { device }).logSoftmax().data();
+    const expected = [1, 1, 1, 1].map(() => -Math.log(4)).concat([-Infinity, -Infinity]);
+    expected.push(-Math.LN2, -Math.LN2);
+    for (const [i, x] of expected.entries()) {
+      assert(x === found[i] || Math.abs(found[i] - x) < 1e-6, `${i}: ${found[i]}, expected ${x}`);
+    }
+  },
+);
+
 testOnBackends(
   "gather looks up, scatters its gradient, and marks what is out of range",
   async () => {

@@ -93,8 +93,8 @@ function normaliseRows(x: CpuView, out: CpuView, logarithm: boolean): void {
     for (let i = start; i < end; i++) if (from[i] > largest) largest = from[i];
     let sum = 0;
     for (let i = start; i < end; i++) sum += Math.exp(from[i] - largest);
-    const shift = largest + Math.log(sum);
-    if (logarithm) { for (let i = start; i < end; i++) to[i] = from[i] - shift; }
+    const log = Math.log(sum);
+    if (logarithm) { for (let i = start; i < end; i++) to[i] = from[i] - largest - log; }
     else for (let i = start; i < end; i++) to[i] = Math.exp(from[i] - largest) / sum;
   }
 }
