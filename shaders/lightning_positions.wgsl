@@ -70,15 +70,10 @@ fn main(
   let instance = number / each_head;
   let chunk = number % each_head * CHUNKS;
   let start = chunk * params.chunk;
-  let rows = min(params.chunk, params.n - start);
-  let each = (rows + 63u) / 64u;
-  let from_row = min(thread * each, rows);
-  let to_row = min(from_row + each, rows);
   let entry = entry_of(instance, params.groups, params.members, start);
   let at = params.g_offset + dot(entry, params.g_strides);
 
   let base = instance * (params.n + params.chunks);
-  let base_remains = instance * params.n + start;
   if (STEADY) {
     let token = own(at);
     let end = min(start + CHUNKS * params.chunk, params.n);
@@ -94,6 +89,10 @@ fn main(
     return;
   }
 
+  let rows = min(params.chunk, params.n - start);
+  let each = (rows + 63u) / 64u;
+  let from_row = min(thread * each, rows);
+  let to_row = min(from_row + each, rows);
   var sum = vec2u();
   for (var row = from_row; row < to_row; row++) { sum = plus(sum, own(at + row * params.g_strides.w)); }
   sums[thread] = sum;
@@ -113,7 +112,7 @@ fn main(
     let next = plus(position, own(at + row * params.g_strides.w));
     let here = select(next, position, EXCLUSIVE);
     put(base + start + row, here);
-    put_remains(base_remains + row, here, whole);
+    put_remains(instance * params.n + start + row, here, whole);
     position = next;
   }
   if (thread == 63u) { put(base + params.n + chunk, whole); }

@@ -208,8 +208,9 @@ fn main(
   let tiles_e = (width_e() + width - 1u) / width;
   let sixty_fours = (width_d() + ROWS - 1u) / ROWS;
   let workgroups = tiles_e * ((sixty_fours + SIDES - 1u) / SIDES);
-  // The tile of ROWS that this half of the workgroup makes.
-  let side = number % workgroups / tiles_e * SIDES + thread / 128u;
+  // The first tile of ROWS of the workgroup, and the one that this half of it makes.
+  let first_side = number % workgroups / tiles_e * SIDES;
+  let side = first_side + thread / 128u;
   let first_e = number % tiles_e * width;
   let segment = number / workgroups % params.segments;
   let instance = number / workgroups / params.segments;
@@ -229,7 +230,7 @@ fn main(
   let places = Places(
     params.k_offset + dot(at, params.k_strides),
     params.v_offset + dot(at, params.v_strides),
-    number % workgroups / tiles_e * SIDES * ROWS + 4u * four,
+    first_side * ROWS + 4u * four,
     first_e + 4u * four,
     params.remains + instance * params.n);
   let area = width_d() * width_e();

@@ -1,5 +1,5 @@
-// What all threads of a workgroup have, reduced by subgroups: every subgroup reduces all of it, each of its threads a
-// share first. The same as workgroup_reductions.wgsl, whose rules hold here.
+// The reductions of reductions.wgsl by subgroups: every subgroup reduces what all threads have, each of its threads a
+// share first.
 //
 // How many threads make a subgroup, and which, is the device's affair: they count themselves. Each subgroup adds in
 // one order, so that a device that forms its subgroups alike gives the same bits in every run.
@@ -22,15 +22,17 @@ fn place_of(thread: Thread) -> Place {
   return Place(dot(countOneBits(before), vec4u(1u)), dot(countOneBits(running), vec4u(1u)));
 }
 
-var<workgroup> parts: array<Value, THREADS>;
-var<workgroup> logsums: array<vec2f, THREADS>;
+// Leaves a part where every subgroup finds it.
+fn leave_part(thread: Thread, part: Value) {
+  // Others may still read what an earlier call left.
+  workgroupBarrier();
+  parts[thread.index] = part;
+  workgroupBarrier();
+}
 
 fn workgroup_sum(thread: Thread, value: Value) -> Value {
   let place = place_of(thread);
-  // Others may still read what an earlier call left.
-  workgroupBarrier();
-  parts[thread.index] = value;
-  workgroupBarrier();
+  leave_part(thread, value);
   var share = parts[place.lane];
   for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { share += parts[i]; }
   return subgroupAdd(share);
@@ -38,18 +40,10 @@ fn workgroup_sum(thread: Thread, value: Value) -> Value {
 
 fn workgroup_max(thread: Thread, value: Value) -> Value {
   let place = place_of(thread);
-  workgroupBarrier();
-  parts[thread.index] = value;
-  workgroupBarrier();
+  leave_part(thread, value);
   var share = parts[place.lane];
   for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { share = max(share, parts[i]); }
   return subgroupMax(share);
-}
-
-// A maximum m and Σ exp(x − m) of what two have seen.
-fn join(a: vec2f, b: vec2f) -> vec2f {
-  let m = max(a.x, b.x);
-  return vec2f(m, a.y * exp(a.x - m) + b.y * exp(b.x - m));
 }
 
 fn workgroup_logsum(thread: Thread, seen: vec2f) -> vec2f {

@@ -1,11 +1,6 @@
-// What all threads of a workgroup have, reduced as a tree in its memory. subgroup_reductions.wgsl has the same by
-// subgroups. Texts that go on from here declare THREADS, a power of two, and Value: f32, i32, u32 or a vector. Every
-// thread of the workgroup has to call, and is given the same.
+// The reductions of reductions.wgsl as trees in the workgroup's memory.
 
 struct Thread { @builtin(local_invocation_index) index: u32 }
-
-var<workgroup> parts: array<Value, THREADS>;
-var<workgroup> logsums: array<vec2f, THREADS>;
 
 fn workgroup_sum(t: Thread, value: Value) -> Value {
   let thread = t.index;
@@ -30,12 +25,6 @@ fn workgroup_max(t: Thread, value: Value) -> Value {
   }
   workgroupBarrier();
   return parts[0];
-}
-
-// A maximum m and Σ exp(x − m) of what two have seen.
-fn join(a: vec2f, b: vec2f) -> vec2f {
-  let m = max(a.x, b.x);
-  return vec2f(m, a.y * exp(a.x - m) + b.y * exp(b.x - m));
 }
 
 fn workgroup_logsum(t: Thread, seen: vec2f) -> vec2f {

@@ -153,17 +153,25 @@ export const hasSubgroups = /^subgroups: (?!none)/m.test(webgpu?.describe() ?? "
 let withoutSubgroups: Device | undefined;
 
 async function openWithoutSubgroups(): Promise<Device> {
-  const engine = await WebgpuBackend.open(await openGpu({ subgroups: false }), { owned: true });
-  engine.debug = true;
-  return new Device(engine, "reductions are tested without subgroups too");
+  const device = await openGpu({ subgroups: false });
+  return await openChecked(device, "reductions are tested without subgroups too");
 }
 
 /** A device for a test alone that kernels take for a GPU: software has forms of its own, which compile faster. */
 export async function openAsHardware(): Promise<Device> {
   const info = { description: "taken for hardware" } as GPUAdapterInfo;
-  const engine = await WebgpuBackend.open(await openGpu(), { owned: true, info });
+  return await openChecked(await openGpu(), "what kernels become on hardware is tested", info);
+}
+
+/** A device on one of WebGPU's, with every check of its dispatches. */
+async function openChecked(
+  device: GPUDevice,
+  reason: string,
+  info?: GPUAdapterInfo,
+): Promise<Device> {
+  const engine = await WebgpuBackend.open(device, { owned: true, info });
   engine.debug = true;
-  return new Device(engine, "what kernels become on hardware is tested");
+  return new Device(engine, reason);
 }
 
 /** Registers a test on both backends of the CPU. */

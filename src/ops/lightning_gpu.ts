@@ -30,7 +30,6 @@ import {
   stepsOf,
   tileColumns,
   tileName,
-  tilesAlong,
   tilesOf,
   tiling,
   withTiles,
@@ -65,7 +64,7 @@ function scratchOfAChunk(heads: number, chunk: number, states: number): number {
 
 /** Bytes of a state: in float32; or in float16, and the units of its tiles. */
 function stateBytes(d: number, e: number, halves = false): number {
-  return halves ? 2 * d * e + UNITS_BYTES * walksOf(d, e) : 4 * d * e;
+  return halves ? 2 * d * e + UNITS_BYTES * tilesOf(d, e) : 4 * d * e;
 }
 
 /** The least scratch memory that a call can do with. */
@@ -86,11 +85,6 @@ function wholeScratch(k: View, v: View, halves: boolean, { blockSize }: Lightnin
 /** Whether states between chunks are float16, of q, k, v and all outputs: where each output is rounded to it anyway. */
 function hasHalves([q, k, v, ...outs]: readonly View[]): boolean {
   return v.shape[4] % 4 === 0 && [q, k, v, ...outs].every(({ dtype }) => dtype === "f16");
-}
-
-/** Tiles of one head's states. */
-function walksOf(d: number, e: number): number {
-  return Math.ceil(d / 64) * tilesAlong(e);
 }
 
 /** Bytes of a block of four rows or columns in a tile. */
@@ -147,7 +141,7 @@ function passesOf(
   const ofAChunk = scratchOfAChunk(heads, chunk, stateBytes(d, e, halves));
   const states = heads * stateBytes(d, e);
   // Where heads are few, a state for each segment; in several passes, one that they hand on.
-  const abreast = Math.max(1, Math.round(WALKERS / Math.max(1, heads * walksOf(d, e))));
+  const abreast = Math.max(1, Math.round(WALKERS / Math.max(1, heads * tilesOf(d, e))));
   const free = room - (abreast > 1 ? abreast * states : 0);
   const inOne = chunks * ofAChunk <= Math.min(free, bindingBytes);
   const affordable = Math.floor(Math.min(free - states, bindingBytes) / ofAChunk);
@@ -171,7 +165,7 @@ function sequencesAtOnce(
   bindingBytes: number,
 ): number {
   const [b, groups, members, , d] = k.shape;
-  const occupying = Math.ceil(WALKERS / Math.max(1, groups * members * walksOf(d, v.shape[4])));
+  const occupying = Math.ceil(WALKERS / Math.max(1, groups * members * tilesOf(d, v.shape[4])));
   const whole = wholeScratch(k, v, halves, options);
   const inOnePass = Math.floor(b * Math.min(room, bindingBytes) / whole);
   if (inOnePass < b && inOnePass >= occupying) {
@@ -247,7 +241,7 @@ function planHeads(
   const length = chunk * segment * most.segments;
   const segmented = most.segments > 1 || n === 0;
   const chunksAtOnce = segment * most.segments;
-  const tiles = walksOf(d, e);
+  const tiles = tilesOf(d, e);
   const positions = context.scratch(positionsWords(heads, chunksAtOnce * chunk, chunksAtOnce));
   const states = context.scratch(heads * chunksAtOnce * d * e, halves ? "f16" : "f32");
   // Two words for each, then the units of states that are halves.
@@ -321,7 +315,6 @@ function planHeads(
     }
     // In software one variant does for chunks of all sizes; that of halves is there to be tested.
     const isOneBlock = chunk <= 64 && (halves || !context.software);
-    const oneBlock = { ONE_BLOCK: isOneBlock, SKIPS: isOneBlock && halves };
     const readers = [{ q: qs, k: ks, v: vs, out: here, turned: false }];
     if (second !== undefined) {
       const [q, out] = [second.q, second.out].map((view) => slice(view, 3, start, rows));
@@ -346,7 +339,8 @@ function planHeads(
           ...results(out),
           SEGMENTED: segmented,
           STATE_TURNED: turned,
-          ...oneBlock,
+          ONE_BLOCK: isOneBlock,
+          SKIPS: isOneBlock && halves,
         },
         bindings: [k, v, q, positions, states, totals, ofSegments ?? totals, out],
         params: [

@@ -7,12 +7,16 @@
 import { addressOf, type GpuContext, type WasmJob, type WasmView } from "../backend/contract.ts";
 import { collapse, type Shape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import reductions from "../../shaders/reductions.wgsl" with { type: "text" };
 import bySubgroups from "../../shaders/subgroup_reductions.wgsl" with { type: "text" };
 import byTrees from "../../shaders/workgroup_reductions.wgsl" with { type: "text" };
 
 /** The whole of a shader that goes on from the reductions over a workgroup, for a device with subgroups or without. */
 export function withReductions(text: string): (context: Pick<GpuContext, "subgroups">) => string {
-  const [withSubgroups, without] = [bySubgroups, byTrees].map((first) => `${first}\n${text}`);
+  // What `enable`s comes first.
+  const [withSubgroups, without] = [bySubgroups, byTrees].map((first) =>
+    [first, reductions, text].join("\n")
+  );
   return ({ subgroups }) => subgroups ? withSubgroups : without;
 }
 

@@ -148,7 +148,7 @@ export function isWide(length: number): boolean {
 }
 
 /** How many tiles an axis of this length is cut into. */
-export function tilesAlong(length: number): number {
+function tilesAlong(length: number): number {
   return Math.ceil(length / tileColumns(length));
 }
 
@@ -157,7 +157,7 @@ export function turnsOf(rows: number, columns: number): number {
   return Math.ceil(rows / ROWS) * (ROWS + columns);
 }
 
-/** How many workgroups make all `rows` and `columns` of an output. */
+/** How many tiles make all `rows` and `columns` of a matrix. */
 export function tilesOf(rows: number, columns: number): number {
   return Math.ceil(rows / ROWS) * tilesAlong(columns);
 }
