@@ -1,21 +1,34 @@
-// Along rows of `length` elements: out = exp(x − m) / Σ exp(x − m), m = max x,
-// or, with LOG, out = x − m − log Σ exp(x − m). One workgroup a row. Goes on from one of the reductions.
+// Along rows of `length` units: out = exp(x − m) / Σ exp(x − m), m = max x,
+// or, with LOG, out = x − m − log Σ exp(x − m). One workgroup a row. Goes on from rows.wgsl.
 
-alias Stored = f32;
 alias Value = f32;
 const LOG: bool = false;
-const THREADS: u32 = 128;
 
 struct Params {
   rows: u32,
   length: u32,
   x_offset: u32,
   out_offset: u32,
+  infinity: f32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<Stored>;
 @group(0) @binding(1) var<storage, read_write> out: array<Stored>;
 @group(0) @binding(2) var<uniform> params: Params;
+
+fn x_at(first: u32, i: u32) -> Unit {
+  return select(Unit(-params.infinity), Unit(x[first + min(i, params.length - 1u)]), i < params.length);
+}
+
+fn turn_at(first: u32, i: u32) -> Turn {
+  return Turn(x_at(first, i), x_at(first, i + THREADS), x_at(first, i + 2u * THREADS), x_at(first, i + 3u * THREADS));
+}
+
+fn store(first: u32, i: u32, value: Unit, seen: vec2f) {
+  if (i >= params.length) { return; }
+  let shifted = value - seen.x;
+  if (LOG) { out[first + i] = Stored(shifted - log(seen.y)); } else { out[first + i] = Stored(exp(shifted) / seen.y); }
+}
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -23,22 +36,26 @@ fn main(
   @builtin(num_workgroups) groups: vec3u,
   t: Thread,
 ) {
-  let thread = t.index;
   let row = group.y * groups.x + group.x;
   if (row >= params.rows) { return; }
   let source = params.x_offset + row * params.length;
   let destination = params.out_offset + row * params.length;
 
-  var largest = f32(x[source]);
-  for (var i = thread; i < params.length; i += THREADS) { largest = max(largest, f32(x[source + i])); }
-  largest = workgroup_max(t, largest);
+  var turn = Turn();
+  var seen = vec2f(LEAST, 0.0);
+  for (var i = t.index; i < params.length; i += 4u * THREADS) {
+    turn = turn_at(source, i);
+    seen = join(seen, logsum_of(turn));
+  }
+  seen = workgroup_logsum(t, seen);
+  // A row of −Infinity alone: not every device has 0 / 0 = NaN.
+  if (seen.y == 0.0) { seen.y = bitcast<f32>(params.length | 0x7fc00000u); }
 
-  var sum = 0.0;
-  for (var i = thread; i < params.length; i += THREADS) { sum += exp(f32(x[source + i]) - largest); }
-  sum = workgroup_sum(t, sum);
-
-  for (var i = thread; i < params.length; i += THREADS) {
-    let shifted = f32(x[source + i]) - largest;
-    out[destination + i] = Stored(select(exp(shifted) / sum, shifted - log(sum), LOG));
+  for (var i = t.index; i < params.length; i += 4u * THREADS) {
+    if (!ONCE) { turn = turn_at(source, i); }
+    store(destination, i, turn.a, seen);
+    store(destination, i + THREADS, turn.b, seen);
+    store(destination, i + 2u * THREADS, turn.c, seen);
+    store(destination, i + 3u * THREADS, turn.d, seen);
   }
 }

@@ -1,12 +1,10 @@
-// Rows of `length` elements, one workgroup each:  out = x · r, r = 1 / √(mean x² + ε),
-// or, with GRADIENT, the gradient of that:          out = r · (g − y · mean(g · y)), y = x · r; with ADD, plus b.
-// Goes on from one of the reductions.
+// Rows of `length` units, one workgroup each:  out = x · r, r = 1 / √(mean x² + ε),
+// or, with GRADIENT, the gradient of that:     out = r · (g − y · mean(g · y)), y = x · r; with ADD, plus b.
+// Goes on from rows.wgsl.
 
-alias Stored = f32;
 alias Value = vec2f;
 const GRADIENT: bool = false;
 const ADD: bool = false;
-const THREADS: u32 = 128;
 
 struct Params {
   rows: u32,
@@ -24,13 +22,33 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> out: array<Stored>;
 @group(0) @binding(4) var<uniform> params: Params;
 
+// Units of a row, 0 past its end.
+fn x_at(first: u32, i: u32) -> Unit { return select(Unit(), Unit(x[first + min(i, params.length - 1u)]), i < params.length); }
+fn g_at(first: u32, i: u32) -> Unit { return select(Unit(), Unit(g[first + min(i, params.length - 1u)]), i < params.length); }
+fn b_at(first: u32, i: u32) -> Unit { return select(Unit(), Unit(b[first + min(i, params.length - 1u)]), i < params.length); }
+
+fn x_turn(first: u32, i: u32) -> Turn {
+  return Turn(x_at(first, i), x_at(first, i + THREADS), x_at(first, i + 2u * THREADS), x_at(first, i + 3u * THREADS));
+}
+
+fn g_turn(first: u32, i: u32) -> Turn {
+  return Turn(g_at(first, i), g_at(first, i + THREADS), g_at(first, i + 2u * THREADS), g_at(first, i + 3u * THREADS));
+}
+
+fn b_turn(first: u32, i: u32) -> Turn {
+  return Turn(b_at(first, i), b_at(first, i + THREADS), b_at(first, i + 2u * THREADS), b_at(first, i + 3u * THREADS));
+}
+
+fn store(first: u32, i: u32, value: Unit) {
+  if (i < params.length) { out[first + i] = Stored(value); }
+}
+
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
   t: Thread,
 ) {
-  let thread = t.index;
   let row = group.y * groups.x + group.x;
   if (row >= params.rows) { return; }
   let first_x = params.x_offset + row * params.length;
@@ -39,24 +57,37 @@ fn main(
   let first_out = params.out_offset + row * params.length;
 
   // Σ x² and Σ g · x in one pass.
+  var values = Turn();
+  var gradients = Turn();
   var sums = vec2f();
-  for (var i = thread; i < params.length; i += THREADS) {
-    let value = f32(x[first_x + i]);
-    sums.x += value * value;
-    if (GRADIENT) { sums.y += value * f32(g[first_g + i]); }
-  }
-  let means = workgroup_sum(t, sums) / f32(params.length);
-  let r = 1.0 / sqrt(means.x + params.epsilon);
-
-  for (var i = thread; i < params.length; i += THREADS) {
-    let value = f32(x[first_x + i]);
+  for (var i = t.index; i < params.length; i += 4u * THREADS) {
+    values = x_turn(first_x, i);
     if (GRADIENT) {
-      // mean(g · y) = r · mean(g · x).
-      var gradient = r * (f32(g[first_g + i]) - value * r * r * means.y);
-      if (ADD) { gradient += f32(b[first_b + i]); }
-      out[first_out + i] = Stored(gradient);
+      gradients = g_turn(first_g, i);
+      sums.y += dot_of(values, gradients);
+    }
+    sums.x += dot_of(values, values);
+  }
+  let means = workgroup_sum(t, sums) / f32(params.length * WIDTH);
+  let r = 1.0 / sqrt(means.x + params.epsilon);
+  // mean(g · y) = r · mean(g · x).
+  let pull = r * r * means.y;
+
+  for (var i = t.index; i < params.length; i += 4u * THREADS) {
+    if (!ONCE) { values = x_turn(first_x, i); }
+    if (GRADIENT) {
+      if (!ONCE) { gradients = g_turn(first_g, i); }
+      var added = Turn();
+      if (ADD) { added = b_turn(first_b, i); }
+      store(first_out, i, r * (gradients.a - values.a * pull) + added.a);
+      store(first_out, i + THREADS, r * (gradients.b - values.b * pull) + added.b);
+      store(first_out, i + 2u * THREADS, r * (gradients.c - values.c * pull) + added.c);
+      store(first_out, i + 3u * THREADS, r * (gradients.d - values.d * pull) + added.d);
     } else {
-      out[first_out + i] = Stored(value * r);
+      store(first_out, i, values.a * r);
+      store(first_out, i + THREADS, values.b * r);
+      store(first_out, i + 2u * THREADS, values.c * r);
+      store(first_out, i + 3u * THREADS, values.d * r);
     }
   }
 }

@@ -51,8 +51,11 @@ fn workgroup_logsum(thread: Thread, seen: vec2f) -> vec2f {
   workgroupBarrier();
   logsums[thread.index] = seen;
   workgroupBarrier();
-  var share = logsums[place.lane];
-  for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { share = join(share, logsums[i]); }
-  let m = subgroupMax(share.x);
-  return vec2f(m, subgroupAdd(share.y * exp(share.x - m)));
+  // First the maximum: by `join` each part would cost two exponentials.
+  var m = logsums[place.lane].x;
+  for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { m = max(m, logsums[i].x); }
+  m = subgroupMax(m);
+  var share = 0.0;
+  for (var i = place.lane; i < THREADS; i += place.lanes) { share += logsums[i].y * exp(logsums[i].x - m); }
+  return vec2f(m, subgroupAdd(share));
 }

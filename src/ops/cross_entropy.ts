@@ -7,6 +7,7 @@
  *
  * @module
  */
+import { floatBits } from "../backend/contract.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { isFloat } from "../dtype.ts";
 import { grad } from "../grad.ts";
@@ -18,9 +19,10 @@ import gradientShader from "../../shaders/cross_entropy_gradient.wgsl" with { ty
 import text from "../../shaders/cross_entropy.wgsl" with { type: "text" };
 import { arange } from "./create.ts";
 import { grid } from "./pointwise_program.ts";
-import { rowsJob, withReductions } from "./rows.ts";
+import { rowsJob, unitOf, walkRows, withRows } from "./rows.ts";
+import { isInGroups } from "./tiles.ts";
 
-const shader = withReductions(text);
+const shader = withRows(text);
 
 /** x [rows, classes], targets [rows] → losses [rows] and z [rows]. */
 const lossOp = defineOp<undefined, TensorSpec[]>({
@@ -46,12 +48,20 @@ const lossOp = defineOp<undefined, TensorSpec[]>({
     }
   },
   wasm: ([x, targets], [losses, z]) => rowsJob("crossEntropy", x.shape, [x, targets, losses, z]),
-  gpu: ([x, targets], [losses, z], _, context) => ({
-    shader: shader(context),
-    constants: { Stored: x.dtype },
-    params: [...x.shape, x.offset, targets.offset, losses.offset, z.offset],
-    workgroups: grid(x.shape[0], context),
-  }),
+  gpu: ([x, targets], [losses, z], _, context) => {
+    const [rows, classes] = x.shape;
+    const { width, constants } = walkRows([x], context);
+    const element_at = width === 4 ? "f32(x[first + i / 4u][i % 4u])" : "f32(x[first + i])";
+    return {
+      shader: shader(context),
+      constants: { ...constants, element_at },
+      params: [
+        ...[rows, classes / width, x.offset / width],
+        ...[targets.offset, losses.offset, z.offset, floatBits(Infinity)],
+      ],
+      workgroups: grid(rows, context),
+    };
+  },
   cuts: () => [[0, 0, 0, 0]],
   saves: { inputs: [0, 1], outputs: [1] },
   // z never leaves this file, so no gradient arrives at it.
@@ -77,12 +87,21 @@ const gradientOp: Op = defineOp({
   },
   wasm: ([g, x, targets, z], [dx]) =>
     rowsJob("crossEntropyGradient", x.shape, [g, x, targets, z, dx]),
-  gpu: ([g, x, targets, z], [dx], _, context) => ({
-    shader: gradientShader,
-    constants: { Stored: x.dtype },
-    params: [...x.shape, x.offset, targets.offset, z.offset, g.offset, dx.offset],
-    workgroups: grid(Math.ceil(sizeOf(x.shape) / 256), context),
-  }),
+  gpu: ([g, x, targets, z], [dx], _, context) => {
+    const [rows, classes] = x.shape;
+    const wide = [x, dx].every((view) => isInGroups(view, -1, 4));
+    const width = wide ? 4 : 1;
+    const columns = { Columns: "vec4u", columns_of: "4u * unit + vec4u(0u, 1u, 2u, 3u)" };
+    return {
+      shader: gradientShader,
+      constants: { ...unitOf(x.dtype, wide), ...(wide ? columns : {}) },
+      params: [
+        ...[rows, classes / width, x.offset / width],
+        ...[targets.offset, z.offset, g.offset, dx.offset / width],
+      ],
+      workgroups: grid(Math.ceil(sizeOf(x.shape) / width / 256), context),
+    };
+  },
   cuts: () => [[0, 0, 0, 0, 0]],
   saves: { inputs: [0, 1, 2] },
   // In single operations, for the gradient of the gradient; z is recomputed, as it depends on x.

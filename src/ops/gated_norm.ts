@@ -26,10 +26,10 @@ import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import text from "../../shaders/gated_norm.wgsl" with { type: "text" };
 import { grid } from "./pointwise_program.ts";
-import { inEvenRows, rowsJob, rowStep, withReductions } from "./rows.ts";
+import { inEvenRows, rowsJob, rowStep, walkRows, withRows } from "./rows.ts";
 import { checkNorm, inverseRms } from "./srms_norm.ts";
 
-const shader = withReductions(text);
+const shader = withRows(text);
 
 interface NormOptions {
   readonly epsilon: number;
@@ -46,8 +46,7 @@ const gatedNormOp: Op<NormOptions> = defineOp<NormOptions>({
       for (let i = 0; i < length; i++) y.data[atY + i] = u.data[atU + i] * (x.data[atX + i] * r);
     }),
   wasm: (inputs, outputs, { epsilon }) => planJob("gatedNorm", [...inputs, ...outputs], epsilon),
-  gpu: ([x, u], [y], { epsilon }, context) =>
-    plan([x, u, x], [y, context.scratch(1, y.dtype)], epsilon, context),
+  gpu: ([x, u], [y], { epsilon }, context) => plan([x, u, x], [y], epsilon, context),
   cuts: ([x]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis, axis]),
   backward: ({ grads: [g], inputs: [x, u], options }) => gradientOp(x, u, inEvenRows(g), options),
 });
@@ -120,17 +119,21 @@ function plan(
   gradient = false,
 ): Dispatch {
   const [{ shape, dtype }] = inputs;
+  const { width, constants } = walkRows([...inputs, ...outputs], context);
+  const inUnits = (elements: number) => elements / width;
   const length = shape[shape.length - 1];
   const rows = sizeOf(shape.slice(0, -1));
+  // The forward has one output, and the shader two.
+  const rest = gradient ? [] : [context.scratch(4, dtype)];
   return {
     shader: shader(context),
-    constants: { Stored: dtype, GRADIENT: gradient },
-    bindings: [...inputs, ...outputs],
+    constants: { ...constants, GRADIENT: gradient },
+    bindings: [...inputs, ...outputs, ...rest],
     params: [
-      ...[rows, length, floatBits(epsilon), 0],
-      ...[...inputs.map((view) => rowStep(view)!), 0],
-      ...[...inputs.map((view) => view.offset), 0],
-      ...outputs.map((view) => view.offset),
+      ...[rows, inUnits(length), floatBits(epsilon), 0],
+      ...[...inputs.map((view) => inUnits(rowStep(view)!)), 0],
+      ...[...inputs.map((view) => inUnits(view.offset)), 0],
+      ...[...outputs.map((view) => inUnits(view.offset)), ...rest.map(() => 0)],
     ],
     workgroups: grid(rows, context),
   };

@@ -4,11 +4,20 @@
  *
  * @module
  */
-import { addressOf, type GpuContext, type WasmJob, type WasmView } from "../backend/contract.ts";
+import {
+  addressOf,
+  type GpuContext,
+  type View,
+  type WasmJob,
+  type WasmView,
+} from "../backend/contract.ts";
+import type { DType } from "../dtype.ts";
 import { collapse, type Shape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
+import { isInGroups } from "./tiles.ts";
 import reductions from "../../shaders/reductions.wgsl" with { type: "text" };
 import bySubgroups from "../../shaders/subgroup_reductions.wgsl" with { type: "text" };
+import rows from "../../shaders/rows.wgsl" with { type: "text" };
 import byTrees from "../../shaders/workgroup_reductions.wgsl" with { type: "text" };
 
 /** The whole of a shader that goes on from the reductions over a workgroup, for a device with subgroups or without. */
@@ -19,6 +28,44 @@ export function withReductions(text: string): (context: Pick<GpuContext, "subgro
   );
   return ({ subgroups }) => subgroups ? withSubgroups : without;
 }
+
+/** The whole of a shader that goes on from rows.wgsl. */
+export function withRows(text: string): (context: Pick<GpuContext, "subgroups">) => string {
+  return withReductions(`${rows}\n${text}`);
+}
+
+/** Units that a thread reads in one turn: shaders/rows.wgsl. */
+const TURN = 4;
+/** Where a row is shorter, four neighbours at once would leave most of a subgroup without work. */
+const WIDE = 512;
+
+/** How the workgroups of a GPU walk along the last axis of `views`, all of one shape and of even rows. */
+export function walkRows(views: readonly View[], context: GpuContext): {
+  /** Elements of a unit, which a row's length, its offset and the step to it are multiples of. */
+  readonly width: number;
+  readonly constants: Readonly<Record<string, string | number | boolean>>;
+} {
+  const [{ shape, dtype }] = views;
+  const length = shape[shape.length - 1];
+  const wide = length >= WIDE && views.every((view) => isInGroups(view, -1, 4));
+  const width = wide ? 4 : 1;
+  const units = length / width;
+  // Guaranteed are 256; at least a subgroup of most GPUs.
+  const most = 2 ** Math.floor(Math.log2(Math.min(1024, context.workgroupThreads)));
+  const THREADS = Math.min(most, Math.max(32, 2 ** Math.ceil(Math.log2(units / TURN))));
+  const walk = { WIDTH: width, THREADS, ONCE: units <= TURN * THREADS };
+  return { width, constants: { ...unitOf(dtype, wide), ...walk, ...(wide ? OF_FOUR : {}) } };
+}
+
+/** Types of a unit: how it is stored, and what it is computed in. */
+export function unitOf(dtype: DType, wide: boolean): { Stored: string; Unit: string } {
+  return wide ? { Stored: `vec4<${dtype}>`, Unit: "vec4f" } : { Stored: dtype, Unit: "f32" };
+}
+
+const OF_FOUR = {
+  sum_of: "(unit.x + unit.y) + (unit.z + unit.w)",
+  max_of: "max(max(unit.x, unit.y), max(unit.z, unit.w))",
+};
 
 /** Elements that are worth a task. */
 const TASK = 2 ** 13;

@@ -9,7 +9,14 @@
  *
  * @module
  */
-import type { CpuView, Dispatch, GpuContext, View, WasmView } from "../backend/contract.ts";
+import {
+  type CpuView,
+  type Dispatch,
+  floatBits,
+  type GpuContext,
+  type View,
+  type WasmView,
+} from "../backend/contract.ts";
 import { isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
 import { defineOp } from "../operation.ts";
@@ -19,9 +26,9 @@ import type { Tensor } from "../tensor.ts";
 import text from "../../shaders/softmax.wgsl" with { type: "text" };
 import { loadInto } from "./pointwise.ts";
 import { grid } from "./pointwise_program.ts";
-import { rowsJob, withReductions } from "./rows.ts";
+import { rowsJob, walkRows, withRows } from "./rows.ts";
 
-const shader = withReductions(text);
+const shader = withRows(text);
 
 function program(name: string, logarithm: boolean) {
   return {
@@ -38,16 +45,22 @@ function program(name: string, logarithm: boolean) {
     cpu: ([x]: CpuView[], [out]: CpuView[]) => normaliseRows(x, out, logarithm),
     wasm: ([x]: WasmView[], [out]: WasmView[]) =>
       rowsJob("softmax", x.shape, [x, out], { after: [logarithm ? 1 : 0] }),
-    gpu: ([x]: View[], [out]: View[], _: unknown, context: GpuContext): Dispatch => ({
-      shader: shader(context),
-      constants: { Stored: x.dtype, LOG: logarithm },
-      params: [sizeOf(x.shape) / x.shape.at(-1)!, x.shape.at(-1)!, x.offset, out.offset],
-      workgroups: grid(sizeOf(x.shape) / x.shape.at(-1)!, context),
-    }),
+    gpu: ([x]: View[], [out]: View[], _: unknown, context: GpuContext): Dispatch => {
+      const length = x.shape.at(-1)!;
+      const rows = sizeOf(x.shape) / length;
+      const { width, constants } = walkRows([x, out], context);
+      const inUnits = [length, x.offset, out.offset].map((elements) => elements / width);
+      return {
+        shader: shader(context),
+        constants: { ...constants, LOG: logarithm },
+        params: [rows, ...inUnits, floatBits(Infinity)],
+        workgroups: grid(rows, context),
+      };
+    },
     // The first axis longer than 1 is cut, so that what was dense stays dense.
     cuts: ([x]: readonly View[]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis]),
-    // Three walks of 128 threads, and two reductions.
-    loopTurns: ([x]: readonly View[]) => 64 + x.shape.at(-1)! / 32,
+    // Two walks of 256 threads and more, four units a turn, and two of a subgroup over what they have.
+    loopTurns: ([x]: readonly View[]) => 512 + x.shape.at(-1)! / 512,
     inPieces: ([x]: readonly Tensor[], [out]: readonly Tensor[]) => {
       const wide = x.to("f32");
       const shifted = wide.sub(wide.max(-1, { keepDims: true }));

@@ -24,9 +24,9 @@ import { format, sameShape, sizeOf } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import text from "../../shaders/srms_norm.wgsl" with { type: "text" };
 import { grid } from "./pointwise_program.ts";
-import { rowsJob, withReductions } from "./rows.ts";
+import { rowsJob, walkRows, withRows } from "./rows.ts";
 
-const shader = withReductions(text);
+const shader = withRows(text);
 
 interface NormOptions {
   readonly epsilon: number;
@@ -144,11 +144,14 @@ function plan(
 ): Dispatch {
   const length = x.shape.at(-1)!;
   const rows = sizeOf(x.shape) / length;
+  const bindings = [x, g, b, out];
+  const { width, constants } = walkRows(bindings, context);
+  const offsets = bindings.map((view) => view.offset / width);
   return {
     shader: shader(context),
-    constants: { Stored: x.dtype, GRADIENT: gradient, ADD: b !== x },
-    bindings: [x, g, b, out],
-    params: [rows, length, x.offset, g.offset, b.offset, out.offset, floatBits(epsilon)],
+    constants: { ...constants, GRADIENT: gradient, ADD: b !== x },
+    bindings,
+    params: [rows, length / width, ...offsets, floatBits(epsilon)],
     workgroups: grid(rows, context),
   };
 }
