@@ -1,9 +1,13 @@
 // out[row] = x[row, 0] ∘ x[row, 1] ∘ …, where ∘ is `combine` and rows are the axes that are kept.
 // LANES threads share a row and then combine their parts: a whole workgroup by one of the reductions that this text
 // goes on from, fewer lanes as a tree, since nothing promises that neighbouring threads are of one subgroup. A long
-// row is cut into segments; each leaves a partial result for a second pass.
+// row is cut into segments; each leaves a partial result for a second pass. Rows are read by units: elements, or, where
+// they lie densely and begin and end at multiples of four, four neighbours. A lane asks for four units in a turn before it
+// combines any.
 
+// A unit as x has it, and as it is computed in.
 alias Stored = f32;
+alias Unit = f32;
 alias StoredOut = f32;
 alias Value = f32;
 const LANES: u32 = 64;
@@ -34,6 +38,11 @@ struct Params {
 
 fn combine(a: Value, b: Value) -> Value { return a + b; }
 
+fn combine_units(a: Unit, b: Unit) -> Unit { return a + b; }
+
+// The elements of a unit combined.
+fn within(unit: Unit) -> Value { return unit; }
+
 fn combine_all(t: Thread, value: Value) -> Value { return workgroup_sum(t, value); }
 
 fn kept_offset(row: u32) -> u32 {
@@ -60,6 +69,10 @@ fn reduced_offset(entry: u32) -> u32 {
   return at + rest * params.reduced_strides[0][0];
 }
 
+fn unit_at(base: u32, i: u32, end: u32) -> Unit {
+  return select(Unit(bitcast<Value>(params.identity)), Unit(x[base + reduced_offset(min(i, end - 1u))]), i < end);
+}
+
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -73,14 +86,19 @@ fn main(
   let row = slot / params.segments;
   let segment = slot % params.segments;
 
-  var sum = bitcast<Value>(params.identity);
+  var units = Unit(bitcast<Value>(params.identity));
   if (row < params.rows) {
     let base = kept_offset(row);
     let end = min(params.length, (segment + 1u) * params.segment_length);
-    for (var i = segment * params.segment_length + lane; i < end; i += LANES) {
-      sum = combine(sum, Value(x[base + reduced_offset(i)]));
+    for (var i = segment * params.segment_length + lane; i < end; i += 4u * LANES) {
+      let a = unit_at(base, i, end);
+      let b = unit_at(base, i + LANES, end);
+      let c = unit_at(base, i + 2u * LANES, end);
+      let d = unit_at(base, i + 3u * LANES, end);
+      units = combine_units(units, combine_units(combine_units(a, b), combine_units(c, d)));
     }
   }
+  var sum = within(units);
   if (LANES == THREADS) {
     sum = combine_all(t, sum);
   } else {

@@ -42,6 +42,8 @@ interface ReduceAxes {
 interface ReduceRule {
   readonly cpu: (a: number, b: number) => number;
   readonly wgsl: string;
+  /** The same of the four elements of a unit. */
+  readonly wgslOfFour: string;
   /** The same of what all threads of a workgroup have. */
   readonly wgslOfAll: string;
   /** What leaves every element unchanged. */
@@ -51,6 +53,7 @@ interface ReduceRule {
 const SUM: ReduceRule = {
   cpu: (a, b) => a + b,
   wgsl: "a + b",
+  wgslOfFour: "(unit.x + unit.y) + (unit.z + unit.w)",
   wgslOfAll: "workgroup_sum(t, value)",
   identity: { f32: 0, f16: 0, i32: 0, u32: 0, bool: 0 },
 };
@@ -58,6 +61,7 @@ const SUM: ReduceRule = {
 const MAX: ReduceRule = {
   cpu: Math.max,
   wgsl: "max(a, b)",
+  wgslOfFour: "max(max(unit.x, unit.y), max(unit.z, unit.w))",
   wgslOfAll: "workgroup_max(t, value)",
   identity: { f32: -Infinity, f16: -Infinity, i32: -(2 ** 31), u32: 0, bool: 0 },
 };
@@ -281,10 +285,29 @@ function offsets({ shape, strides: [strides] }: Split["kept"]): Float64Array {
 }
 
 const THREADS = 256;
+/** Units that a lane reads in one turn. */
+const TURN = 4;
 /** Entries that one lane adds up before it pays to give the row more workgroups. */
 const LONG = 64;
 const STORED = { f32: "f32", f16: "f16", i32: "i32", u32: "u32", bool: "u32" };
 const VALUE = { ...STORED, f16: "f32" };
+
+/** The same with four neighbours for an element, where rows lie so densely and begin and end at multiples of four. */
+function inFours({ kept, reduced }: Split, offset: number): Split | undefined {
+  const [steps] = reduced.strides;
+  const last = steps.length - 1;
+  const others = [...kept.strides[0], ...steps.slice(0, last)];
+  const counts = [reduced.shape[last], offset, ...others];
+  if (steps[last] !== 1 || counts.some((x) => x % 4 !== 0)) return undefined;
+  const byFours = (list: readonly number[]) => list.map((x) => x / 4);
+  return {
+    kept: { shape: kept.shape, strides: [byFours(kept.strides[0])] },
+    reduced: {
+      shape: reduced.shape.with(last, reduced.shape[last] / 4),
+      strides: [byFours(steps).with(last, 1)],
+    },
+  };
+}
 
 function plan(
   rule: ReduceRule,
@@ -293,7 +316,10 @@ function plan(
   axes: readonly number[],
   context: GpuContext,
 ): Dispatch[] {
-  const { kept, reduced } = grouped(x, axes);
+  const elements = grouped(x, axes);
+  const fours = inFours(elements, x.offset);
+  const width = fours ? 4 : 1;
+  const { kept, reduced } = fours ?? elements;
   const rows = sizeOf(kept.shape);
   const length = sizeOf(reduced.shape);
   if (Math.max(kept.shape.length, reduced.shape.length) > 8) {
@@ -303,23 +329,25 @@ function plan(
     );
   }
   const dense = (reduced.strides[0].at(-1) ?? 1) <= (kept.strides[0].at(-1) ?? Infinity);
-  const wanted = 2 ** Math.ceil(Math.log2(Math.max(1, length)));
+  const wanted = 2 ** Math.ceil(Math.log2(Math.max(1, dense ? length / TURN : length)));
   const lanes = Math.min(THREADS, dense ? wanted : Math.ceil(wanted / LONG));
   // A second pass when there are few rows and each is long.
   const busy = Math.ceil(rows * lanes / THREADS);
   const segments = Math.max(
     1,
-    Math.min(Math.floor(length / (lanes * LONG)), Math.floor(512 / busy)),
+    Math.min(Math.floor(length * width / (lanes * LONG)), Math.floor(512 / busy)),
   );
   const target = segments === 1
     ? out
     : context.scratch(rows * segments, x.dtype === "f16" ? "f32" : x.dtype);
+  const unitOf = (types: typeof STORED) => fours ? `vec4<${types[x.dtype]}>` : types[x.dtype];
   const padded = (list: readonly number[]) => [...list, ...Array(8 - list.length).fill(0)];
   const { identity } = rule;
   const first: Dispatch = {
     shader: shader(context),
     constants: {
-      Stored: STORED[x.dtype],
+      Stored: unitOf(STORED),
+      Unit: unitOf(VALUE),
       StoredOut: STORED[target.dtype],
       Value: VALUE[x.dtype],
       LANES: lanes,
@@ -327,6 +355,8 @@ function plan(
       KEPT_RANK: kept.shape.length,
       REDUCED_RANK: reduced.shape.length,
       combine: rule.wgsl,
+      combine_units: rule.wgsl,
+      ...(fours ? { within: rule.wgslOfFour } : {}),
       combine_all: rule.wgslOfAll,
     },
     bindings: [x, target],
@@ -335,7 +365,7 @@ function plan(
       ...padded(kept.strides[0]),
       ...padded(reduced.shape),
       ...padded(reduced.strides[0]),
-      x.offset,
+      x.offset / width,
       target.offset,
       rows,
       length,

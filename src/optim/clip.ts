@@ -132,14 +132,17 @@ const squares: Program<undefined> = {
   gpu: (gradients, [out], _, context) => {
     const rest = Array<typeof out>(SQUARED_TOGETHER - gradients.length).fill(gradients[0]);
     const padding = Array<number>(8 - gradients.length).fill(0);
+    const counts = gradients.flatMap((g) => [sizeOf(g.shape), g.offset]);
+    const width = counts.every((count) => count % 4 === 0) ? 4 : 1;
+    const ofFour = { Unit: "vec4f", square_of: "dot(unit, unit)" };
     return {
       shader: squaresShader(context),
-      constants: { PARTS: out.shape[1] },
+      constants: { PARTS: out.shape[1], ...(width === 4 ? ofFour : {}) },
       bindings: [...gradients, ...rest, out],
       params: [
-        ...gradients.map((g) => sizeOf(g.shape)),
+        ...gradients.map((g) => sizeOf(g.shape) / width),
         ...padding,
-        ...gradients.map((g) => g.offset),
+        ...gradients.map((g) => g.offset / width),
         ...padding,
         out.offset,
       ],
