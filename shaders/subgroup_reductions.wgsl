@@ -1,5 +1,5 @@
 // The reductions of reductions.wgsl by subgroups: every subgroup reduces what all threads have, each of its threads a
-// share first.
+// share first. Of many threads the first FEW reduce it to as many parts before, or each subgroup would have that work.
 //
 // How many threads make a subgroup, and which, is the device's affair: they count themselves. Each subgroup adds in
 // one order, so that a device that forms its subgroups alike gives the same bits in every run.
@@ -22,6 +22,9 @@ fn place_of(thread: Thread) -> Place {
   return Place(dot(countOneBits(before), vec4u(1u)), dot(countOneBits(running), vec4u(1u)));
 }
 
+// No subgroup is larger.
+const FEW: u32 = min(THREADS, 128u);
+
 // Leaves a part where every subgroup finds it.
 fn leave_part(thread: Thread, part: Value) {
   // Others may still read what an earlier call left.
@@ -33,16 +36,32 @@ fn leave_part(thread: Thread, part: Value) {
 fn workgroup_sum(thread: Thread, value: Value) -> Value {
   let place = place_of(thread);
   leave_part(thread, value);
+  if (THREADS > FEW) {
+    if (thread.index < FEW) {
+      var part = value;
+      for (var i = thread.index + FEW; i < THREADS; i += FEW) { part += parts[i]; }
+      parts[thread.index] = part;
+    }
+    workgroupBarrier();
+  }
   var share = parts[place.lane];
-  for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { share += parts[i]; }
+  for (var i = place.lane + place.lanes; i < FEW; i += place.lanes) { share += parts[i]; }
   return subgroupAdd(share);
 }
 
 fn workgroup_max(thread: Thread, value: Value) -> Value {
   let place = place_of(thread);
   leave_part(thread, value);
+  if (THREADS > FEW) {
+    if (thread.index < FEW) {
+      var part = value;
+      for (var i = thread.index + FEW; i < THREADS; i += FEW) { part = max(part, parts[i]); }
+      parts[thread.index] = part;
+    }
+    workgroupBarrier();
+  }
   var share = parts[place.lane];
-  for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { share = max(share, parts[i]); }
+  for (var i = place.lane + place.lanes; i < FEW; i += place.lanes) { share = max(share, parts[i]); }
   return subgroupMax(share);
 }
 
@@ -51,11 +70,16 @@ fn workgroup_logsum(thread: Thread, seen: vec2f) -> vec2f {
   workgroupBarrier();
   logsums[thread.index] = seen;
   workgroupBarrier();
-  // First the maximum: by `join` each part would cost two exponentials.
-  var m = logsums[place.lane].x;
-  for (var i = place.lane + place.lanes; i < THREADS; i += place.lanes) { m = max(m, logsums[i].x); }
-  m = subgroupMax(m);
-  var share = 0.0;
-  for (var i = place.lane; i < THREADS; i += place.lanes) { share += logsums[i].y * exp(logsums[i].x - m); }
-  return vec2f(m, subgroupAdd(share));
+  if (THREADS > FEW) {
+    if (thread.index < FEW) {
+      var part = seen;
+      for (var i = thread.index + FEW; i < THREADS; i += FEW) { part = join(part, logsums[i]); }
+      logsums[thread.index] = part;
+    }
+    workgroupBarrier();
+  }
+  var share = logsums[place.lane];
+  for (var i = place.lane + place.lanes; i < FEW; i += place.lanes) { share = join(share, logsums[i]); }
+  let m = subgroupMax(share.x);
+  return vec2f(m, subgroupAdd(share.y * exp(share.x - m)));
 }

@@ -51,7 +51,8 @@ export function walkRows(views: readonly View[], context: GpuContext): {
   const width = wide ? 4 : 1;
   const units = length / width;
   // Guaranteed are 256; at least a subgroup of most GPUs.
-  const most = 2 ** Math.floor(Math.log2(Math.min(1024, context.workgroupThreads)));
+  const most = 2 **
+    Math.floor(Math.log2(Math.min(context.software ? 256 : 1024, context.workgroupThreads)));
   const THREADS = Math.min(most, Math.max(32, 2 ** Math.ceil(Math.log2(units / TURN))));
   const walk = { WIDTH: width, THREADS, ONCE: units <= TURN * THREADS };
   return { width, constants: { ...unitOf(dtype, wide), ...walk, ...(wide ? OF_FOUR : {}) } };
