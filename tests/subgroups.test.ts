@@ -1,11 +1,25 @@
 /** What the threads of a workgroup reduce together, by subgroups and without: the same numbers from different texts. */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import fc from "fast-check";
-import { type Device, init, loss, nn, optim, randn, scope, type Tensor, tensor } from "../mod.ts";
+import {
+  type Device,
+  grad,
+  init,
+  loss,
+  nn,
+  optim,
+  randn,
+  scope,
+  type Tensor,
+  tensor,
+  tidy,
+  zeros,
+} from "../mod.ts";
 import { subgroupsOf } from "../src/backend/webgpu/adapter.ts";
 import { gatedNorm } from "../src/ops/gated_norm.ts";
 import {
   assertNear,
+  cpu,
   FLOATS,
   hasSubgroups,
   openGpu,
@@ -119,27 +133,83 @@ testReductions(
   },
 );
 
-/** Everything that reduces over a workgroup, of the same numbers, on one device. */
-async function reductionsOn(device: Device): Promise<Record<string, Float32Array>> {
+interface Rows {
+  readonly length: number;
+  /** Elements before the first row, in memory. */
+  readonly offset?: number;
+  readonly dtype?: "f32" | "f16";
+}
+
+/** Everything that reduces along rows, of the same numbers, on one device. */
+async function reductionsOn(
+  device: Device,
+  { length, offset = 0, dtype = "f32" }: Rows = { length: 777 },
+): Promise<Record<string, Float32Array>> {
+  const count = 3 * length;
+  const numbers = await Promise.all(
+    [1, 2].map((seed) => tidy(() => randn([offset + count], { seed, device: cpu })).data()),
+  );
   using _ = scope();
-  const [x, u] = [1, 2].map((seed) => randn([3, 777], { seed, device, requiresGrad: true }));
-  const targets = tensor([5, 0, 776], { dtype: "i32", device });
+  const [x, u] = numbers.map((data) =>
+    tensor(data, { dtype, device }).slice([offset, offset + count]).reshape([3, length])
+  );
+  const targets = tensor([5, 0, length - 1], { dtype: "i32", device });
+  const norm = (x: Tensor) => new nn.SRMSNorm().forward(x);
+  const [ofNorm] = grad(([x]: Tensor[]) => norm(x).mul(u).sum())([x]);
+  const [ofX, ofGate] = grad(([x, u]: Tensor[]) => gatedNorm(x, u).mul(x).sum())([x, u]);
+  const [ofLogits] = grad(([x]: Tensor[]) => loss.crossEntropy(x, targets))([x]);
+  const [p, q] = [x, u].map((t) => {
+    const p = zeros(t.shape, { device, requiresGrad: true });
+    p.grad = t.to("f32");
+    return p;
+  });
   const results: Record<string, Tensor> = {
     softmax: x.softmax(),
     logSoftmax: x.logSoftmax(),
     crossEntropy: loss.crossEntropy(x, targets, { reduction: "none" }),
-    srmsNorm: new nn.SRMSNorm().forward(x),
+    srmsNorm: norm(x),
     gatedNorm: gatedNorm(x, u),
-    sum: x.sum(-1),
+    sum: x.to("f32").sum(-1),
     max: x.max(-1),
+    ...{ ofNorm, ofX, ofGate, ofLogits },
+    sumsOfSquares: optim.gradNorm({ x: p, u: q }),
   };
-  new nn.SRMSNorm().forward(x).mul(u).sum().backward();
-  gatedNorm(x, u).square().sum().backward();
-  Object.assign(results, { dx: x.grad!, du: u.grad!, sumsOfSquares: optim.gradNorm({ x, u }) });
   const data = await Promise.all(Object.values(results).map((t) => t.data()));
-  x.grad = u.grad = null;
   return Object.fromEntries(Object.keys(results).map((name, i) => [name, data[i] as Float32Array]));
 }
+
+testReductions(
+  "rows that begin and end at multiples of four, and others, agree with the CPU",
+  async (device) => {
+    for (const length of [508, 516, 1023, 5000]) {
+      for (const offset of [0, 1, 4]) {
+        for (const dtype of new Set(FLOATS)) {
+          const rows = { length, offset, dtype };
+          const [found, expected] = [
+            await reductionsOn(device, rows),
+            await reductionsOn(cpu, rows),
+          ];
+          for (const name in expected) {
+            const error = relativeError(found[name], expected[name]);
+            const limit = found[name].length === 3 * length && dtype === "f16" ? 1e-3 : 5e-6;
+            assert(error <= limit, `${name} of ${JSON.stringify(rows)}: off by ${error}`);
+            assert(expected[name].some((x) => x !== 0), name);
+          }
+        }
+      }
+    }
+  },
+);
+
+testReductions(
+  "rows of the least numbers that there are have a softmax, in units past their end too",
+  async () => {
+    for (const length of [5, 130, 516]) {
+      const x = tensor(Array(length).fill(-(2 - 2 ** -23) * 2 ** 127), { shape: [1, length] });
+      await assertNear(x.softmax(), Array(length).fill(1 / length), 1e-6, `${length}`);
+    }
+  },
+);
 
 const KERNELS = [
   ...["softmax", "logSoftmax", "crossEntropy", "srmsNorm", "srmsNormGradient", "gatedNorm"],
