@@ -135,6 +135,31 @@ testOnCpu(
   },
 );
 
+Deno.test("a pool full of sizes that are no longer asked for makes room for those that are", () => {
+  const mebibyte = 2 ** 20;
+  let [made, held] = [0, 0];
+  const pool = new Pool<number>(
+    (bytes) => (made++, held += bytes, bytes),
+    (bytes) => held -= bytes,
+  );
+  const use = (...sizes: number[]) => {
+    sizes.map((size) => pool.take(size)).forEach((buffer, i) => pool.give(buffer, sizes[i]));
+  };
+  const early = [60, 50, 40].map((size) => size * mebibyte);
+  const late = [70, 45].map((size) => size * mebibyte);
+  use(...early);
+  for (let i = 0; i < 100; i++) use(...late);
+  const before = made;
+  for (let i = 0; i < 100; i++) use(...late);
+  assertEquals(made, before);
+  assertEquals(held, pool.pooledBytes);
+  // What is used by turns stays, though together it is more than was ever in use at one time.
+  for (let i = 0; i < 10; i++) use(...late), use(30 * mebibyte);
+  const again = made;
+  for (let i = 0; i < 100; i++) use(...late), use(30 * mebibyte);
+  assertEquals(made, again);
+});
+
 testOnBackends("the gradient of a weight behind a transpose is dense", async () => {
   const x = tensor([[1, 2], [3, 4], [5, 6]]);
   const w = tensor([[1, 0], [2, 1], [0, 3], [1, 1]], { requiresGrad: true });

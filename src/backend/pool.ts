@@ -13,9 +13,20 @@ export function sizeClass(bytes: number): number {
   return Math.max(256, Math.ceil(bytes / step) * step);
 }
 
+/** A size is stale once so many times the peak has been handed out since it was last asked for: several training steps. */
+const STALE = 16;
+
+/** Buffers of one size that wait, and what had been handed out when that size was last asked for. */
+interface Waiting<B> {
+  readonly buffers: B[];
+  asked: number;
+}
+
 /** Buffers of type `B` by size class. */
 export class Pool<B> {
-  #free = new Map<number, B[]>();
+  #free = new Map<number, Waiting<B>>();
+  /** Bytes handed out since the pool was made. */
+  #taken = 0;
   #live = 0;
   #pooled = 0;
   #peak = 0;
@@ -44,7 +55,10 @@ export class Pool<B> {
   /** A buffer of at least `bytes` bytes: one that waits, else a new one. */
   take(bytes: number): B {
     const size = sizeClass(bytes);
-    let buffer = this.#free.get(size)?.pop();
+    this.#taken += size;
+    const waiting = this.#free.get(size);
+    if (waiting !== undefined) waiting.asked = this.#taken;
+    let buffer = waiting?.buffers.pop();
     if (buffer === undefined) buffer = this.create(size);
     else this.#pooled -= size;
     this.#live += size;
@@ -59,14 +73,26 @@ export class Pool<B> {
     // Live and waiting buffers together never hold much more than was once in use at one time. As sizes change
     // from forward to backward and to the optimizer, a training step needs up to 1.4 times that, and with less
     // makes gigabytes of buffers anew in every step.
-    if (this.#live + this.#pooled + size > Math.max(this.#peak * 1.5, 2 ** 26)) {
+    const most = Math.max(this.#peak * 1.5, 2 ** 26);
+    if (this.#live + this.#pooled + size > most) this.#dropStale();
+    if (this.#live + this.#pooled + size > most) {
       this.destroy(buffer);
       return;
     }
     const waiting = this.#free.get(size);
-    if (waiting === undefined) this.#free.set(size, [buffer]);
-    else waiting.splice(this.#placeAmong(waiting, buffer), 0, buffer);
+    if (waiting === undefined) this.#free.set(size, { buffers: [buffer], asked: this.#taken });
+    else waiting.buffers.splice(this.#placeAmong(waiting.buffers, buffer), 0, buffer);
     this.#pooled += size;
+  }
+
+  /** Destroys what waits of stale sizes. Else they would fill the pool for good once a program goes on to others. */
+  #dropStale(): void {
+    for (const [size, { buffers, asked }] of this.#free) {
+      if (this.#taken - asked <= STALE * this.#peak) continue;
+      buffers.forEach(this.destroy);
+      this.#pooled -= size * buffers.length;
+      this.#free.delete(size);
+    }
   }
 
   /** Where `buffer` belongs among those that wait, of which the last is taken next. */
@@ -85,7 +111,7 @@ export class Pool<B> {
 
   /** Destroys every waiting buffer. */
   trim(): void {
-    for (const waiting of this.#free.values()) waiting.forEach(this.destroy);
+    for (const { buffers } of this.#free.values()) buffers.forEach(this.destroy);
     this.#free.clear();
     this.#pooled = 0;
   }
