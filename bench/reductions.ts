@@ -17,7 +17,7 @@ import { findAdapter, openDevice } from "../src/backend/webgpu/adapter.ts";
 import { gatedNorm } from "../src/ops/gated_norm.ts";
 import { median, timesOf } from "./timing.ts";
 
-type Run = (x: Tensor, u: Tensor, targets: Tensor) => void;
+type Run = (x: Tensor, u: Tensor, targets: Tensor) => Tensor | Tensor[];
 
 /**
  * Kernels of x and u [rows, length] and targets [rows], and how often they move as many bytes as x has; where a call runs
@@ -63,7 +63,8 @@ async function ratesOf(
     const shape = [bytes / (dtype === "f16" ? 2 : 4) / length, length];
     const [x, u] = [1, 2].map((seed) => uniform(shape, { seed, low: -1, device }).to(dtype));
     const targets = uniform([shape[0]], { seed: 3, high: length, device }).to("i32");
-    return () => tidy(() => kernel ? run(x, u, targets) : noGrad(() => run(x, u, targets)));
+    // `void`, or what a call makes would outlive it.
+    return () => tidy(() => void (kernel ? run(x, u, targets) : noGrad(() => run(x, u, targets))));
   });
   const times = devices.map((): number[] => []);
   for (let turn = 0; turn < TURNS; turn++) {
