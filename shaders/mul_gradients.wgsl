@@ -1,6 +1,9 @@
-// Both gradients of x · y from g, dense:  dx = g · y,  dy = g · x.  One thread an element.
+// Both gradients of x · y from g, dense:  dx = g · y,  dy = g · x.  One thread a unit: an element, or, where offsets and
+// size are multiples of four, four neighbours.
 
+// A unit as it is stored, and as it is computed in.
 alias Stored = f32;
+alias Unit = f32;
 
 struct Params {
   offsets: vec3u,
@@ -21,7 +24,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let i = id.y * groups.x * 256u + id.x;
   if (i >= params.size) { return; }
   let at = params.offsets + i;
-  let gradient = f32(g[at.x]);
-  dx[params.dx_offset + i] = Stored(gradient * f32(y[at.z]));
-  dy[params.dy_offset + i] = Stored(gradient * f32(x[at.y]));
+  let gradient = Unit(g[at.x]);
+  dx[params.dx_offset + i] = Stored(gradient * Unit(y[at.z]));
+  dy[params.dy_offset + i] = Stored(gradient * Unit(x[at.y]));
 }

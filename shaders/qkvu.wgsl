@@ -1,7 +1,11 @@
-// q = silu(x₀), k = silu(x₁): the first two of the four parts of every row of x, one thread an element.
+// q = silu(x₀), k = silu(x₁): the first two of the four parts of every row of x. One thread a unit: an element,
+// or, where all counts in Params are multiples of four, four neighbours.
 
+// A unit as it is stored, and as it is computed in.
 alias Stored = f32;
+alias Unit = f32;
 
+// In units.
 struct Params {
   // Of each part, and of q and k together.
   width: u32,
@@ -24,7 +28,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let width = params.width;
   let row = i / (2u * width);
   let column = i % (2u * width);
-  let value = f32(x[params.x_offset + row * params.x_step + column]);
+  let value = Unit(x[params.x_offset + row * params.x_step + column]);
   let result = Stored(value / (1.0 + exp(-value)));
   if (column < width) {
     q[params.q_offset + row * width + column] = result;

@@ -1,7 +1,11 @@
-// dx = (dq · silu′(x₀), dk · silu′(x₁), dv, du): the four parts of every row of dx, one thread an element.
+// dx = (dq · silu′(x₀), dk · silu′(x₁), dv, du): the four parts of every row of dx. One thread a unit: an
+// element, or, where all counts in Params are multiples of four, four neighbours.
 
+// A unit as it is stored, and as it is computed in.
 alias Stored = f32;
+alias Unit = f32;
 
+// In units.
 struct Params {
   // Of each part, and of dx.
   width: u32,
@@ -23,8 +27,8 @@ struct Params {
 @group(0) @binding(6) var<uniform> params: Params;
 
 // d silu / dx at a column of a row of x.
-fn slope(row: u32, column: u32) -> f32 {
-  let value = f32(x[params.x_offset + row * params.x_step + column]);
+fn slope(row: u32, column: u32) -> Unit {
+  let value = Unit(x[params.x_offset + row * params.x_step + column]);
   let s = 1.0 / (1.0 + exp(-value));
   return s * (1.0 + value * (1.0 - s));
 }
@@ -39,8 +43,8 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) group
   let at = params.offsets + row * params.steps + column % width;
   var result: Stored;
   switch column / width {
-    case 0u: { result = Stored(f32(dq[at.x]) * slope(row, column)); }
-    case 1u: { result = Stored(f32(dk[at.y]) * slope(row, column)); }
+    case 0u: { result = Stored(Unit(dq[at.x]) * slope(row, column)); }
+    case 1u: { result = Stored(Unit(dk[at.y]) * slope(row, column)); }
     case 2u: { result = dv[at.z]; }
     default: { result = du[at.w]; }
   }

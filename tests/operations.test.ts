@@ -15,6 +15,7 @@ import {
 } from "../mod.ts";
 import {
   assertNear,
+  FLOATS,
   relativeError,
   runs,
   testOnBackends,
@@ -66,9 +67,16 @@ const UNARY: Record<string, PointwiseCase> = {
 
 for (const [name, { f, reference, from = -3, to = 3 }] of Object.entries(UNARY)) {
   testOnBackends(`${name} agrees with float64 and so does its gradient`, async () => {
-    const x = uniform([3, 37], { low: from, high: to, seed: 1 });
+    // Dense in fours; dense, but not in fours; strided.
+    const x = uniform([4, 37], { low: from, high: to, seed: 1 });
     const values = Array.from(await x.data());
     await assertNear(f(x), values.map(reference), 1e-6);
+    await assertNear(
+      f(x.slice([1, 4])),
+      values.slice(37).map(reference),
+      1e-6,
+      "from the second row",
+    );
     await assertNear(f(x.transpose()).transpose(), values.map(reference), 1e-6, "strided");
     await gradcheck(f, [x.slice(0, [0, 9])]);
   });
@@ -173,6 +181,40 @@ testOnBackends("comparisons give bool, and where chooses by it", async () => {
     randn([2, 3], { seed: 1 }),
     randn([3], { seed: 2 }),
   ]);
+});
+
+testOnBackends("operands of any dtype give the same in fours and one by one", async () => {
+  const whole = tensor(Int32Array.from({ length: 24 }, (_, i) => (i * 7) % 11 - 5), {
+    shape: [24],
+  });
+  for (const dtype of [...new Set(FLOATS), "i32", "u32"] as const) {
+    const x = (dtype === "u32" ? whole.abs() : whole).to(dtype);
+    const y = x.add(1).maximum(1);
+    const operations: Record<string, (x: Tensor, y: Tensor) => Tensor> = {
+      add: (x, y) => x.add(y),
+      div: (x, y) => x.mul(3).div(y),
+      "1 less": (x) => x.sub(1),
+      "less": (x, y) => x.mul(2).less(y),
+      where: (x, y) => where(x.less(y.mul(2)), x, y),
+      "where 7": (x, y) => where(x.less(2), 7, y),
+      not: (x, y) => x.less(y).equal(x.less(3)).to("f32"),
+      ones: (x) => x.mul(0).add(1),
+      cast: (x) => x.to("f32").to("i32").to("bool").to("f32"),
+    };
+    for (const [name, f] of Object.entries(operations)) {
+      const dense = Array.from(await f(x, y).to("f32").data());
+      assert(dense.some((value) => value !== 0), `${name} of ${dtype} is 0`);
+      const apart = f(x.slice([1, 24]), y.slice([1, 24])).to("f32");
+      assertEquals(dense.slice(1), Array.from(await apart.data()), `${name} of ${dtype}`);
+    }
+  }
+  for (const length of [24, 23]) {
+    const [x, y] = [1, 2].map((seed) => randn([length], { seed, requiresGrad: true }));
+    const [u, v] = [await x.data(), await y.data()].map((data) => Array.from(data));
+    x.mul(y).sum().backward();
+    assertEquals([Array.from(await x.grad!.data()), Array.from(await y.grad!.data())], [v, u]);
+    x.grad = y.grad = null;
+  }
 });
 
 testOnBackends("conversions round, truncate and saturate", async () => {

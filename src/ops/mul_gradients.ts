@@ -12,6 +12,7 @@ import { sizeOf } from "../shape.ts";
 import type { Tensor, TensorSpec } from "../tensor.ts";
 import shader from "../../shaders/mul_gradients.wgsl" with { type: "text" };
 import { grid, productProgram } from "./pointwise_program.ts";
+import { inUnits } from "./rows.ts";
 
 /** g, x, y → dx, dy. */
 export const mulGradients: Op<undefined, TensorSpec[]> = defineOp<undefined, TensorSpec[]>({
@@ -27,12 +28,17 @@ export const mulGradients: Op<undefined, TensorSpec[]> = defineOp<undefined, Ten
     ...[productProgram.wasm!([g, y], [dx], undefined, context)!].flat(),
     ...[productProgram.wasm!([g, x], [dy], undefined, context)!].flat(),
   ],
-  gpu: ([g, x, y], [dx, dy], _, context) => ({
-    shader,
-    constants: { Stored: g.dtype },
-    params: [...[g, x, y].map((view) => view.offset), sizeOf(g.shape), dx.offset, dy.offset],
-    workgroups: grid(Math.ceil(sizeOf(g.shape) / 256), context),
-  }),
+  gpu: ([g, x, y], [dx, dy], _, context) => {
+    const offsets = [g, x, y].map((view) => view.offset);
+    const { constants, counts } = inUnits(g.dtype, [
+      ...offsets,
+      sizeOf(g.shape),
+      dx.offset,
+      dy.offset,
+    ]);
+    const workgroups = grid(Math.ceil(counts[3] / 256), context);
+    return { shader, constants, params: counts, workgroups };
+  },
   cuts: ([g]) => g.shape.map((_, axis) => [axis, axis, axis, axis, axis]),
   backward: ({ grads: [a, b], inputs: [g, x, y], needs }) => {
     const sum = (...terms: (Tensor | undefined)[]) => {

@@ -20,9 +20,14 @@ import type { Device } from "../device.ts";
 import { type DType, isFloat, type KernelArray } from "../dtype.ts";
 import { LimitError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
-import { collapse, format, sizeOf } from "../shape.ts";
+import { collapse, format, isContiguous, sizeOf } from "../shape.ts";
 import { Tensor, type TensorSpec } from "../tensor.ts";
-import shader from "../../shaders/pointwise.wgsl" with { type: "text" };
+import strided from "../../shaders/pointwise.wgsl" with { type: "text" };
+import dense from "../../shaders/pointwise_dense.wgsl" with { type: "text" };
+import rules from "../../shaders/pointwise_rules.wgsl" with { type: "text" };
+
+const stridedShader = `${strided}\n${rules}`;
+const denseShader = `${dense}\n${rules}`;
 
 /** How a pointwise operation computes one element from up to three. */
 export interface PointwiseRule {
@@ -236,7 +241,7 @@ const LOOPS: readonly InnerLoop[] = [
 const STORED = { f32: "f32", f16: "f16", i32: "i32", u32: "u32", bool: "u32" };
 const VALUE = { f32: "f32", f16: "f32", i32: "i32", u32: "u32", bool: "bool" };
 
-/** The GPU: one thread an element. */
+/** The GPU: one thread an element, or four neighbours where all operands are dense. */
 function plan(
   rule: PointwiseRule,
   inputs: View[],
@@ -250,7 +255,22 @@ function plan(
     slots.splice(scalar.at, 0, inputs[0] ?? scalarSlot(out, context));
   }
   const [x, y = x, z = x] = slots;
-  const { shape, strides } = collapse(out.shape, [x, y, z, out].map((v) => v.strides));
+  const bindings = [x, y, z, out];
+  const size = sizeOf(out.shape);
+  const type = scalar?.at === 0 ? (inputs[0] ?? out).dtype : x.dtype;
+  const number = scalar === undefined ? 0 : isFloat(type) ? floatBits(scalar.value) : scalar.value;
+  const offsets = bindings.map((v) => v.offset);
+  const isDense = [...inputs, out].every((v) => isContiguous(v.shape, v.strides));
+  if (isDense && [size, ...offsets].every((count) => count % 4 === 0)) {
+    return {
+      shader: denseShader,
+      constants: variant(rule, bindings, type, scalar?.at),
+      bindings,
+      params: [...offsets.map((offset) => offset / 4), size / 4, number],
+      workgroups: grid(Math.ceil(size / 4 / 256), context),
+    };
+  }
+  const { shape, strides } = collapse(out.shape, bindings.map((v) => v.strides));
   if (shape.length > MOST_AXES) {
     throw new LimitError(
       `Cannot walk ${
@@ -259,25 +279,17 @@ function plan(
         `kernels take ${MOST_AXES}; make the operands contiguous() first`,
     );
   }
-  const size = sizeOf(out.shape);
-  const type = scalar?.at === 0 ? (inputs[0] ?? out).dtype : x.dtype;
-  const bindings = [x, y, z, out];
   // As the shader's block lies: the shape, four times the strides, the offsets.
-  const params = Array<number>(5 * MOST_AXES + 6).fill(0);
+  const params = Array<number>(5 * MOST_AXES).fill(0);
   for (let axis = 0; axis < shape.length; axis++) {
     params[axis] = shape[axis];
     for (let o = 0; o < 4; o++) params[(o + 1) * MOST_AXES + axis] = strides[o][axis];
   }
-  for (let o = 0; o < 4; o++) params[5 * MOST_AXES + o] = bindings[o].offset;
-  params[5 * MOST_AXES + 4] = size;
-  if (scalar !== undefined) {
-    params[5 * MOST_AXES + 5] = isFloat(type) ? floatBits(scalar.value) : scalar.value;
-  }
   return {
-    shader,
+    shader: stridedShader,
     constants: variant(rule, bindings, type, scalar?.at, shape.length),
     bindings,
-    params,
+    params: [...params, ...offsets, size, number],
     workgroups: grid(Math.ceil(size / 256), context),
   };
 }
@@ -290,7 +302,7 @@ function variant(
   [x, y, z, out]: readonly View[],
   type: DType,
   scalarAt: 0 | 1 | undefined,
-  rank: number,
+  rank?: number,
 ): Dispatch["constants"] {
   let known = variants.get(rule);
   if (known === undefined) variants.set(rule, known = new Map());
@@ -308,8 +320,8 @@ function variant(
       Out: VALUE[out.dtype],
       Scalar: STORED[type] === "f16" ? "f32" : STORED[type],
       SCALAR: scalarAt === undefined ? 0 : scalarAt + 1,
-      RANK: rank,
       rule: rule.wgsl,
+      ...(rank === undefined ? {} : { RANK: rank }),
     });
     known.set(key, constants);
   }
@@ -317,7 +329,7 @@ function variant(
 }
 
 function scalarSlot(like: View, { scratch }: GpuContext): View {
-  return { ...scratch(1, like.dtype), shape: like.shape, strides: like.shape.map(() => 0) };
+  return { ...scratch(4, like.dtype), shape: like.shape, strides: like.shape.map(() => 0) };
 }
 
 /** `count` workgroups as a rectangle, for a shader that numbers them row by row. */

@@ -26,7 +26,7 @@ import gradientShader from "../../shaders/qkvu_gradient.wgsl" with { type: "text
 import shader from "../../shaders/qkvu.wgsl" with { type: "text" };
 import { copyProgram, siluGradient, siluGradientProgram, siluProgram } from "./pointwise.ts";
 import { filled, grid } from "./pointwise_program.ts";
-import { inEvenRows, rowStep } from "./rows.ts";
+import { inEvenRows, inUnits, rowStep } from "./rows.ts";
 import { concat, split } from "./views.ts";
 
 /** x → q, k, v, u. */
@@ -47,13 +47,16 @@ const partsOp: Op<undefined, ResultSpec[]> = defineOp<undefined, ResultSpec[]>({
     ...jobs(siluProgram, [quarter(x, 1)], k, context),
   ],
   gpu: ([x], [q, k], _, context) => {
-    const size = 2 * sizeOf(q.shape);
+    const { constants, counts } = inUnits(x.dtype, [
+      ...[q.shape.at(-1)!, 2 * sizeOf(q.shape), rowStep(x)!],
+      ...[x.offset, q.offset, k.offset],
+    ]);
     return {
       shader,
-      constants: { Stored: x.dtype },
+      constants,
       bindings: [x, q, k],
-      params: [q.shape.at(-1)!, size, rowStep(x)!, x.offset, q.offset, k.offset],
-      workgroups: grid(Math.ceil(size / 256), context),
+      params: counts,
+      workgroups: grid(Math.ceil(counts[1] / 256), context),
     };
   },
   cuts: ([x]) => x.shape.slice(0, -1).map((_, axis) => [axis, axis, axis]),
@@ -85,17 +88,17 @@ const gradientOp: Op = defineOp({
     ...jobs(copyProgram, [du], quarter(dx, 3), context),
   ],
   gpu: ([x, ...gradients], [dx], _, context) => {
-    const size = sizeOf(dx.shape);
+    const { constants, counts } = inUnits(x.dtype, [
+      ...[gradients[0].shape.at(-1)!, sizeOf(dx.shape), rowStep(x)!, x.offset],
+      ...gradients.map((g) => rowStep(g)!),
+      ...gradients.map((g) => g.offset),
+      dx.offset,
+    ]);
     return {
       shader: gradientShader,
-      constants: { Stored: x.dtype },
-      params: [
-        ...[gradients[0].shape.at(-1)!, size, rowStep(x)!, x.offset],
-        ...gradients.map((g) => rowStep(g)!),
-        ...gradients.map((g) => g.offset),
-        dx.offset,
-      ],
-      workgroups: grid(Math.ceil(size / 256), context),
+      constants,
+      params: counts,
+      workgroups: grid(Math.ceil(counts[1] / 256), context),
     };
   },
   cuts: ([x]) => x.shape.slice(0, -1).map((_, axis) => Array<number>(6).fill(axis)),

@@ -63,6 +63,18 @@ export function unitOf(dtype: DType, wide: boolean): { Stored: string; Unit: str
   return wide ? { Stored: `vec4<${dtype}>`, Unit: "vec4f" } : { Stored: dtype, Unit: "f32" };
 }
 
+/** The types of a unit, and `counts` in units: of four where all of them, offsets, steps and sizes, are multiples of it. */
+export function inUnits(dtype: DType, counts: readonly number[]): {
+  readonly constants: { readonly Stored: string; readonly Unit: string };
+  readonly counts: number[];
+} {
+  const wide = counts.every((count) => count % 4 === 0);
+  return {
+    constants: unitOf(dtype, wide),
+    counts: wide ? counts.map((count) => count / 4) : [...counts],
+  };
+}
+
 const OF_FOUR = {
   sum_of: "(unit.x + unit.y) + (unit.z + unit.w)",
   max_of: "max(max(unit.x, unit.y), max(unit.z, unit.w))",
