@@ -1,6 +1,7 @@
-import { assert } from "@std/assert";
+import { assert, assertRejects } from "@std/assert";
 import { accuracy } from "../bench/accuracy.ts";
-import { testOnBackends, testOnWebgpu } from "./harness.ts";
+import { tensor } from "../mod.ts";
+import { assertNear, test, testOnBackends, testOnWebgpu } from "./harness.ts";
 
 // The contract that README.md states, at the lengths that a test has time for.
 const MOST = {
@@ -31,3 +32,14 @@ testOnWebgpu(
     assert(errors.o > 0 && errors.o <= 1e-6 && errors.S <= 1e-6, JSON.stringify(errors));
   },
 );
+
+test("what cancels, even to 0, is judged by the terms it is a sum of", async () => {
+  // The gradient of softmax attention's only key: 0, of terms of 1, and on an H200 not quite.
+  const nearly = tensor([1e-7]);
+  await assertNear(nearly, [0], 1e-4, "with terms", [1]);
+  await assertRejects(() => assertNear(nearly, [0], 1e-4));
+  await assertRejects(() => assertNear(tensor([1e-5]), [0], 1e-4, "too far", [1]));
+  await assertNear(tensor([1 + 1e-7]), [1], 1e-6);
+  await assertRejects(() => assertNear(tensor([1 + 1e-5]), [1], 1e-6));
+  await assertRejects(() => assertNear(tensor([NaN]), [0], 1, "not a number", [1]));
+});

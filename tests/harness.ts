@@ -240,12 +240,18 @@ export async function assertNear(
   what = "result",
   terms?: ArrayLike<number>,
 ): Promise<void> {
-  const error = relativeError(await found.data(), expected);
-  const size = sizeOf(expected);
-  const cancelled = terms === undefined || size === 0 ? 0 : sizeOf(terms) / size;
-  const bound = tolerance + Math.max(ROUNDING, tolerance / 100) * cancelled;
+  const values = await found.data();
+  assertEquals(values.length, expected.length);
+  const error = sizeOf(Float64Array.from(values, (value, i) => value - expected[i]));
+  const rounding = Math.max(ROUNDING, tolerance / 100) * sizeOf(terms ?? []);
+  const bound = tolerance * sizeOf(expected) + rounding;
   // NaN must fail, so the comparison asks for success.
-  assert(error <= bound, `${what}: relative RMS error ${error} exceeds ${bound}`);
+  assert(
+    error <= bound,
+    `${what}: off by ${error}, by more than ${bound}; relative RMS error ${
+      relativeError(values, expected)
+    }`,
+  );
 }
 
 /**
