@@ -82,7 +82,7 @@ function checkUnchanged(read: ReadonlyMap<Storage, number>): void {
     if (version === before) continue;
     throw new LevinError(
       `Cannot compute a checkpoint again: a tensor that its function read was written in place since, by ` +
-        `an optimizer step or assign(); call backward() before`,
+        `an optimizer, a loader of weights or a step of decoding; call backward() before`,
     );
   }
 }

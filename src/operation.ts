@@ -199,7 +199,7 @@ export function whatItReads<T>(fn: () => T): [result: T, read: Map<Storage, numb
   }
 }
 
-/** Runs a program that writes, in place, tensors that exist already: optimizers, `assign`. */
+/** Runs a program that writes, in place, tensors that exist already: optimizers, loaders of weights, decoding. */
 export function runInPlace<Options>(
   program: Program<Options>,
   inputs: readonly Tensor[],
@@ -207,9 +207,9 @@ export function runInPlace<Options>(
   options: Options,
 ): void {
   const device = commonDevice(program.name, [...inputs, ...targets]);
-  for (const target of targets) target.storage.version++;
   const refusal = run(device, program, viewsIn(inputs), viewsIn(targets), options);
   if (refusal) throw refusal;
+  for (const target of targets) target.storage.version++;
 }
 
 /** Several tensors over the memory of `x`, with the rule that maps their gradients back to its own. */
@@ -406,7 +406,7 @@ export class Saved {
     if (storage.version !== this.#version) {
       throw new LevinError(
         `Cannot differentiate ${name}: a tensor it had saved was written in place since, by an ` +
-          `optimizer step or assign(); call backward() before`,
+          `optimizer, a loader of weights or a step of decoding; call backward() before`,
       );
     }
     return new Tensor(storage.retain(), this.#tensor, node?.retain(), index ?? outputIndex);

@@ -3,6 +3,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import {
   type Device,
   lightningAttention,
+  LimitError,
   loss,
   optim,
   randn,
@@ -13,8 +14,9 @@ import {
   zeros,
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
+import { copyInto } from "../src/ops/pointwise.ts";
 import { adopt } from "../src/scope.ts";
-import { collectGarbage, testOnBackends, testOnCpu } from "./harness.ts";
+import { collectGarbage, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
 
 testOnBackends("a scope frees what was made in it and not kept", (device: Device) => {
   const x = randn([100]);
@@ -133,6 +135,17 @@ testOnBackends("an operation that is refused leaves nothing behind", (device: De
   assertThrows(() => x.add(1).reshape([7]));
   assertThrows(() => tidy(() => x.mul(2).matmul(x)));
   assert(device.memory().liveBytes <= before.liveBytes + 256);
+});
+
+testOnWebgpu("a write in place that is refused leaves the graph as it was", async () => {
+  const shape = Array<number>(9).fill(2);
+  const x = randn(shape, { seed: 1, requiresGrad: true });
+  const y = x.square().sum();
+  const turned = randn(shape, { seed: 2 }).permute(shape.map((_, axis) => 8 - axis));
+  assertThrows(() => copyInto(turned, x), LimitError, "9 axes cannot be merged");
+  y.backward();
+  assertEquals(await x.grad!.data(), await x.detach().mul(2).data());
+  x.grad = null;
 });
 
 testOnCpu("the garbage collector frees what was forgotten", async (device: Device) => {

@@ -353,6 +353,20 @@ testReductions("long sums are split over workgroups and stay exact", async () =>
   );
 });
 
+testReductions(
+  "the least and the largest of integers are exact to both ends of their range",
+  async () => {
+    const signed = tensor([[5, -(2 ** 31), 7], [2 ** 31 - 1, 3, 4]], { dtype: "i32" });
+    assertEquals(Array.from(await signed.min(1).data()), [-(2 ** 31), 3]);
+    assertEquals(Array.from(await signed.max(1).data()), [7, 2 ** 31 - 1]);
+    const unsigned = tensor([[5, 2 ** 32 - 1, 7], [2 ** 31, 3, 0]], { dtype: "u32" });
+    assertEquals(Array.from(await unsigned.min(1).data()), [5, 0]);
+    assertEquals(Array.from(await unsigned.max(1).data()), [2 ** 32 - 1, 2 ** 31]);
+    const refused = assertThrows(() => tensor([], { shape: [2, 0] }).min(1), ShapeError);
+    assertEquals(refused.message, "Cannot take the min of [2, 0]: axis 1 has no entries");
+  },
+);
+
 testReductions("reductions have gradients, shared between equal maxima", async () => {
   const x = randn([2, 3, 4], { seed: 1 });
   await gradcheck((t) => t.sum(1), [x]);

@@ -122,16 +122,31 @@ export function mean(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
 
 /** max x over the axes. Throws ShapeError when there is nothing to choose from. */
 export function max(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
-  const empty = resolveAxes(axes, x.rank, "max").find((axis) => x.shape[axis] === 0);
-  if (empty !== undefined) {
-    throw new ShapeError(`Cannot take the max of ${format(x.shape)}: axis ${empty} has no entries`);
-  }
-  return reduce("max", maxOp, x, axes, options);
+  return most("max", x, x, axes, options);
 }
 
-/** min x over the axes. */
+/** min x over the axes. Throws ShapeError when there is nothing to choose from. */
 export function min(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
-  return tidy(() => max(x.neg(), axes, options).neg());
+  // −1 − x turns the whole range of integers around; −x the unsigned have not, nor has the least of the signed.
+  const turned = (t: Tensor) => isFloat(t.dtype) ? t.neg() : t.mul(-1).sub(1);
+  return tidy(() => turned(most("min", x, turned(x), axes, options)));
+}
+
+/** The largest of `values`, which stand for those of x. */
+function most(
+  what: string,
+  x: Tensor,
+  values: Tensor,
+  axes?: Axes,
+  options?: ReduceOptions,
+): Tensor {
+  const empty = resolveAxes(axes, x.rank, what).find((axis) => x.shape[axis] === 0);
+  if (empty !== undefined) {
+    throw new ShapeError(
+      `Cannot take the ${what} of ${format(x.shape)}: axis ${empty} has no entries`,
+    );
+  }
+  return reduce("max", maxOp, values, axes, options);
 }
 
 /** The position of the first largest element along one axis, or among all. */
