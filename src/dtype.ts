@@ -35,6 +35,27 @@ export function checkDType(dtype: string): asserts dtype is DType {
   }
 }
 
+/** The least and the largest whole number of dtypes that are not floats. */
+const RANGES: Partial<Record<DType, readonly [low: number, high: number]>> = {
+  i32: [-(2 ** 31), 2 ** 31 - 1],
+  u32: [0, 2 ** 32 - 1],
+  bool: [0, 1],
+};
+
+/** Throws DTypeError unless `dtype` holds every value: floats do, rounded. `what` is to be done with them. */
+export function checkHeld(values: ArrayLike<number>, dtype: DType, what = "hold"): void {
+  const [low, high] = RANGES[dtype] ?? [];
+  if (low === undefined || high === undefined) return;
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i];
+    if (!Number.isInteger(value) || value < low || value > high) {
+      throw new DTypeError(
+        `Cannot ${what} ${value} in dtype ${dtype}: expected a whole number from ${low} to ${high}`,
+      );
+    }
+  }
+}
+
 /** The dtype in which a typed array is taken by `tensor()`, or undefined if there is none. */
 export function dtypeOfArray(array: ArrayBufferView): DType | undefined {
   if (array instanceof Float32Array) return "f32";

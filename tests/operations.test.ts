@@ -229,6 +229,45 @@ testOnBackends("conversions round, truncate and saturate", async () => {
   assertEquals(Array.from(await y.grad!.data()), [3, 3]);
 });
 
+testOnBackends("integers convert exactly, or to the nearest that there is", async () => {
+  const signed = tensor([-5, 0, 2 ** 31 - 1, -(2 ** 31)], { dtype: "i32" });
+  assertEquals(Array.from(await signed.to("u32").data()), [0, 0, 2 ** 31 - 1, 0]);
+  const unsigned = tensor([5, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 1], { dtype: "u32" });
+  const most = 2 ** 31 - 1;
+  assertEquals(Array.from(await unsigned.to("i32").data()), [5, most, most, most]);
+  assertEquals(Array.from(await unsigned.greater(5).to("i32").data()), [0, 1, 1, 1]);
+});
+
+testOnBackends("integers divided by zero are zero, as a number and as a tensor", async () => {
+  for (const dtype of ["i32", "u32"] as const) {
+    const x = tensor([7, 0, 9, 5], { dtype });
+    const y = tensor([0, 0, 2, 1], { dtype });
+    assertEquals(Array.from(await x.div(y).data()), [0, 0, 4, 5]);
+    assertEquals(Array.from(await x.div(0).data()), [0, 0, 0, 0]);
+  }
+});
+
+testOnCpu("numbers that a dtype does not hold are refused, wherever they are given", () => {
+  const x = tensor([1, 2], { dtype: "u32" });
+  const mask = tensor([true, false]);
+  const refused: [() => unknown, string][] = [
+    [() => x.add(-1), "Cannot compute add with -1 in dtype u32: expected a whole number from 0 to"],
+    [() => x.equal(-1), "Cannot compute equal with -1 in dtype u32"],
+    [
+      () => mask.equal(2),
+      "Cannot compute equal with 2 in dtype bool: expected a whole number from 0 to 1",
+    ],
+    [() => x.to("i32").mul(0.5), "Cannot compute mul with 0.5 in dtype i32"],
+    [() => where(mask, x, -1), "Cannot choose -1 in dtype u32"],
+    [() => tensor(new Int32Array([-1]), { dtype: "u32" }), "Cannot hold -1 in dtype u32"],
+    [() => tensor([2 ** 31], { dtype: "i32" }), "Cannot hold 2147483648 in dtype i32"],
+    [() => x.less(tensor([1, 2])), "Cannot compute less of u32 and f32: convert one of them"],
+    [() => mask.min(), "Cannot take the min of a bool tensor"],
+    [() => mask.max(), "Cannot take the max of a bool tensor"],
+  ];
+  for (const [fn, message] of refused) assertThrows(fn, DTypeError, message);
+});
+
 testReductions("float16 is storage: sums over it are made in float32", async () => {
   const x = tensor(new Float32Array(4096).fill(1.5)).to("f16");
   assertEquals(await x.sum().item(), 6144);

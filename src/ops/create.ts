@@ -6,7 +6,7 @@
 import { Node } from "../autograd.ts";
 import { addressOf, type Program } from "../backend/contract.ts";
 import { defaultDevice, type Device } from "../device.ts";
-import { checkDType, type DeviceArray, type DType, dtypeOfArray, isFloat } from "../dtype.ts";
+import { checkDType, checkHeld, type DeviceArray, type DType, dtypeOfArray } from "../dtype.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { fillNormal, fillUniform, freshSeed, type Key, keyOf } from "../random.ts";
@@ -68,7 +68,8 @@ export function tensor(values: NestedArray | ArrayBufferView, options: TensorOpt
         `${flat.length} values`,
     );
   }
-  if (!isFloat(dtype) && natural === "f32") checkIntegers(flat, dtype);
+  // Whole numbers are true if they are not 0.
+  if (natural === "f32" || dtype !== "bool") checkHeld(flat, dtype);
   return written({ ...options, dtype }, shape, (elements) => {
     if (dtype !== "bool") elements.set(flat);
     else for (let i = 0; i < flat.length; i++) elements[i] = flat[i] === 0 ? 0 : 1;
@@ -90,7 +91,7 @@ export function full(shape: Shape, value: number, options: CreateOptions = {}): 
   const { dtype = "f32", device = defaultDevice() } = options;
   checkDType(dtype);
   checkShape(shape, "full");
-  if (!isFloat(dtype)) checkIntegers([value], dtype);
+  checkHeld([value], dtype);
   return finish(filled(device, { shape: [...shape], dtype }, value), options);
 }
 
@@ -228,18 +229,6 @@ function fromNested(values: NestedArray) {
   visit(values, 0);
   const dtype: DType = booleans > 0 && booleans === flat.length ? "bool" : "f32";
   return { flat, shape, dtype };
-}
-
-function checkIntegers(values: ArrayLike<number>, dtype: DType): void {
-  const [low, high] = { i32: [-(2 ** 31), 2 ** 31 - 1], u32: [0, 2 ** 32 - 1], bool: [0, 1] }[
-    dtype as "i32" | "u32" | "bool"
-  ];
-  for (let i = 0; i < values.length; i++) {
-    const value = values[i];
-    if (!Number.isInteger(value) || value < low || value > high) {
-      throw new DTypeError(`Cannot hold ${value} in dtype ${dtype}: expected ${low} to ${high}`);
-    }
-  }
 }
 
 /** A new tensor whose elements the host writes, once the device has room for them. */

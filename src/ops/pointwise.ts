@@ -13,7 +13,7 @@
  */
 import { noGrad } from "../autograd.ts";
 import type { Program } from "../backend/contract.ts";
-import { type DType, isFloat } from "../dtype.ts";
+import { checkHeld, type DType, isFloat } from "../dtype.ts";
 import { DTypeError } from "../errors.ts";
 import type { Operand } from "../methods.ts";
 import { defineOp, runInPlace } from "../operation.ts";
@@ -48,11 +48,9 @@ interface BinaryGradient {
   readonly out: Tensor;
 }
 
-interface BinaryRule extends Pick<PointwiseRule, "loop"> {
+interface BinaryRule extends Pick<PointwiseRule, "loop" | "integers" | "wgslOfIntegers"> {
   readonly cpu: (x: number, y: number) => number;
   readonly wgsl: string;
-  /** The same for integers, where that is another function. */
-  readonly integers?: (x: number, y: number) => number;
   readonly dx?: (context: BinaryGradient) => Tensor;
   readonly dy?: (context: BinaryGradient) => Tensor;
   /** Both at once, of dense operands, where that is one pass instead of two. */
@@ -104,7 +102,9 @@ const BINARY = {
          loop: (n, [o, a, b], [os, as, bs], [out, x, y]) => {
            for (let i = 0; i < n; i++) out[o + i * os] = x[a + i * as] * y[b + i * bs];
          } },
-  div: { cpu: (x, y) => x / y, wgsl: "x / y", integers: (x, y) => Math.trunc(x / y), saves: "yo",
+  div: { cpu: (x, y) => x / y, wgsl: "x / y", saves: "yo",
+         // By zero, 0: WGSL's own is x.
+         integers: (x, y) => Math.trunc(x / y), wgslOfIntegers: "select(x / y, Out(0), y == Y(0))",
          dx: ({ g, y }) => g.div(y), dy: ({ g, y, out }) => g.mul(out).div(y).neg() },
   pow: { cpu: Math.pow, wgsl: "power(x, y)", saves: "xyo", on: "float",
          dx: ({ g, x, y }) => g.mul(y).mul(pow(x, typeof y === "number" ? y - 1 : y.sub(1))),
@@ -298,8 +298,11 @@ export function where(mask: Tensor, yes: Operand, no: Operand): Tensor {
   }
   const like = typeof yes === "number" ? no : yes;
   const dtype = typeof like === "number" ? "f32" : like.dtype;
-  const toTensor = (v: Operand) =>
-    typeof v === "number" ? filled(mask.device, { shape: [], dtype }, v) : v;
+  const toTensor = (v: Operand) => {
+    if (typeof v !== "number") return v;
+    checkHeld([v], dtype, "choose");
+    return filled(mask.device, { shape: [], dtype }, v);
+  };
   return tidy(() => {
     const [y, z] = [toTensor(yes), toTensor(no)];
     checkSameDType("where", y, z);
@@ -331,15 +334,26 @@ const CONVERSIONS: Record<DType, Partial<Record<DType, string>>> = {
   bool: { f32: "toBool", f16: "toBool", i32: "isNotZero", u32: "isNotZero" },
 };
 
+/** From one type of integers to another: exact, and where that has none, the nearest. */
+const OF_INTEGERS: Partial<Record<DType, Pick<PointwiseRule, "integers" | "wgslOfIntegers">>> = {
+  i32: {
+    integers: (x) => Math.min(x, 2 ** 31 - 1),
+    wgslOfIntegers: "Out(min(x, X(2147483647)))",
+  },
+  u32: { integers: (x) => Math.max(x, 0), wgslOfIntegers: "Out(max(x, X(0)))" },
+};
+
 function castProgram(dtype: DType, cpu: (x: number) => number): Program<unknown> {
   const rule = { cpu, wgsl: "Out(x)" };
-  const sources = mapTable(
-    CONVERSIONS[dtype] as Record<DType, string>,
-    (_, wasm) => pointwiseProgram("to", { ...rule, wasm }),
-  );
+  const sources = mapTable(CONVERSIONS[dtype] as Record<DType, string>, (source, wasm) => {
+    const ofIntegers = source === "bool" ? undefined : OF_INTEGERS[dtype];
+    return pointwiseProgram("to", { ...rule, ...ofIntegers, wasm });
+  });
   return {
     ...pointwiseProgram("to", rule),
+    cpu: (inputs, ...rest) => sources[inputs[0].dtype].cpu!(inputs, ...rest),
     wasm: (inputs, ...rest) => sources[inputs[0].dtype].wasm!(inputs, ...rest),
+    gpu: (inputs, ...rest) => sources[inputs[0].dtype].gpu!(inputs, ...rest),
   };
 }
 
@@ -412,18 +426,14 @@ function stretch(x: Tensor, shape: Shape): Tensor {
 }
 
 function scalarOperand(name: string, at: 0 | 1, value: number, dtype: DType): ScalarOperand {
-  if (!isFloat(dtype) && !Number.isInteger(value)) {
-    throw new DTypeError(
-      `Cannot ${name} ${value} and a tensor of dtype ${dtype}: convert it first`,
-    );
-  }
+  checkHeld([value], dtype, `compute ${name} with`);
   return { at, value };
 }
 
 function checkSameDType(name: string, x: Tensor, y: Tensor): void {
   if (x.dtype !== y.dtype) {
     throw new DTypeError(
-      `Cannot ${name} ${x.dtype} and ${y.dtype}: convert one of them with to("${x.dtype}")`,
+      `Cannot compute ${name} of ${x.dtype} and ${y.dtype}: convert one of them with to("${x.dtype}")`,
     );
   }
 }

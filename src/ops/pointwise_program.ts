@@ -41,8 +41,10 @@ export interface PointwiseRule {
    * function the CPU's loop runs.
    */
   readonly wasm?: string;
-  /** In TypeScript for integers, where that is another function. */
+  /** For integers, where that is another function: in TypeScript, */
   readonly integers?: (x: number, y: number, z: number) => number;
+  /** and in WGSL. */
+  readonly wgslOfIntegers?: string;
   /**
    * The inner loop written out for floats: ten times faster than calling `cpu` for every element, and
    * worth a row's second line where training spends its time.
@@ -320,7 +322,7 @@ function variant(
       Out: VALUE[out.dtype],
       Scalar: STORED[type] === "f16" ? "f32" : STORED[type],
       SCALAR: scalarAt === undefined ? 0 : scalarAt + 1,
-      rule: rule.wgsl,
+      rule: isFloat(x.dtype) ? rule.wgsl : rule.wgslOfIntegers ?? rule.wgsl,
       ...(rank === undefined ? {} : { RANK: rank }),
     });
     known.set(key, constants);

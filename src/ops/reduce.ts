@@ -122,31 +122,38 @@ export function mean(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
 
 /** max x over the axes. Throws ShapeError when there is nothing to choose from. */
 export function max(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
-  return most("max", x, x, axes, options);
+  return most("max", x, (t) => t, axes, options);
 }
 
 /** min x over the axes. Throws ShapeError when there is nothing to choose from. */
 export function min(x: Tensor, axes?: Axes, options?: ReduceOptions): Tensor {
   // −1 − x turns the whole range of integers around; −x the unsigned have not, nor has the least of the signed.
-  const turned = (t: Tensor) => isFloat(t.dtype) ? t.neg() : t.mul(-1).sub(1);
-  return tidy(() => turned(most("min", x, turned(x), axes, options)));
+  const turned = (t: Tensor) => {
+    return isFloat(t.dtype) ? t.neg() : t.mul(t.dtype === "u32" ? 2 ** 32 - 1 : -1).sub(1);
+  };
+  return tidy(() => turned(most("min", x, turned, axes, options)));
 }
 
-/** The largest of `values`, which stand for those of x. */
+/** The largest of what `f` makes of x. */
 function most(
   what: string,
   x: Tensor,
-  values: Tensor,
+  f: (x: Tensor) => Tensor,
   axes?: Axes,
   options?: ReduceOptions,
 ): Tensor {
+  if (x.dtype === "bool") {
+    throw new DTypeError(
+      `Cannot take the ${what} of a bool tensor: convert it first, say with to("i32")`,
+    );
+  }
   const empty = resolveAxes(axes, x.rank, what).find((axis) => x.shape[axis] === 0);
   if (empty !== undefined) {
     throw new ShapeError(
       `Cannot take the ${what} of ${format(x.shape)}: axis ${empty} has no entries`,
     );
   }
-  return reduce("max", maxOp, values, axes, options);
+  return reduce("max", maxOp, f(x), axes, options);
 }
 
 /** The position of the first largest element along one axis, or among all. */

@@ -151,7 +151,7 @@ export function map_signedToUnsigned(n: i32, out: usize, x: usize, _y: usize, _z
 }
 export function map_unsignedToSigned(n: i32, out: usize, x: usize, _y: usize, _z: usize): void {
   for (const end = out + (n << 2); out < end; out += 16) {
-    v128.store(out, i32x4.min_u(v128.load(x), i32x4.splat(2147483520)));
+    v128.store(out, i32x4.min_u(v128.load(x), i32x4.splat(2147483647)));
     x += 16;
   }
 }
