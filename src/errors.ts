@@ -11,7 +11,7 @@ export class LevinError extends Error {
   override name = "LevinError";
 }
 
-/** Shapes, axes or lengths that do not fit together. */
+/** Shapes, axes or lengths that do not fit together, or a number outside of what it may be. */
 export class ShapeError extends LevinError {
   /** The class\'s own name. */
   override name = "ShapeError";

@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { checkNumber } from "./shape.ts";
 
 /** Two 32-bit words: a key that random numbers start from, or a counter. */
 export interface Key {
@@ -16,6 +17,7 @@ export interface Key {
 
 /** The key of a seed: any safe integer; its sign and upper bits count. */
 export function keyOf(seed: number): Key {
+  checkNumber("random numbers", "a whole number as seed", seed, Number.isInteger(seed));
   return { low: seed >>> 0, high: Math.floor(seed / 2 ** 32) >>> 0 };
 }
 

@@ -37,6 +37,11 @@ export function checkShape(shape: Shape, what: string): void {
   }
 }
 
+/** Throws ShapeError unless an argument of `what` is as `expected`. */
+export function checkNumber(what: string, expected: string, found: number, fits: boolean): void {
+  if (!fits) throw new ShapeError(`${what}: expected ${expected}, found ${found}`);
+}
+
 /** Row-major strides, in elements. */
 export function contiguousStrides(shape: Shape): number[] {
   const strides = new Array<number>(shape.length);

@@ -7,6 +7,7 @@ import {
   gradcheck,
   LevinError,
   loss,
+  nn,
   optim,
   randn,
   scope,
@@ -15,6 +16,7 @@ import {
   type Tensor,
   tensor,
   tidy,
+  uniform,
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
 import { asLeaf } from "../src/ops/create.ts";
@@ -503,4 +505,45 @@ testOnBackends("a small model learns a sequence by heart, in constant memory", a
   assert(losses.at(-1)! < 0.3, `the last loss is ${losses.at(-1)}`);
   assert(bytes[2] > 0);
   assertEquals([bytes[9], bytes.at(-1)], [bytes[2], bytes[2]]);
+});
+
+testOnCpu("numbers that nothing could come of are refused, before any work", () => {
+  using _ = scope();
+  const w = randn([2, 2], { seed: 1, requiresGrad: true });
+  using adamw = new optim.AdamW({ w });
+  const cosine = { peak: 1, warmup: 1, total: 10 };
+  for (const x of [NaN, -1, Infinity]) {
+    const refused: Record<string, () => unknown> = {
+      "AdamW: expected a learningRate of 0 or more": () =>
+        new optim.AdamW({ w }, { learningRate: x }),
+      "AdamW: expected betas of [0, 1)": () => new optim.AdamW({ w }, { betas: [0.9, x] }),
+      "AdamW: expected an epsilon of 0 or more": () => new optim.AdamW({ w }, { epsilon: x }),
+      "AdamW: expected a weightDecay of 0 or more": () =>
+        new optim.AdamW({ w }, { weightDecay: x }),
+      "warmupCosine: expected rates of 0 or more": () => optim.warmupCosine({ ...cosine, peak: x }),
+      "warmupCosine: expected whole numbers of steps": () =>
+        optim.warmupCosine({ ...cosine, total: x }),
+      "SRMSNorm: expected an epsilon of 0 or more": () => new nn.SRMSNorm(x),
+      "RMSNorm: expected an epsilon of 0 or more": () => new nn.RMSNorm(2, { epsilon: x }),
+      "LayerNorm: expected an epsilon of 0 or more": () => new nn.LayerNorm(2, { epsilon: x }),
+      "Linear: expected an std of 0 or more": () => new nn.Linear(2, 2, { std: x }),
+      "Embedding: expected an std of 0 or more": () => new nn.Embedding(2, 2, { std: x }),
+    };
+    for (const [message, fn] of Object.entries(refused)) {
+      assertThrows(fn, ShapeError, `${message}, found ${x}`);
+    }
+  }
+  for (const x of [NaN, 0.5]) {
+    assertThrows(() => randn([2], { seed: x }), ShapeError, `a whole number as seed, found ${x}`);
+    assertThrows(() => w.slice([x, 1]), ShapeError, `Cannot slice at ${x}: expected an integer`);
+    assertThrows(() => w.slice([0, x]), ShapeError, `Cannot slice at ${x}`);
+  }
+  assertEquals(w.slice([0, Infinity]).shape, [2, 2]);
+  assertThrows(() => uniform([2], { low: NaN }), ShapeError, "expected a finite low and high");
+  assertThrows(() => optim.clipGradNorm({ w }, -1), ShapeError, "a maxNorm above 0, found -1");
+  assertThrows(() => new optim.LossScaler({ interval: 0 }), ShapeError, "an interval of 1 step");
+  assertThrows(() => new optim.LossScaler({ growth: Infinity }), ShapeError, "a finite growth");
+  adamw.learningRate = NaN;
+  assertThrows(() => adamw.step(), ShapeError, "a learningRate of 0 or more, found NaN");
+  assertEquals(adamw.steps, 0);
 });

@@ -52,9 +52,9 @@ export class Rotary extends Module {
   constructor(size: number, options: RotaryOptions = {}) {
     super();
     const { base = 10000, scaling, device = defaultDevice() } = options;
-    if (!Number.isInteger(size) || size < 2 || size % 2 !== 0 || !(base > 0)) {
+    if (!Number.isInteger(size) || size < 2 || size % 2 !== 0 || !(base > 0 && base < Infinity)) {
       throw new ShapeError(
-        `Rotary: expected an even size and a base above 0, found ${size} and ${base}`,
+        `Rotary: expected an even size and a finite base above 0, found ${size} and ${base}`,
       );
     }
     this.frequencies = Array.from(

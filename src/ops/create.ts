@@ -11,7 +11,7 @@ import { DTypeError, ShapeError } from "../errors.ts";
 import { runInPlace } from "../operation.ts";
 import { fillNormal, fillUniform, freshSeed, type Key, keyOf } from "../random.ts";
 import { tidy } from "../scope.ts";
-import { checkShape, format, type Shape, sizeOf } from "../shape.ts";
+import { checkNumber, checkShape, format, type Shape, sizeOf } from "../shape.ts";
 import { checkDifferentiable, type NestedArray, Tensor } from "../tensor.ts";
 import shader from "../../shaders/uniform.wgsl" with { type: "text" };
 import { cast, copyInto } from "./pointwise.ts";
@@ -141,6 +141,9 @@ export function uniform(
   checkShape(shape, "uniform");
   const { seed = freshSeed(), low = 0, high = 1, dtype = "f32", device = defaultDevice() } =
     options;
+  for (const end of [low, high]) {
+    checkNumber("uniform", "a finite low and high", end, Number.isFinite(end));
+  }
   const numbers = tidy(() => {
     const size = sizeOf(shape);
     const flat = Tensor.allocate(device, { shape: [size], dtype });

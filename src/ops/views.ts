@@ -142,6 +142,11 @@ function resolveRange(
   if (!Number.isInteger(step) || step === 0) {
     throw new ShapeError(`Cannot slice with step ${step}: expected an integer other than 0`);
   }
+  for (const at of [from, to]) {
+    // Infinity is past the end.
+    if (at === undefined || Number.isInteger(at) || Math.abs(at) === Infinity) continue;
+    throw new ShapeError(`Cannot slice at ${at}: expected an integer`);
+  }
   const [low, high] = step > 0 ? [0, length] : [-1, length - 1];
   const clamp = (at: number) => Math.min(Math.max(at < 0 ? at + length : at, low), high);
   const start = from === undefined ? (step > 0 ? low : high) : clamp(from);

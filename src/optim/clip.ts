@@ -17,7 +17,7 @@ import { runInPlace } from "../operation.ts";
 import { grid, productProgram } from "../ops/pointwise_program.ts";
 import { withReductions } from "../ops/rows.ts";
 import { tidy } from "../scope.ts";
-import { sizeOf } from "../shape.ts";
+import { checkNumber, sizeOf } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import scaleShader from "../../shaders/scale_three.wgsl" with { type: "text" };
 import squaresText from "../../shaders/sums_of_squares.wgsl" with { type: "text" };
@@ -58,6 +58,7 @@ export function clipFactor(
   parameters: Readonly<Record<string, Tensor>>,
   maxNorm: number,
 ): { factor: Tensor; norm: Tensor } {
+  checkNumber("clipFactor", "a maxNorm above 0", maxNorm, maxNorm > 0);
   return tidy(() =>
     noGrad(() => {
       const norm = gradNorm(parameters);

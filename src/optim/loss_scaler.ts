@@ -18,6 +18,7 @@ import { runInPlace } from "../operation.ts";
 import { tensor, zeros } from "../ops/create.ts";
 import { loadInto } from "../ops/pointwise.ts";
 import { adopt, tidy } from "../scope.ts";
+import { checkNumber } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import shader from "../../shaders/loss_scale.wgsl" with { type: "text" };
 import { gradNorm } from "./clip.ts";
@@ -74,6 +75,8 @@ export class LossScaler implements Disposable {
           `${initial}, ${largest}, ${growth} and ${backoff}`,
       );
     }
+    checkNumber("LossScaler", "a finite growth", growth, growth < Infinity);
+    checkNumber("LossScaler", "an interval of 1 step or more", interval, interval >= 1);
     this.#options = { growth, backoff, interval, largest };
     this.#state = adopt(tensor([initial, 0, 0], { device }));
   }

@@ -4,6 +4,7 @@
  * @module
  */
 import { ShapeError } from "../errors.ts";
+import { checkNumber } from "../shape.ts";
 
 /** Options of {@linkcode warmupCosine}. */
 export interface WarmupCosineOptions {
@@ -34,6 +35,13 @@ export interface WarmupCosineOptions {
 export function warmupCosine(
   { peak, warmup, total, floor = 0 }: WarmupCosineOptions,
 ): (step: number) => number {
+  for (const steps of [warmup, total]) {
+    const fits = Number.isInteger(steps) && steps >= 0;
+    checkNumber("warmupCosine", "whole numbers of steps", steps, fits);
+  }
+  for (const rate of [peak, floor]) {
+    checkNumber("warmupCosine", "rates of 0 or more", rate, rate >= 0 && rate < Infinity);
+  }
   if (total < warmup) {
     throw new ShapeError(`warmupCosine: ${total} steps in all are fewer than ${warmup} of warm-up`);
   }
