@@ -95,7 +95,12 @@ export class AdamW implements Disposable {
   /** The first two of them. */
   readonly #corrections: Tensor;
 
-  /** Optimizes `parameters`, by name: float32 leaves. */
+  /**
+   * Optimizes `parameters`, by name: float32 leaves.
+   *
+   * @throws {DTypeError} naming a parameter that is something else.
+   * @throws {ShapeError} if a rate is negative or no number, or a beta not in [0, 1).
+   */
   constructor(
     parameters: Readonly<Record<string, Tensor>>,
     {

@@ -53,6 +53,7 @@ export function gradNorm(parameters: Readonly<Record<string, Tensor>>): Tensor {
  * @returns The factor and the norm before, float32 scalars. The factor is 0, which skips a step, if the norm is
  * infinite.
  * @throws {LevinError} if no parameter has a gradient.
+ * @throws {ShapeError} unless `maxNorm` is above 0.
  */
 export function clipFactor(
   parameters: Readonly<Record<string, Tensor>>,
@@ -73,6 +74,7 @@ export function clipFactor(
  *
  * @returns The norm before, a float32 scalar.
  * @throws {LevinError} if no parameter has a gradient.
+ * @throws {ShapeError} unless `maxNorm` is above 0.
  */
 export function clipGradNorm(
   parameters: Readonly<Record<string, Tensor>>,

@@ -30,7 +30,7 @@ export interface WarmupCosineOptions {
  * const rate = optim.warmupCosine({ peak: 1, warmup: 10, total: 110 });
  * console.log(rate(4), rate(9), rate(60)); // 0.5, 1, 0.5
  * ```
- * @throws {ShapeError} if `total` is less than `warmup`.
+ * @throws {ShapeError} unless steps are whole numbers, `total` no less than `warmup`, and rates 0 or more.
  */
 export function warmupCosine(
   { peak, warmup, total, floor = 0 }: WarmupCosineOptions,
