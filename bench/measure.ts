@@ -2,14 +2,19 @@
 import type { Device } from "../mod.ts";
 import { median, timesOf } from "./timing.ts";
 
+/** A GPU that has idled needs so long to raise its clocks, in ms, and more calls than these raise them no further. */
+const BUSY_MS = 500;
+const MOST_CALLS = 400;
+
 /**
  * The median ms that the device works on what one call of `fn` asks of it: on WebGPU by timestamp queries over
- * many calls in a row, or few where one takes long; elsewhere by the clock, until the device is done.
+ * many calls in a row, or two where one takes long; elsewhere by the clock, until the device is done.
  */
 export async function deviceMs(device: Device, fn: () => void): Promise<number> {
   if (device.backend === "webgpu") {
     const { ms } = await device.profile(fn);
-    return (await timesOf(device, fn, ms > 500 ? 2 : 12)).ms;
+    const calls = device.software ? 12 : Math.min(MOST_CALLS, Math.ceil(BUSY_MS / ms));
+    return (await timesOf(device, fn, ms > 500 ? 2 : Math.max(12, calls))).ms;
   }
   return repeated(async () => {
     const began = performance.now();
