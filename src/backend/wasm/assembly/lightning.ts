@@ -75,7 +75,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   out += first * outColumn;
 
   // What lives from one product to the next. A row of scores has room for what a tile stores after its last.
-  const tall = up(most, ROWS), deep = up(d, COLUMNS), wide = up(e, COLUMNS), stateRows = up(deep, ROWS);
+  const tall = up(most, ROWS), deep = up(d, COLUMNS), wide = up(e, COLUMNS);
+  const stateRows = deep % ROWS == 4 ? deep : up(deep, ROWS);
   const deepRow = <usize> deep << 2, wideRow = <usize> wide << 2, decayedRow = <usize> stateRows << 2;
   const scoresRow = <usize> up(tall + 4, 4) << 2;
   const panel = <usize> stateRows << 5, turnedPanel = <usize> wide << 5;

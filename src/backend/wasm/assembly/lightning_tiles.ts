@@ -216,7 +216,7 @@ export function outputs(
 
 /**
  * S [rows, columns] ← λ S + kᵀ v in its panels, over `depth` tokens; if λ is given as its `difference` from one,
- * S + ((λ − 1) S + kᵀ v).
+ * S + ((λ − 1) S + kᵀ v). Rows are in sixes, but for four that may be left.
  */
 export function addToState(
   state: usize,
@@ -233,10 +233,12 @@ export function addToState(
 ): void {
   const factor = f32x4.splat(decay);
   for (let j = 0; j < columns; j += COLUMNS) {
-    for (let i = 0; i < rows; i += ROWS) {
+    const from = v + (j << 2);
+    let to = state + (j >> 3) * panel, i = 0;
+    for (; i + ROWS <= rows; i += ROWS) {
       let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
       let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
-      let a = k + (i << 2), b = v + (j << 2);
+      let a = k + (i << 2), b = from;
       const end = a + depth * kRow;
       for (;;) {
         let y0 = v128.load(b), y1 = v128.load(b, 16);
@@ -284,28 +286,76 @@ export function addToState(
         if (a == end) break;
         b += vRow;
       }
-      const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
-      const last0 = alternate(s20, s10), other0 = alternate(s30, s20);
-      const even1 = alternate(s01, s31), odd1 = alternate(s11, s01);
-      const last1 = alternate(s21, s11), other1 = alternate(s31, s21);
-      const to = state + (j >> 3) * panel + (i << 5);
+      addFour(to, factor, difference, s00, s01, s10, s11, s20, s21, s30, s31);
       if (difference) {
-        addChange(to, factor, halves(even0, last0), halves(even1, last1));
-        addChange(to + 32, factor, halves(odd0, other0), halves(odd1, other1));
-        addChange(to + 64, factor, halves(last0, even0), halves(last1, even1));
-        addChange(to + 96, factor, halves(other0, odd0), halves(other1, odd1));
         addChange(to + 128, factor, alternate(s40, s50), alternate(s41, s51));
         addChange(to + 160, factor, alternate(s50, s40), alternate(s51, s41));
       } else {
-        addDecayed(to, factor, halves(even0, last0), halves(even1, last1));
-        addDecayed(to + 32, factor, halves(odd0, other0), halves(odd1, other1));
-        addDecayed(to + 64, factor, halves(last0, even0), halves(last1, even1));
-        addDecayed(to + 96, factor, halves(other0, odd0), halves(other1, odd1));
         addDecayed(to + 128, factor, alternate(s40, s50), alternate(s41, s51));
         addDecayed(to + 160, factor, alternate(s50, s40), alternate(s51, s41));
       }
+      to += ROWS << 5;
       readLine();
     }
+    if (i < rows) {
+      let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
+      let s30 = s00, s31 = s00;
+      let a = k + (i << 2), b = from;
+      const end = a + depth * kRow;
+      for (;;) {
+        const y0 = v128.load(b), y1 = v128.load(b, 16);
+        let x = v128.load(a);
+        s00 = madd(x, y0, s00);
+        s01 = madd(x, y1, s01);
+        x = turned(x);
+        s10 = madd(x, y0, s10);
+        s11 = madd(x, y1, s11);
+        x = turned(x);
+        s20 = madd(x, y0, s20);
+        s21 = madd(x, y1, s21);
+        x = turned(x);
+        s30 = madd(x, y0, s30);
+        s31 = madd(x, y1, s31);
+        a += kRow;
+        if (a == end) break;
+        b += vRow;
+      }
+      addFour(to, factor, difference, s00, s01, s10, s11, s20, s21, s30, s31);
+      readLine();
+    }
+  }
+}
+
+/** Four rows of S ← λ S + sum. */
+// @ts-ignore: decorator
+@inline
+function addFour(
+  to: usize,
+  factor: v128,
+  difference: bool,
+  s00: v128,
+  s01: v128,
+  s10: v128,
+  s11: v128,
+  s20: v128,
+  s21: v128,
+  s30: v128,
+  s31: v128,
+): void {
+  const even0 = alternate(s00, s30), odd0 = alternate(s10, s00);
+  const last0 = alternate(s20, s10), other0 = alternate(s30, s20);
+  const even1 = alternate(s01, s31), odd1 = alternate(s11, s01);
+  const last1 = alternate(s21, s11), other1 = alternate(s31, s21);
+  if (difference) {
+    addChange(to, factor, halves(even0, last0), halves(even1, last1));
+    addChange(to + 32, factor, halves(odd0, other0), halves(odd1, other1));
+    addChange(to + 64, factor, halves(last0, even0), halves(last1, even1));
+    addChange(to + 96, factor, halves(other0, odd0), halves(other1, odd1));
+  } else {
+    addDecayed(to, factor, halves(even0, last0), halves(even1, last1));
+    addDecayed(to + 32, factor, halves(odd0, other0), halves(odd1, other1));
+    addDecayed(to + 64, factor, halves(last0, even0), halves(last1, even1));
+    addDecayed(to + 96, factor, halves(other0, odd0), halves(other1, odd1));
   }
 }
 
