@@ -13,6 +13,7 @@ import type { Tensor } from "../tensor.ts";
 import { checkInputs, checkScale, checkState, inGroups } from "./attention_arguments.ts";
 import { tensor, zeros } from "./create.ts";
 import { lightning, type LightningOptions } from "./lightning_core.ts";
+import { keepsScores } from "./lightning_wasm.ts";
 import { where } from "./pointwise.ts";
 import { decaySlopes, minusSlopes } from "./slopes.ts";
 import { concat, split } from "./views.ts";
@@ -257,7 +258,10 @@ function attendOnce(
   const queries = inGroups(q, groups);
   const shared = (t: Tensor) => inGroups(t, groups).expand([b, groups, queries.shape[2], -1, -1]);
   const others = [g, ...(initial === undefined ? [] : [initial])].map((t) => inGroups(t, groups));
-  const [output, state] = lightning(queries, shared(k), shared(v), ...others, options);
+  const [keys, values] = [shared(k), shared(v)];
+  const givesScores = isRecording() && [q, k, v].every(({ node }) => node !== undefined) &&
+    keepsScores(keys, values, options);
+  const [output, state] = lightning(queries, keys, values, ...others, { ...options, givesScores });
   return [output.reshape([b, h, n, e]), state.reshape([b, h, d, e])];
 }
 

@@ -15,7 +15,8 @@
  * [b, groups, members, d, e] in float32. Heads that share keys are the members of a group, over which k
  * and v are repeated by a stride of 0. Outputs have their axes in the order in memory that those of q have, so that
  * what was projected as [b, n, heads, d] comes out, and its gradients too, as the next product reads it.
- * Saved: q, k, v, g and the first and last state; no [n, n] matrix and no block state outlives the call.
+ * Saved: q, k, v, g and the first and last state; in WebAssembly also the scores within blocks. No [n, n] matrix and no
+ * block state outlives the call.
  *
  * The operator is closed under differentiation. Let R be its twin that runs backwards in time and decays
  * a state after adding to it instead of before (P_r is then the sum before r), so that the weight between
@@ -24,7 +25,8 @@
  *     dq = LA(u, v, k; S_0ᵀ)        dv = R(k, q, u; U), whose last state is dS_0
  *     dk = R(v, u, q; Uᵀ)
  *
- * with α and β exchanged in R. Every weight is an exponential of differences of P, so that
+ * with α and β exchanged in R. Scores within a block, its products with their weights, are in dv those of the outputs and
+ * in dk those of dq, turned over. Every weight is an exponential of differences of P, so that
  *
  *     dP_r = q_r · dq_r − k_r · dk_r,   dP_n = ⟨S_n, U⟩,   dg_t = Σ_{r ≥ t} dP_r + dP_n
  *
@@ -34,14 +36,7 @@
  *
  * @module
  */
-import {
-  addressOf,
-  type CpuView,
-  floatBits,
-  type View,
-  type WasmJob,
-  type WasmView,
-} from "../backend/contract.ts";
+import type { CpuView, View, WasmView } from "../backend/contract.ts";
 import { grad } from "../grad.ts";
 import { type BackwardContext, defineOp, type Op, type ResultSpec } from "../operation.ts";
 import { contiguousStrides, orderOfAxes, sizeOf } from "../shape.ts";
@@ -50,7 +45,8 @@ import { full, zeros } from "./create.ts";
 import { planForMatrixUnits, suitsMatrixUnits } from "./lightning_cores.ts";
 import { attendOnCpu } from "./lightning_cpu.ts";
 import { leastScratch, plan } from "./lightning_gpu.ts";
-import { placeInMemory, reversed, stepsOf } from "./tiles.ts";
+import { partsOf, planJob, scoresShape } from "./lightning_wasm.ts";
+import { reversed } from "./tiles.ts";
 
 /** How the operator runs. */
 export interface LightningOptions {
@@ -68,6 +64,8 @@ export interface LightningOptions {
   readonly unitsBlockSize?: number;
   /** Give float32 outputs whatever the dtype of q. */
   readonly wide: boolean;
+  /** In WebAssembly: give the scores for backward too, as a third output. Default false. */
+  readonly givesScores?: boolean;
 }
 
 /** q, k, v, g and, if there is one, the initial state → the outputs and the last state. */
@@ -77,13 +75,15 @@ export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
 >({
   name: "lightningAttention",
   strided: true,
-  output: ([q, k, v], { wide }) => {
+  output: ([q, k, v], options) => {
     const heads = k.shape.slice(0, 3);
     const [n, d] = k.shape.slice(3);
     const e = v.shape[4];
+    const scores: ResultSpec = { shape: scoresShape(k.shape, options), dtype: "f32" };
     return [
-      { shape: [...heads, n, e], dtype: wide ? "f32" : q.dtype, order: orderOfAxes(q) },
+      { shape: [...heads, n, e], dtype: options.wide ? "f32" : q.dtype, order: orderOfAxes(q) },
       { shape: [...heads, d, e], dtype: "f32" },
+      ...(options.givesScores ? [scores] : []),
     ];
   },
   cpu: (inputs, outputs, options) => {
@@ -92,7 +92,7 @@ export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
   },
   wasm: (inputs, outputs, options) => {
     const turned = inTimeOrder(inputs, outputs, options);
-    return planJob(turned.inputs, turned.outputs, options);
+    return planJob(turned.inputs, turned.outputs, options, { gives: outputs[2] });
   },
   gpu: (inputs, outputs, options, context) => {
     const turned = inTimeOrder(inputs, outputs, options);
@@ -105,22 +105,25 @@ export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
     return [0, 1, 2].map((axis) => Array<number>(inputs.length + 2).fill(axis));
   },
   scratchBytes: ([, k, v], _, options) => leastScratch(k, v, options),
-  saves: { inputs: [0, 1, 2, 3, 4], outputs: [1] },
+  saves: { inputs: [0, 1, 2, 3, 4], outputs: [1, 2] },
   backward: (context) => {
-    const { grads: [outputG, lastG], inputs, outputs: [, last], needs, options, specs } = context;
+    const { grads: [outputG, lastG], inputs, outputs, needs, options, specs } = context;
+    const [, last, scoresOfQ] = outputs;
     const [q, k, v, g, initial] = inputs;
     const { dtype, device } = q;
     const u = outputG?.to(dtype) ??
       zeros([...specs[0].shape.slice(0, 4), specs[2].shape[4]], { dtype, device });
     const { alpha, beta, reverse, decayAfter } = options;
     // dq and dk unrounded where dg is a long sum of their differences.
-    const forth = { ...options, wide: needs[3] };
+    const forth = { ...options, wide: needs[3], givesScores: false };
     const back = { ...forth, alpha: beta, beta: alpha, reverse: !reverse, decayAfter: !decayAfter };
     const maybe = (t: Tensor | undefined) => t === undefined ? [] : [t];
-    const dq = needs[0] || needs[3]
-      ? lightning(u, v, k, g, ...maybe(initial?.transpose()), forth)[0]
-      : null;
-    const { dk, dv, dInitial } = ofKeysAndValues(context, u, back);
+    const givesScores = scoresOfQ !== undefined && needsOfPair(needs).every(Boolean);
+    const [dq, , scoresOfU] = needs[0] || needs[3]
+      ? lightning(u, v, k, g, ...maybe(initial?.transpose()), { ...forth, givesScores })
+      : [];
+    const scores = scoresOfU === undefined ? [] : [scoresOfQ, scoresOfU];
+    const { dk, dv, dInitial } = ofKeysAndValues(context, u, scores, back);
     let dg: Tensor | null = null;
     if (needs[3]) {
       const dP = q.to("f32").mul(dq!).sub(k.to("f32").mul(dk!)).sum(-1);
@@ -132,17 +135,23 @@ export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
   },
 });
 
+/** Whether dk and dv, or what is made of them, are needed. */
+function needsOfPair(needs: readonly boolean[]): [ofKeys: boolean, ofValues: boolean] {
+  return [needs[1] || needs[3], needs[2] || needs[4]];
+}
+
 /** dk, dv and dS_0, as far as they are needed: R(v, u, q; Uᵀ) and R(k, q, u; U), whose states are one. */
 function ofKeysAndValues(
   { grads: [, lastG], inputs: [q, k, v, g], needs }: BackwardContext<LightningOptions>,
   u: Tensor,
+  scores: Tensor[],
   back: LightningOptions,
 ): { dk?: Tensor; dv?: Tensor; dInitial?: Tensor } {
-  const ofKeys = needs[1] || needs[3];
-  const ofValues = needs[2] || needs[4];
+  const [ofKeys, ofValues] = needsOfPair(needs);
   const maybe = (t: Tensor | undefined) => t === undefined ? [] : [t];
   if (ofKeys && ofValues) {
-    const [dv, dk, dInitial] = lightningPair(k, v, q, u, g, ...maybe(lastG), back);
+    const options = { ...back, takesScores: scores.length > 0 };
+    const [dv, dk, dInitial] = lightningPair(k, v, q, u, g, ...scores, ...maybe(lastG), options);
     return { dk, dv, dInitial };
   }
   if (ofKeys) return { dk: lightning(v, u, q, g, ...maybe(lastG?.transpose()), back)[0] };
@@ -151,12 +160,23 @@ function ofKeysAndValues(
   return { dv, dInitial };
 }
 
+interface PairOptions extends LightningOptions {
+  /** Whether scores are given: those that LA(k, q, _) and LA(v, r, _) gave, the other way in time. */
+  readonly takesScores: boolean;
+}
+
+/** What follows q, r, k, v and g of a pair. */
+function restOf<T>(rest: T[], { takesScores }: PairOptions): { scores: T[]; initial?: T } {
+  const count = takesScores ? 2 : 0;
+  return { scores: rest.slice(0, count), initial: rest[count] };
+}
+
 /**
  * LA(q, k, v) and LA(r, v, k), which read the same states, the second turned over: q [.., n, d], r [.., n, e],
- * k, v, g and, if there is one, the initial state → the outputs [.., n, e] and [.., n, d] and the last state. Only
- * the second is wide.
+ * k, v, g, the scores of both, if they are given, and, if there is one, the initial state → the outputs [.., n, e] and
+ * [.., n, d] and the last state. Only the second is wide.
  */
-const lightningPair: Op<LightningOptions, ResultSpec[]> = defineOp<LightningOptions, ResultSpec[]>({
+const lightningPair: Op<PairOptions, ResultSpec[]> = defineOp<PairOptions, ResultSpec[]>({
   name: "lightningAttentionPair",
   strided: true,
   output: ([q, r, k, v], { wide }) => {
@@ -188,12 +208,13 @@ const lightningPair: Op<LightningOptions, ResultSpec[]> = defineOp<LightningOpti
       attendOnCpu(given.inputs, given.outputs, options);
     }
   },
-  wasm: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
+  wasm: ([q, r, k, v, g, ...rest], [out, turnedOut, last], options, context) => {
+    const { scores: [takes, pairTakes], initial } = restOf(rest, options);
     const first = inTimeOrder([q, k, v, g, ...(initial ? [initial] : [])], [out, last], options);
     const second = inTimeOrder([r, v, k, g], [turnedOut, last], options);
-    const pair = { q: second.inputs[0], out: second.outputs[0] };
+    const pair = { q: second.inputs[0], out: second.outputs[0], takes: pairTakes };
     if (partsOf(k.shape, v.shape) === 1) {
-      return planJob(first.inputs, first.outputs, options, { pair });
+      return planJob(first.inputs, first.outputs, options, { pair, takes });
     }
     // A part of the columns has no whole row of r Sᵀ: two walks, the last state of the second for nobody.
     const shape = transposedShape(last.shape);
@@ -204,8 +225,11 @@ const lightningPair: Op<LightningOptions, ResultSpec[]> = defineOp<LightningOpti
     };
     const turned = initial === undefined ? [] : [transposedView(initial)];
     return [
-      planJob(first.inputs, first.outputs, options),
-      planJob([...second.inputs, ...turned], [pair.out, spare], options, { turned: true }),
+      planJob(first.inputs, first.outputs, options, { takes }),
+      planJob([...second.inputs, ...turned], [pair.out, spare], options, {
+        takes: pairTakes,
+        turned: true,
+      }),
     ];
   },
   gpu: ([q, r, k, v, g, initial], [out, turnedOut, last], options, context) => {
@@ -221,10 +245,11 @@ const lightningPair: Op<LightningOptions, ResultSpec[]> = defineOp<LightningOpti
   },
   cuts: (inputs) => [0, 1, 2].map((axis) => Array<number>(inputs.length + 3).fill(axis)),
   scratchBytes: ([, , k, v], _, options) => leastScratch(k, v, options),
-  saves: { inputs: [0, 1, 2, 3, 4, 5], outputs: [] },
-  // Only gradients of gradients come here.
-  backward: ({ grads, inputs: [q, r, k, v, ...others], options }) => {
+  saves: { inputs: [0, 1, 2, 3, 4, 5, 6, 7], outputs: [] },
+  // Only gradients of gradients come here. Scores are what q, r, k, v and g make them.
+  backward: ({ grads, inputs: [q, r, k, v, g, ...rest], options }) => {
     const [u, turnedU, lastG] = grads;
+    const { initial } = restOf(rest, options);
     const weighed = ([q, r, k, v, g, initial]: Tensor[]) => {
       const maybe = (t: Tensor | undefined) => t === undefined ? [] : [t];
       const [o, last] = lightning(q, k, v, g, ...maybe(initial), { ...options, wide: false });
@@ -234,7 +259,11 @@ const lightningPair: Op<LightningOptions, ResultSpec[]> = defineOp<LightningOpti
         .map(([t, gradient]) => t.to("f32").mul(gradient!.to("f32")).sum());
       return terms.reduce((sum, term) => sum.add(term));
     };
-    return grad(weighed)([q, r, k, v, ...others]);
+    const [dq, dr, dk, dv, dg, dInitial] = grad(weighed)([
+      ...[q, r, k, v, g],
+      ...(initial === undefined ? [] : [initial]),
+    ]);
+    return [dq, dr, dk, dv, dg, ...(options.takesScores ? [null, null] : []), dInitial];
   },
 });
 
@@ -274,68 +303,5 @@ function inTimeOrder<V extends View | CpuView | WasmView>(
   return {
     inputs: [...inputs.slice(0, 4).map(turn), ...inputs.slice(4)],
     outputs: [turn(out), last],
-  };
-}
-
-/** The most rows of a block in WebAssembly: its decays and scores are matrices of rows by rows. */
-const MOST_ROWS = 256;
-/** So many tasks are wanted of sequences of so many tokens, of so many columns each. */
-const FEW = 4;
-const LONG = 256;
-const LEAST_COLUMNS = 32;
-
-/**
- * How many tasks one head is in WebAssembly. Where heads are fewer than `FEW`, each is several, a part of the columns
- * of v each, which compute the scores again and nothing else: by the shape alone, and no element is computed otherwise
- * than in one task.
- */
-function partsOf(
-  [b, groups, members, n]: readonly number[],
-  [, , , , e]: readonly number[],
-): number {
-  const wanted = Math.ceil(FEW / (b * groups * members));
-  return n < LONG ? 1 : Math.max(1, Math.min(wanted, Math.floor(e / LEAST_COLUMNS)));
-}
-
-/**
- * WebAssembly: one task a head or a part of it, its blocks one after the other. `pair` is the second call of a pair,
- * computed beside; `turned` says that this is the second call.
- */
-function planJob(
-  [q, k, v, g, initial]: WasmView[],
-  [out, last]: WasmView[],
-  { alpha, beta, decayAfter, blockSize }: LightningOptions,
-  { pair, turned = false }: { pair?: { q: WasmView; out: WasmView }; turned?: boolean } = {},
-): WasmJob {
-  const [b, groups, members, n, d] = k.shape;
-  const e = v.shape[4];
-  const block = Math.min(blockSize, MOST_ROWS, Math.max(n, 1));
-  // Whole tiles of six rows and eight columns, and what is loaded beyond them.
-  const [rows, deep, wide] = [block, d, e].map((size) => size + 16);
-  const larger = Math.max(deep, wide);
-  const words = (2 * rows + larger) * (rows + 8) + rows * (5 + 3 * deep + 2 * wide + larger) +
-    2 * deep * wide;
-  const gSteps = [...stepsOf(g).slice(0, 3), g.strides[3]].map((step) => 4 * step);
-  // Whole panels of eight columns.
-  const width = Math.ceil(e / partsOf(k.shape, v.shape) / 8) * 8;
-  return {
-    kernel: "lightningAttention",
-    params: [
-      ...[groups, members, n, d, e, block],
-      ...[
-        floatBits(alpha),
-        floatBits(beta),
-        decayAfter ? 1 : 0,
-        initial === undefined ? 0 : 1,
-        width,
-        pair === undefined ? 0 : 1,
-        turned ? 1 : 0,
-      ],
-      ...[q, k, v, out, last, initial ?? last, pair?.q ?? q, pair?.out ?? out]
-        .flatMap(placeInMemory),
-      ...[addressOf(g), ...gSteps],
-    ],
-    tasks: b * groups * members * Math.ceil(e / width),
-    scratchBytes: 192 + 4 * words,
   };
 }

@@ -14,6 +14,8 @@ let deep: i32 = 0, wide: i32 = 0, pair: bool = false;
 /** Rows that are left, and where in them the next line is. */
 let rows: i32 = 0, at: i32 = 0;
 let first: i32 = 0, step: i32 = 0, longest: i32 = 0;
+/** Two blocks of scores that lie one before the other, of each the line it is at, and lines that are left. */
+let scores: usize = 0, pairScores: usize = 0, scoresLeft: i32 = 0;
 /** Of all that was read, lest it be left out. */
 let sum: i32 = 0;
 
@@ -36,6 +38,7 @@ export function begin(
   v = ofV, vRow = stepOfV;
   out = ofOut, outRow = stepOfOut;
   pair = false;
+  scoresLeft = 0;
   rows = count;
   deep = (d - 1) << 2, wide = (e - 1) << 2;
   longest = max(deep, wide);
@@ -57,6 +60,12 @@ export function beginPair(
   pair = true;
 }
 
+/** Two more, which are shorter: `bytes` bytes before each address, from the last to the first. */
+export function beginScores(ofFirst: usize, ofPair: usize, bytes: usize): void {
+  scores = ofFirst, pairScores = ofPair;
+  scoresLeft = (<i32> bytes + LINE - 1) / LINE;
+}
+
 /** Reads a line of each stream. */
 // @ts-ignore: decorator
 @inline
@@ -66,6 +75,11 @@ export function readLine(): void {
     let read = load<i32>(q + inDeep) + load<i32>(k + inDeep);
     read += load<i32>(v + inWide) + load<i32>(out + inWide);
     if (pair) read += load<i32>(r + inWide) + load<i32>(turned + inDeep);
+    if (scoresLeft != 0) {
+      scores -= LINE, pairScores -= LINE;
+      read += load<i32>(scores) + load<i32>(pairScores);
+      scoresLeft--;
+    }
     sum += read;
     at += step;
     if (<u32> at > <u32> longest) nextRow();

@@ -9,7 +9,9 @@ import { COLUMNS, ROWS } from "./tile";
 // Params: sizes; then for each of q, k, v, out, last and initial, and of the pair's r and its out, its address and the
 // steps, in bytes, of batch, group, member, row and column; then for g its address and the steps of batch, group,
 // member and row. WIDTH: columns of a part. With PAIR, LA(r, v, k) over the same states turned over; TURNED where a job
-// of its own is that, whose states then are the same to the last bit.
+// of its own is that, whose states then are the same to the last bit. GIVES: where the scores of every block are left
+// for a walk the other way, whose scores are the same turned over; TAKES and PAIR_TAKES: where such a walk, and its pair,
+// finds them; 0 if they do not.
 const GROUPS: usize = 0;
 const MEMBERS: usize = 4;
 const N: usize = 8;
@@ -23,7 +25,10 @@ const HAS_INITIAL: usize = 36;
 const WIDTH: usize = 40;
 const PAIR: usize = 44;
 const TURNED: usize = 48;
-const VIEWS: usize = 52;
+const GIVES: usize = 52;
+const TAKES: usize = 56;
+const PAIR_TAKES: usize = 60;
+const VIEWS: usize = 64;
 const VIEW_BYTES: usize = 24;
 
 /** A token's strongest decay: its exponential is 0 in float32. */
@@ -78,14 +83,14 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
   const tall = up(most, ROWS), deep = up(d, COLUMNS), wide = up(e, COLUMNS);
   const stateRows = deep % ROWS == 4 ? deep : up(deep, ROWS);
   const deepRow = <usize> deep << 2, wideRow = <usize> wide << 2, decayedRow = <usize> stateRows << 2;
-  const scoresRow = <usize> up(tall + 4, 4) << 2;
+  const scoresRow = <usize> up(tall + 1, 4) << 2;
   const panel = <usize> stateRows << 5, turnedPanel = <usize> wide << 5;
   const positions = scratch + 64;
   const fromStart = positions + (<usize> tall << 3) + 32;
   const toEnd = fromStart + (<usize> tall << 2) + 32;
   const between = toEnd + (<usize> tall << 2) + 32;
-  const p = between + tall * scoresRow;
-  const x = p + tall * scoresRow;
+  const ownP = between + tall * scoresRow;
+  const x = ownP + tall * scoresRow;
   const decayedK = x + max(deep, wide) * scoresRow;
   const copyQ = decayedK + tall * decayedRow;
   const copyK = copyQ + tall * deepRow;
@@ -110,12 +115,21 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
     }
   }
 
+  // A walk that takes scores has the blocks of the one that gave them, a short one first: that has its own computed.
+  const gives = load<usize>(params, GIVES) != 0 && first == 0;
+  const takes = load<usize>(params, TAKES) != 0, pairTakes = load<usize>(params, PAIR_TAKES) != 0;
+  const blocks = (n + most - 1) / most, blockScores = tall * scoresRow;
+  const shortest = takes || pairTakes ? n - (blocks - 1) * most : most;
+  let given = load<usize>(params, GIVES) + head * blocks * blockScores;
+  let taken = load<usize>(params, TAKES) + ((head + 1) * blocks - 1) * blockScores;
+  let pairTaken = load<usize>(params, PAIR_TAKES) + ((head + 1) * blocks - 1) * blockScores;
+
   let decayed = 0;
   // A decay that is hardly one is kept as its difference from one: eˢ rounded to float32 would be off by the same bits
   // in every block, and drift.
   let decay: f32 = 1, slight = false;
-  for (let start = 0; start < n; start += most) {
-    const m = min(most, n - start), rows = up(m, ROWS);
+  for (let start = 0, m = min(shortest, n); start < n; start += m, m = min(most, n - start)) {
+    const rows = up(m, ROWS);
     // A step of 0 is one slope for all tokens.
     if (gStep != 0 || decayed != m) {
       const sum = decays(params, g, gStep, m, scoresRow, positions, fromStart, toEnd, between);
@@ -138,15 +152,18 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
       copyRows(copyV, wideRow, v, vRow, vColumn, m, e, rows, 0);
       vAt = copyV, vStep = wideRow;
     }
-    const following = readsAhead ? max(0, min(most, n - start - most)) : 0;
+    const following = readsAhead ? min(most, n - start - m) : 0;
     ahead.begin(
-      following, d, e, q + most * qRow, qRow, k + most * kRow, kRow, v + most * vRow, vRow,
-      out + most * outRow, outRow,
+      following, d, e, q + m * qRow, qRow, k + m * kRow, kRow, v + m * vRow, vRow,
+      out + m * outRow, outRow,
     );
-    if (pair) ahead.beginPair(r + most * rRow, rRow, turnedOut + most * turnedRow, turnedRow);
+    if (pair) ahead.beginPair(r + m * rRow, rRow, turnedOut + m * turnedRow, turnedRow);
+    if (takes && pairTakes && following != 0) ahead.beginScores(taken, pairTaken, blockScores);
     // Pᵀ = (k qᵀ) ⊙ decays, o = (α exp(P_r) q) S + P v
     let direct = inPlace(outRow, outColumn, m, e);
-    scores(p, between, scoresRow, kAt, kStep, qAt, qStep, rows, deep);
+    const p = gives ? given : ownP;
+    if (takes && m == most) turnScores(p, taken, scoresRow, m);
+    else scores(p, between, scoresRow, kAt, kStep, qAt, qStep, rows, deep);
     if (!empty) turnRows(x, scoresRow, qAt, qStep, rows, deep, fromStart);
     outputs(
       rows, wide, empty ? 0 : deep, x, scoresRow, state, panel, p, scoresRow, vAt, vStep,
@@ -160,7 +177,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
         rAt = copyR, rStep = wideRow;
       }
       direct = inPlace(turnedRow, turnedColumn, m, d);
-      scores(p, between, scoresRow, vAt, vStep, rAt, rStep, rows, wide);
+      if (pairTakes && m == most) turnScores(p, pairTaken, scoresRow, m);
+      else scores(p, between, scoresRow, vAt, vStep, rAt, rStep, rows, wide);
       if (!empty) {
         turnState(turned, turnedPanel, state, panel, deep, wide);
         turnRows(x, scoresRow, rAt, rStep, rows, wide, fromStart);
@@ -170,8 +188,8 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
         direct ? turnedOut : result, direct ? turnedRow : deepRow,
       );
       if (!direct) copyOut(turnedOut, turnedRow, turnedColumn, result, deepRow, m, d);
-      r += most * rRow;
-      turnedOut += most * turnedRow;
+      r += m * rRow;
+      turnedOut += m * turnedRow;
     }
     // S ← exp(P_m) S + (β exp(P_m − P_r) k)ᵀ v
     copyRows(decayedK, decayedRow, kAt, kStep, 4, m, deep, rows, decaysValues ? 0 : toEnd);
@@ -182,11 +200,14 @@ export function lightningAttention(params: usize, task: i32, scratch: usize): vo
     addToState(state, panel, stateRows, wide, rows, decayedK, decayedRow, vAt, vStep, decay, slight);
     ahead.readRest();
     empty = false;
-    q += most * qRow;
-    k += most * kRow;
-    v += most * vRow;
-    out += most * outRow;
-    g += most * gStep;
+    q += m * qRow;
+    k += m * kRow;
+    v += m * vRow;
+    out += m * outRow;
+    g += m * gStep;
+    given += blockScores;
+    taken -= blockScores;
+    pairTaken -= blockScores;
   }
 
   const last = headOf(params, lastView, head);
@@ -301,6 +322,21 @@ function turnRows(
       source += 16;
       target += toRow << 2;
     }
+  }
+}
+
+/**
+ * The scores of m tokens, a multiple of six, as a walk the other way has them: p_ij ← from_{m−1−j, m−1−i} where i ≤ j, in
+ * blocks of 4 × 4, of which the last ones may overlap.
+ */
+function turnScores(p: usize, from: usize, step: usize, m: i32): void {
+  for (let t = m - 4;; t = max(t - 4, 0)) {
+    for (let r = m - 4;; r = max(r - 4, t)) {
+      const source = from + (t + 3) * step + (r << 2);
+      turnFour(p + (m - 1 - r) * step + ((m - 4 - t) << 2), -step, source, -step, 0);
+      if (r == t) break;
+    }
+    if (t == 0) break;
   }
 }
 

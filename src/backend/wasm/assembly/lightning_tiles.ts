@@ -5,7 +5,8 @@ import { madd } from "./simd";
 import { alternate, COLUMNS, halves, ROWS, swapped, turned } from "./tile";
 
 /**
- * p [rows, rows] = (x yᵀ) ⊙ weights in tiles of 3 × 3 on and above the diagonal, whose sums run in four lanes along d.
+ * p [rows, rows] = (x yᵀ) ⊙ weights in tiles of 3 × 3 on and above the diagonal, whose sums run in four lanes along d;
+ * below it zeros as far as tiles of six rows reach.
  * Where a weight is 0 the product is not read as a number: it may be none. p and weights share their rows' step.
  */
 export function scores(
@@ -20,6 +21,12 @@ export function scores(
   d: i32,
 ): void {
   for (let t = 0; t < rows; t += 3) {
+    if (t % ROWS != 0) {
+      const zero = f32x4.splat(0), at = p + t * step + ((t - 3) << 2);
+      v128.store(at, zero);
+      v128.store(at + step, zero);
+      v128.store(at + 2 * step, zero);
+    }
     for (let r = t; r < rows; r += 3) {
       let x0 = x + t * xRow, x1 = x0 + xRow, x2 = x1 + xRow;
       let y0 = y + r * yRow, y1 = y0 + yRow, y2 = y1 + yRow;
@@ -111,7 +118,7 @@ function storeScores(to: usize, weights: usize, a: v128, b: v128, c: v128): void
 
 /**
  * out [rows, columns] = xᵀ S + pᵀ v, x [depth, rows] and S in panels of eight columns `panel` bytes apart, p
- * [rows, rows] zero below the diagonal.
+ * [rows, rows] as `scores` makes it.
  */
 export function outputs(
   rows: i32,
