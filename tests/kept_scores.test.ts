@@ -13,7 +13,7 @@ import {
   type Tensor,
   uniform,
 } from "../mod.ts";
-import { WasmBackend } from "../src/backend/wasm/backend.ts";
+import { WasmBackend, type WasmBackendOptions } from "../src/backend/wasm/backend.ts";
 import { assertNear, cpu, matricesOf, relativeError, runs, test, testOnWasm } from "./harness.ts";
 import { attendGradients, type HeadGradientSums } from "./oracle.ts";
 
@@ -144,11 +144,11 @@ testOnWasm("gradients of gradients go past kept scores", async (device) => {
   });
 });
 
-test("gradients out of kept scores are the same bits on any number of threads", async () => {
+test("gradients out of kept scores are the same bits on any number of threads, in both variants", async () => {
   // Whole heads, and heads in parts.
   for (const h of [5, 1]) {
-    const gradients = async (threads: number) => {
-      const device = new Device(new WasmBackend({ threads }), "the test made it");
+    const gradients = async (options: WasmBackendOptions) => {
+      const device = new Device(new WasmBackend(options), "the test made it");
       setDefaultDevice(device);
       try {
         using _ = scope();
@@ -160,8 +160,10 @@ test("gradients out of kept scores are the same bits on any number of threads", 
         setDefaultDevice(cpu);
       }
     };
-    const one = await gradients(1);
+    const one = await gradients({ threads: 1, variant: "relaxed" });
     assertNotEquals(one[2][0], 0);
-    assertEquals(await gradients(3), one);
+    assertEquals(await gradients({ threads: 3, variant: "relaxed" }), one);
+    const plain = await gradients({ threads: 2, variant: "simd" });
+    plain.forEach((array, i) => assert(relativeError(array, one[i]) <= 1e-5));
   }
 });
