@@ -78,20 +78,22 @@ export function fillNormal(key: Key, out: Float32Array, first = 0): void {
   }
 }
 
-/** A stream of seeds that all follow from one: for a model's many parameters. */
+/** Streams of seeds that all follow from one: for a model's many parameters, for each step's windows. */
 export class Seeds {
-  #key: Key;
+  readonly #key: Key;
+  readonly #stream: number;
   #drawn = 0;
 
-  /** Starts the stream of `seed`. */
-  constructor(seed: number) {
+  /** Starts a stream of `seed`, by its number, of which each is another. */
+  constructor(seed: number, stream = 0) {
     this.#key = keyOf(seed);
+    this.#stream = stream;
   }
 
   /** The next seed. */
   next(): number {
     const words = new Uint32Array(2);
-    threefry(this.#key, this.#drawn++, 0, words);
+    threefry(this.#key, this.#drawn++, this.#stream, words);
     return words[0] + (words[1] & 0xfffff) * 2 ** 32;
   }
 }

@@ -1,5 +1,5 @@
 /** The demo's training: windows in a fixed order, micro-batches, overflows, metrics, and the curve as it grows. */
-import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Metrics } from "../examples/demo/metrics.ts";
 import { textOf } from "../examples/demo/text.ts";
 import { Trainer, type TrainingOptions } from "../examples/demo/trainer.ts";
@@ -72,7 +72,11 @@ testOnCpu("the windows of a step follow from the seed and its number alone", asy
   assert(first.every((window) => text.includes(window.join())));
   assertEquals(await windowsOf({}, [1, 3, 2]), first);
   assertEquals(await windowsOf({ learningRate: 1e-3, precision: "f16" }, [6]), first);
-  assertNotEquals(await windowsOf({ seed: 8 }, [6]), first);
+  // Neighbouring seeds share no windows, at whatever steps; what a text of 4000 repeats may come twice.
+  const known = new Set(first.map(String));
+  const other = await windowsOf({ seed: 8 }, [6]);
+  const shared = other.map(String).filter((window) => known.has(window));
+  assert(shared.length < 4, `${shared.length} of ${first.length} windows are the same`);
 });
 
 testOnBackends(

@@ -104,7 +104,7 @@ export class Trainer implements Disposable {
   #step(step: number): [loss: Tensor, norm: Tensor] {
     return tidy(() => {
       const { batch, accumulate = 1, context, seed, clip } = this.options;
-      const seeds = new Seeds(seed + step);
+      const seeds = new Seeds(seed, step);
       const { training } = this.text;
       const parts = Array.from({ length: accumulate }, () => {
         const starts = Array.from(
