@@ -63,6 +63,15 @@ fn gelu_slope(x: f32) -> f32 {
   return 0.5 * (1.0 + erf(x * 0.707106781)) + x * exp(-0.5 * x * x) * 0.398942280;
 }
 
+// WGSL leaves open what logarithms of 0, of what is below it and of NaN are. It is told by bits, since compilers may take
+// numbers to be finite; those of the results come through a variable because constants have to be.
+fn logarithm(x: f32) -> f32 {
+  let bits = bitcast<u32>(x);
+  let none = params.size & 0u;
+  let above = select(log(x), bitcast<f32>(none | 0xff800000u), bits << 1u == 0u);
+  return select(above, bitcast<f32>(none | 0x7fc00000u), bits > 0x7f800000u && bits != 0x80000000u);
+}
+
 // As Math.pow: a negative base has powers for integral exponents.
 fn power(base: f32, exponent: f32) -> f32 {
   if (exponent == 0.0) { return 1.0; }

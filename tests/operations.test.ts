@@ -97,6 +97,11 @@ testOnBackends("saturating functions saturate instead of overflowing", async () 
   assertEquals((await x.silu().data())[3], 1000);
 });
 
+testOnBackends("logarithms of 0 are −Infinity, of what is below it NaN", async () => {
+  const found = tensor([0, -0, -1, -Infinity, Infinity, NaN, 1]).log();
+  assertEquals([...await found.data()], [-Infinity, -Infinity, NaN, NaN, Infinity, NaN, 0]);
+});
+
 testOnBackends("a negative base has powers only for integral exponents", async () => {
   const x = tensor([-2, -2, -2]);
   const powers = await x.pow(tensor([5, 4, 0.5])).data();

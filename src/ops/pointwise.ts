@@ -72,7 +72,7 @@ const UNARY = {
   square:     { cpu: (x) => x * x, wgsl: "x * x", fromX: (g, x) => g.mul(x).mul(2) },
   reciprocal: { cpu: (x) => 1 / x, wgsl: "1.0 / x", fromOut: (g, out) => g.mul(out.square()).neg() },
   exp:        { cpu: Math.exp, wgsl: "exp(x)", fromOut: (g, out) => g.mul(out) },
-  log:        { cpu: Math.log, wgsl: "log(x)", fromX: (g, x) => g.div(x) },
+  log:        { cpu: Math.log, wgsl: "logarithm(x)", fromX: (g, x) => g.div(x) },
   sqrt:       { cpu: Math.sqrt, wgsl: "sqrt(x)", fromOut: (g, out) => g.div(out).mul(0.5) },
   rsqrt:      { cpu: (x) => 1 / Math.sqrt(x), wgsl: "inverseSqrt(x)", fromOut: (g, out) => g.mul(out.mul(out.square())).mul(-0.5) },
   sin:        { cpu: Math.sin, wgsl: "sine(x, 0)", fromX: (g, x) => g.mul(x.cos()) },
