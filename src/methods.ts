@@ -50,7 +50,10 @@ export interface TensorMethods {
   concat(others: Tensor | readonly Tensor[], axis?: number): Tensor;
   /** The same elements, dense in row-major order. Copies only if they are not yet. */
   contiguous(): Tensor;
-  /** Conversion; to integers it truncates toward zero, to `bool` it compares with 0. */
+  /**
+   * Conversion; to integers it truncates toward zero and stops at the ends of their range, to `bool` it compares
+   * with 0.
+   */
   to(dtype: DType): Tensor;
 
   /** x + y. */
@@ -59,7 +62,7 @@ export interface TensorMethods {
   sub(other: Operand): Tensor;
   /** x · y, element by element. */
   mul(other: Operand): Tensor;
-  /** x / y; integers truncate toward zero. */
+  /** x / y; integers truncate toward zero, and by zero give 0. */
   div(other: Operand): Tensor;
   /** xʸ. A negative base needs an integral exponent, as in `Math.pow`. */
   pow(exponent: Operand): Tensor;
