@@ -24,10 +24,11 @@ fn turn_at(first: u32, i: u32) -> Turn {
   return Turn(x_at(first, i), x_at(first, i + THREADS), x_at(first, i + 2u * THREADS), x_at(first, i + 3u * THREADS));
 }
 
-fn store(first: u32, i: u32, value: Unit, seen: vec2f) {
+// `whole` is the row's sum, or its logarithm.
+fn store(first: u32, i: u32, value: Unit, m: f32, whole: f32) {
   if (i >= params.length) { return; }
-  let shifted = value - seen.x;
-  if (LOG) { out[first + i] = Stored(shifted - log(seen.y)); } else { out[first + i] = Stored(exp(shifted) / seen.y); }
+  let shifted = value - m;
+  if (LOG) { out[first + i] = Stored(shifted - whole); } else { out[first + i] = Stored(exp(shifted) / whole); }
 }
 
 @compute @workgroup_size(THREADS)
@@ -48,14 +49,16 @@ fn main(
     seen = join(seen, logsum_of(turn));
   }
   seen = workgroup_logsum(t, seen);
-  // A row of −Infinity alone: not every device has 0 / 0 = NaN.
-  if (seen.y == 0.0) { seen.y = bitcast<f32>(params.length | 0x7fc00000u); }
+  // A row of −Infinity alone: not every device has 0 / 0 = NaN, or log NaN.
+  var whole = seen.y;
+  if (LOG) { whole = log(seen.y); }
+  if (seen.y == 0.0) { whole = bitcast<f32>(params.length | 0x7fc00000u); }
 
   for (var i = t.index; i < params.length; i += 4u * THREADS) {
     if (!ONCE) { turn = turn_at(source, i); }
-    store(destination, i, turn.a, seen);
-    store(destination, i + THREADS, turn.b, seen);
-    store(destination, i + 2u * THREADS, turn.c, seen);
-    store(destination, i + 3u * THREADS, turn.d, seen);
+    store(destination, i, turn.a, seen.x, whole);
+    store(destination, i + THREADS, turn.b, seen.x, whole);
+    store(destination, i + 2u * THREADS, turn.c, seen.x, whole);
+    store(destination, i + 3u * THREADS, turn.d, seen.x, whole);
   }
 }
