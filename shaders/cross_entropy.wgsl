@@ -45,9 +45,11 @@ fn main(
   if (t.index > 0u) { return; }
 
   let wanted = targets[params.targets_offset + row];
-  z[params.z_offset + row] = seen.x + log(seen.y);
-  var loss = bitcast<f32>(params.length | 0x7fc00000u);
-  // Not every device has log(0) = −Infinity.
-  if (wanted < params.length * WIDTH && seen.y != 0.0) { loss = log(seen.y) + (seen.x - element_at(first, wanted)); }
+  let none = bitcast<f32>(params.length | 0x7fc00000u);
+  // Of a row of −Infinity alone; not every device has log(0) = −Infinity.
+  let empty = seen.y == 0.0;
+  z[params.z_offset + row] = select(seen.x + log(seen.y), none, empty);
+  var loss = none;
+  if (wanted < params.length * WIDTH && !empty) { loss = log(seen.y) + (seen.x - element_at(first, wanted)); }
   losses[params.losses_offset + row] = loss;
 }
