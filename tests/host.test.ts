@@ -15,7 +15,16 @@ import {
 import { WebgpuBackend } from "../src/backend/webgpu/backend.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
 import { Pool } from "../src/backend/pool.ts";
-import { FLOATS, gpu, openGpu, runs, testOnBackends, testOnCpu, testOnWebgpu } from "./harness.ts";
+import {
+  FLOATS,
+  gpu,
+  openGpu,
+  runs,
+  test,
+  testOnBackends,
+  testOnCpu,
+  testOnWebgpu,
+} from "./harness.ts";
 
 /** What `fn` makes the device do. */
 function countsOf(device: Device, fn: () => void) {
@@ -135,7 +144,7 @@ testOnCpu(
   },
 );
 
-Deno.test("a pool full of sizes that are no longer asked for makes room for those that are", () => {
+test("a pool full of sizes that are no longer asked for makes room for those that are", () => {
   const mebibyte = 2 ** 20;
   let [made, held] = [0, 0];
   const pool = new Pool<number>(
