@@ -63,13 +63,15 @@ fn gelu_slope(x: f32) -> f32 {
   return 0.5 * (1.0 + erf(x * 0.707106781)) + x * exp(-0.5 * x * x) * 0.398942280;
 }
 
+// A number of these bits, which come through a variable because WGSL refuses constants that are not finite.
+fn of_bits(bits: u32) -> f32 { return bitcast<f32>((params.size & 0u) | bits); }
+
 // WGSL leaves open what logarithms of 0, of what is below it and of NaN are. It is told by bits, since compilers may take
-// numbers to be finite; those of the results come through a variable because constants have to be.
+// numbers to be finite.
 fn logarithm(x: f32) -> f32 {
   let bits = bitcast<u32>(x);
-  let none = params.size & 0u;
-  let above = select(log(x), bitcast<f32>(none | 0xff800000u), bits << 1u == 0u);
-  return select(above, bitcast<f32>(none | 0x7fc00000u), bits > 0x7f800000u && bits != 0x80000000u);
+  let above = select(log(x), of_bits(0xff800000u), bits << 1u == 0u);
+  return select(above, of_bits(0x7fc00000u), bits > 0x7f800000u && bits != 0x80000000u);
 }
 
 // As Math.pow: a negative base has powers for integral exponents.
@@ -79,6 +81,5 @@ fn power(base: f32, exponent: f32) -> f32 {
   let odd = abs(exponent) - 2.0 * floor(abs(exponent) * 0.5) == 1.0;
   if (base < 0.0 && odd) { return -size; }
   let undefined_power = base < 0.0 && floor(exponent) != exponent;
-  // NaN; the bits come through a variable because WGSL refuses a constant NaN.
-  return select(size, bitcast<f32>(params.size | 0x7fc00000u), undefined_power);
+  return select(size, of_bits(0x7fc00000u), undefined_power);
 }

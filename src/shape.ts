@@ -42,6 +42,11 @@ export function checkNumber(what: string, expected: string, found: number, fits:
   if (!fits) throw new ShapeError(`${what}: expected ${expected}, found ${found}`);
 }
 
+/** Throws ShapeError unless an argument of `what`, `named` so, is finite and 0 or more. */
+export function checkMagnitude(what: string, named: string, found: number): void {
+  checkNumber(what, `${named} of 0 or more`, found, found >= 0 && found < Infinity);
+}
+
 /** Row-major strides, in elements. */
 export function contiguousStrides(shape: Shape): number[] {
   const strides = new Array<number>(shape.length);

@@ -8,7 +8,7 @@ import { asLeaf, randn, uniform, zeros } from "../ops/create.ts";
 import { addMatmul } from "../ops/matmul.ts";
 import { freshSeed, Seeds } from "../random.ts";
 import { tidy } from "../scope.ts";
-import { checkNumber } from "../shape.ts";
+import { checkMagnitude } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { Module, owned } from "./module.ts";
 
@@ -54,7 +54,7 @@ export class Linear extends Module {
   constructor(inputs: number, outputs: number, options: LinearOptions = {}) {
     super();
     const { bias = false, std } = options;
-    checkDeviation("Linear", std ?? 0);
+    checkMagnitude("Linear", "an std", std ?? 0);
     const bound = 1 / Math.sqrt(Math.max(1, inputs));
     this.weight = parameter(
       [outputs, inputs],
@@ -95,7 +95,7 @@ export class Embedding extends Module {
   constructor(count: number, size: number, options: EmbeddingOptions = {}) {
     super();
     const { std = 1 } = options;
-    checkDeviation("Embedding", std);
+    checkMagnitude("Embedding", "an std", std);
     this.weight = parameter([count, size], options, (shape, made) => randn(shape, made).mul(std));
   }
 
@@ -115,8 +115,4 @@ function parameter(
   ) => Tensor,
 ): Tensor {
   return owned(tidy(() => asLeaf((blank ? zeros : draw)(shape, { seed, device, dtype }))));
-}
-
-function checkDeviation(what: string, std: number): void {
-  checkNumber(what, "an std of 0 or more", std, std >= 0 && std < Infinity);
 }

@@ -11,7 +11,7 @@ import type { Device } from "../device.ts";
 import { ones, zeros } from "../ops/create.ts";
 import { srmsNorm } from "../ops/srms_norm.ts";
 import { tidy } from "../scope.ts";
-import { checkNumber } from "../shape.ts";
+import { checkMagnitude } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { Module, owned } from "./module.ts";
 
@@ -23,7 +23,7 @@ export class SRMSNorm extends Module {
   /** With ε, by default 1e-6. */
   constructor(epsilon = 1e-6) {
     super();
-    checkEpsilon("SRMSNorm", epsilon);
+    checkMagnitude("SRMSNorm", "an epsilon", epsilon);
     this.epsilon = epsilon;
   }
 
@@ -52,7 +52,7 @@ export class RMSNorm extends Module {
   /** For vectors of `size` elements. */
   constructor(size: number, { epsilon = 1e-5, ...made }: NormOptions = {}) {
     super();
-    checkEpsilon("RMSNorm", epsilon);
+    checkMagnitude("RMSNorm", "an epsilon", epsilon);
     this.weight = owned(ones([size], { ...made, requiresGrad: true }));
     this.#epsilon = epsilon;
   }
@@ -74,7 +74,7 @@ export class LayerNorm extends Module {
   /** For vectors of `size` elements. */
   constructor(size: number, { epsilon = 1e-5, ...made }: NormOptions = {}) {
     super();
-    checkEpsilon("LayerNorm", epsilon);
+    checkMagnitude("LayerNorm", "an epsilon", epsilon);
     this.weight = owned(ones([size], { ...made, requiresGrad: true }));
     this.bias = owned(zeros([size], { ...made, requiresGrad: true }));
     this.#epsilon = epsilon;
@@ -88,8 +88,4 @@ export class LayerNorm extends Module {
       return srmsNorm(centred, this.#epsilon).mul(w).add(b);
     });
   }
-}
-
-function checkEpsilon(what: string, epsilon: number): void {
-  checkNumber(what, "an epsilon of 0 or more", epsilon, epsilon >= 0 && epsilon < Infinity);
 }

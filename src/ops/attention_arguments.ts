@@ -5,7 +5,7 @@
  * @module
  */
 import { DTypeError, ShapeError } from "../errors.ts";
-import { format, sameShape } from "../shape.ts";
+import { checkNumber, format, sameShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 
 /** Refuses q, k and v unless they fit each other with as many keys as queries. */
@@ -86,9 +86,7 @@ function checkDTypes(operation: string, q: Tensor, k: Tensor, v: Tensor): void {
 
 /** Refuses a scale that is not finite. */
 export function checkScale(operation: string, scale: number): void {
-  if (!Number.isFinite(scale)) {
-    throw new ShapeError(`${operation}: expected a finite scale, found ${scale}`);
-  }
+  checkNumber(operation, "a finite scale", scale, Number.isFinite(scale));
 }
 
 /** Refuses a state that is not float32 [batch, heads, d, e]. */

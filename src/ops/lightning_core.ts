@@ -79,11 +79,12 @@ export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
     const heads = k.shape.slice(0, 3);
     const [n, d] = k.shape.slice(3);
     const e = v.shape[4];
-    const scores: ResultSpec = { shape: scoresShape(k.shape, options), dtype: "f32" };
     return [
       { shape: [...heads, n, e], dtype: options.wide ? "f32" : q.dtype, order: orderOfAxes(q) },
       { shape: [...heads, d, e], dtype: "f32" },
-      ...(options.givesScores ? [scores] : []),
+      ...(options.givesScores
+        ? [{ shape: scoresShape(k.shape, options), dtype: "f32" } as const]
+        : []),
     ];
   },
   cpu: (inputs, outputs, options) => {

@@ -5,7 +5,7 @@
  */
 import type { Device } from "../device.ts";
 import { DTypeError, ShapeError } from "../errors.ts";
-import { format, sameShape } from "../shape.ts";
+import { checkNumber, format, sameShape } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import { tensor } from "./create.ts";
 
@@ -32,9 +32,8 @@ export interface SlopeOptions {
  * @throws {ShapeError} if a count is not a positive integer or the layer is not one of the layers.
  */
 export function decaySlopes(heads: number, { layer, layers }: SlopeOptions = {}): number[] {
-  if (!Number.isInteger(heads) || heads < 1) {
-    throw new ShapeError(`decaySlopes: expected a positive number of heads, found ${heads}`);
-  }
+  const counts = Number.isInteger(heads) && heads >= 1;
+  checkNumber("decaySlopes", "a positive number of heads", heads, counts);
   const slopes = geometric(heads);
   if (layer === undefined && layers === undefined) return slopes;
   const known = Number.isInteger(layer) && Number.isInteger(layers);

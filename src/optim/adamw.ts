@@ -19,7 +19,7 @@ import { full, tensor, zeros } from "../ops/create.ts";
 import { copyInto, loadInto } from "../ops/pointwise.ts";
 import { grid } from "../ops/pointwise_program.ts";
 import { adopt, tidy } from "../scope.ts";
-import { checkNumber, sameShape } from "../shape.ts";
+import { checkMagnitude, checkNumber, sameShape } from "../shape.ts";
 import { Tensor } from "../tensor.ts";
 import countShader from "../../shaders/adamw_count.wgsl" with { type: "text" };
 import shader from "../../shaders/adamw.wgsl" with { type: "text" };
@@ -111,10 +111,10 @@ export class AdamW implements Disposable {
       decays = (_, parameter) => parameter.rank >= 2,
     }: AdamWOptions = {},
   ) {
-    checkRate(learningRate);
+    checkMagnitude("AdamW", "a learningRate", learningRate);
     for (const beta of betas) checkNumber("AdamW", "betas of [0, 1)", beta, beta >= 0 && beta < 1);
-    checkNumber("AdamW", "an epsilon of 0 or more", epsilon, isLength(epsilon));
-    checkNumber("AdamW", "a weightDecay of 0 or more", weightDecay, isLength(weightDecay));
+    checkMagnitude("AdamW", "an epsilon", epsilon);
+    checkMagnitude("AdamW", "a weightDecay", weightDecay);
     this.#options = { learningRate, betas, epsilon, weightDecay, decays };
     this.learningRate = learningRate;
     const list = Object.entries(parameters);
@@ -138,7 +138,7 @@ export class AdamW implements Disposable {
    */
   step({ factor }: { factor?: Tensor } = {}): void {
     const { betas, epsilon, weightDecay, decays } = this.#options;
-    checkRate(this.learningRate);
+    checkMagnitude("AdamW", "a learningRate", this.learningRate);
     this.steps++;
     tidy(() =>
       noGrad(() => {
@@ -354,12 +354,3 @@ const program: Program<StepOptions> = {
   },
   cuts: ({ length }) => length === 2 ? [[-1, 0, 0, 0]] : [],
 };
-
-function checkRate(learningRate: number): void {
-  checkNumber("AdamW", "a learningRate of 0 or more", learningRate, isLength(learningRate));
-}
-
-/** Whether a number is finite and not negative. */
-function isLength(x: number): boolean {
-  return x >= 0 && x < Infinity;
-}

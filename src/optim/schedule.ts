@@ -4,7 +4,7 @@
  * @module
  */
 import { ShapeError } from "../errors.ts";
-import { checkNumber } from "../shape.ts";
+import { checkMagnitude, checkNumber } from "../shape.ts";
 
 /** Options of {@linkcode warmupCosine}. */
 export interface WarmupCosineOptions {
@@ -39,9 +39,7 @@ export function warmupCosine(
     const fits = Number.isInteger(steps) && steps >= 0;
     checkNumber("warmupCosine", "whole numbers of steps", steps, fits);
   }
-  for (const rate of [peak, floor]) {
-    checkNumber("warmupCosine", "rates of 0 or more", rate, rate >= 0 && rate < Infinity);
-  }
+  for (const rate of [peak, floor]) checkMagnitude("warmupCosine", "rates", rate);
   if (total < warmup) {
     throw new ShapeError(`warmupCosine: ${total} steps in all are fewer than ${warmup} of warm-up`);
   }
