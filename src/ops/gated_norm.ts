@@ -120,7 +120,7 @@ function plan(
 ): Dispatch {
   const [{ shape, dtype }] = inputs;
   const { width, constants } = walkRows([...inputs, ...outputs], context);
-  const inUnits = (elements: number) => elements / width;
+  const units = (elements: number) => elements / width;
   const length = shape[shape.length - 1];
   const rows = sizeOf(shape.slice(0, -1));
   // The forward has one output, and the shader two.
@@ -130,10 +130,10 @@ function plan(
     constants: { ...constants, GRADIENT: gradient },
     bindings: [...inputs, ...outputs, ...rest],
     params: [
-      ...[rows, inUnits(length), floatBits(epsilon), 0],
-      ...[...inputs.map((view) => inUnits(rowStep(view)!)), 0],
-      ...[...inputs.map((view) => inUnits(view.offset)), 0],
-      ...[...outputs.map((view) => inUnits(view.offset)), ...rest.map(() => 0)],
+      ...[rows, units(length), floatBits(epsilon), 0],
+      ...[...inputs.map((view) => units(rowStep(view)!)), 0],
+      ...[...inputs.map((view) => units(view.offset)), 0],
+      ...[...outputs.map((view) => units(view.offset)), ...rest.map(() => 0)],
     ],
     workgroups: grid(rows, context),
   };

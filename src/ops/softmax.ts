@@ -49,11 +49,11 @@ function program(name: string, logarithm: boolean) {
       const length = x.shape.at(-1)!;
       const rows = sizeOf(x.shape) / length;
       const { width, constants } = walkRows([x, out], context);
-      const inUnits = [length, x.offset, out.offset].map((elements) => elements / width);
+      const counts = [length, x.offset, out.offset].map((elements) => elements / width);
       return {
         shader: shader(context),
         constants: { ...constants, LOG: logarithm },
-        params: [rows, ...inUnits, floatBits(Infinity)],
+        params: [rows, ...counts, floatBits(Infinity)],
         workgroups: grid(rows, context),
       };
     },
