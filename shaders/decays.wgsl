@@ -1,4 +1,23 @@
-// Positions in the decay, as lightning_positions.wgsl writes them: integers of 64 bits that count 2⁻⁴⁸.
+// Positions in the decay: integers of 64 bits, high word and low word, that count 2⁻⁴⁸. The decay between two rows is the
+// exponential of a difference of sums, which may be large where their difference is small; integers are exact to add and to
+// subtract, whatever a compiler does with floats.
+
+// Beyond this a decay is 0 in float32; 512 tokens of it, the most of a chunk, still fit 16 bits.
+const MOST: f32 = 127.0;
+
+// What one token adds whose decay is exp(g): −g.
+fn share_of(g: f32) -> vec2u {
+  let scaled = clamp(-g, 0.0, MOST) * 65536.0;
+  let high = floor(scaled);
+  return vec2u(u32(high), u32((scaled - high) * 4294967296.0));
+}
+
+// What so many tokens add up to, at most 512.
+fn multiple(share: vec2u, count: u32) -> vec2u {
+  let low = (share.y & 65535u) * count;
+  let middle = (share.y >> 16u) * count + (low >> 16u);
+  return vec2u(share.x * count + (middle >> 16u), (middle << 16u) | (low & 65535u));
+}
 
 fn plus(a: vec2u, b: vec2u) -> vec2u {
   let low = a.y + b.y;

@@ -15,7 +15,7 @@ const CHUNK: u32 = 512;
 
 @group(0) @binding(0) var<storage, read> k: array<Element_k>;
 @group(0) @binding(1) var<storage, read> v: array<Element_v>;
-@group(0) @binding(2) var<storage, read> positions: array<vec2u>;
+@group(0) @binding(2) var<storage, read> positions: array<u32>;
 
 const THREADS: u32 = SUBGROUPS * LANES;
 const ROWS: u32 = 4 * SIDE;
@@ -93,7 +93,7 @@ fn entry_of(head: u32, groups: u32, members: u32, row: u32) -> vec4u {
   return vec4u(head / (groups * members), in_batch / members, in_batch % members, row);
 }
 
-// How much decay lies between two positions; see lightning_positions.wgsl.
+// How much decay lies between two positions; see decays.wgsl.
 fn between(earlier: vec2u, later: vec2u) -> f32 {
   let high = later.x - earlier.x - select(0u, 1u, later.y < earlier.y);
   return f32(high) / 65536.0 + f32(later.y - earlier.y) / 281474976710656.0;

@@ -1,9 +1,9 @@
 // The outputs of 64 rows of one chunk, from the state S before the chunk and the rows up to them:
 //   o_r = Σ_{t ≤ r} α · β · exp(P_t − P_r) · (q_r · k_t) · v_t + α · exp(−P_r) · q_r S
-// P is what lightning_positions.wgsl wrote. S is what lightning_states.wgsl left before the chunk; where it began
+// P is what lightning_places.wgsl tells. S is what lightning_states.wgsl left before the chunk; where it began
 // each segment anew (SEGMENTED), that and the state before the segment, by lightning_scan.wgsl, decayed up to
 // the chunk.
-// Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl, keys.wgsl and queries.wgsl.
+// Goes on from blocks.wgsl, decays.wgsl, lightning_places.wgsl, tiles.wgsl, keys.wgsl and queries.wgsl.
 
 // Of the states, and of those before segments: a scalar, or four neighbours in a row; and how four of them, or of v,
 // wait in registers.
@@ -24,7 +24,8 @@ const ONE_BLOCK: bool = false;
 const SKIPS: bool = false;
 
 struct Params {
-  k_strides: vec4u,          // of batch, group, member of the group, row
+  g_strides: vec4u,          // of batch, group, member of the group, row
+  k_strides: vec4u,          // the same
   v_strides: vec4u,
   q_strides: vec4u,
   out_strides: vec4u,
@@ -50,9 +51,10 @@ struct Params {
   source_scale: f32,
   units: u32,                // where they begin in totals
   has_initial: u32,          // whether there is a state before the first segment
+  g_offset: u32,
 }
 
-@group(0) @binding(3) var<storage, read> positions: array<vec2u>;
+@group(0) @binding(3) var<storage, read> positions: array<u32>;
 @group(0) @binding(4) var<storage, read> states: array<StateElement>;
 @group(0) @binding(5) var<storage, read> totals: array<u32>;
 @group(0) @binding(6) var<storage, read> before: array<BeforeElement>;
@@ -287,11 +289,15 @@ fn weights_of(own_row: u32) -> vec4f {
 fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, of_state: bool, first_e: u32, thread: u32) -> Sums {
   let across = across_of(thread);
   let along = along_of(thread);
-  // Asked for now, used after the scores: memory answers late.
-  let position = positions[at.position + select(first_row, block, thread >= ROWS) + thread % ROWS];
+  let row = select(first_row, block, thread >= ROWS) + thread % ROWS;
+  let found = found_at(at.position, row);
   let at_k = at.k + min(block + thread / 2u, at.last) * params.k_strides.w;
   var products = Products(Scores(), sums);
   var asked = ask(at, at_k, 0u, first_e, thread);
+  // Later for a float32 state before the segment: the driver's compiler takes 168 registers then, not 185, and three
+  // workgroups fit.
+  const LATER = SEGMENTED && !HALVES;
+  if (!LATER) { places[thread] = place_of(position_from(found, row)); }
   for (var term = 0u; term < width_d(); term += 8u) {
     put(asked, at.fade, thread);
     workgroupBarrier();
@@ -302,8 +308,10 @@ fn add_block(sums: Sums, at: Places, first_row: u32, block: u32, of_state: bool,
 
   let load_e = first_e + 4u * (thread % 16u);
   var values = ask_values(at, block + thread / 16u, load_e);
-  places[thread] = place_of(position);
-  workgroupBarrier();
+  if (LATER) {
+    places[thread] = place_of(position_from(found, row));
+    workgroupBarrier();
+  }
   let s0 = places[ROWS + 4u * along];
   let s1 = places[ROWS + 4u * along + 1u];
   let s2 = places[ROWS + 4u * along + 2u];
@@ -364,7 +372,7 @@ fn main(
   let state = (instance * params.segments + segment) * params.segment + chunk % params.segment;
   let base_q = params.q_offset + dot(entry, params.q_strides) + start * params.q_strides.w;
   var at = Places();
-  at.position = instance * (params.n + params.chunks) + start;
+  at.position = positions_from(instance, entry, start);
   at.last = rows - 1u;
   at.q = base_q + min(first_row + thread / 2u, rows - 1u) * params.q_strides.w;
   at.k = params.k_offset + dot(entry, params.k_strides) + start * params.k_strides.w;

@@ -1,11 +1,11 @@
 // The outputs of one chunk and COLUMNS of e, in float16, on matrix units, from the state S before the chunk and
 // its rows, for d ≤ COLUMNS:
 //   o_r = α β (exp(−P_r) · q_r S + Σ_{t ≤ r} exp(P_t − P_r) · (q_r · k_t) · v_t)
-// P is what lightning_positions.wgsl wrote, S (over β) what lightning_states_cores.wgsl wrote. A workgroup makes
+// P is what lightning_places.wgsl tells, S (over β) what lightning_states_cores.wgsl wrote. A workgroup makes
 // ROWS rows after the other. It takes less than 24 KB of workgroup memory and 128 registers a thread, so that two
 // fit where a processor gives 48 KB in all: tiles are of half the depth, and q, which caches hold, is read again for
 // every tile of sources.
-// Goes on in lightning_cores.wgsl, decays.wgsl, cores.wgsl and cores_results.wgsl.
+// Goes on in lightning_cores.wgsl, decays.wgsl, lightning_places.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -15,7 +15,8 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 const STATE_TURNED: bool = false;
 
 struct Params {
-  q_strides: vec4u,          // of batch, group, member of the group, row
+  g_strides: vec4u,          // of batch, group, member of the group, row
+  q_strides: vec4u,          // the same
   k_strides: vec4u,
   v_strides: vec4u,
   out_strides: vec4u,
@@ -35,6 +36,7 @@ struct Params {
   chunks: u32,
   workgroups: u32,
   scale: f32,
+  g_offset: u32,
 }
 
 alias Element_q = f16;
@@ -184,9 +186,9 @@ fn main(
     let tile = min(thread + select(0u, first_e / ROWS, STATE_TURNED), down - 1u);
     units[thread] = scales[(entry + tile) * across + select(tile_e, 0u, STATE_TURNED)];
   }
-  let base_position = instance * (params.n + params.chunks) + start;
+  let base_position = positions_from(instance, entry_at, start);
   for (var row = thread; row < CHUNK; row += SUBGROUPS * LANES) {
-    let place = place_of(positions[base_position + min(row, at.last)]);
+    let place = place_of(position_from(found_at(base_position, min(row, at.last)), row));
     places[row / 4u][row % 4u] = place.x;
     places[CHUNK / 4u + row / 4u][row % 4u] = place.y;
   }

@@ -2,20 +2,12 @@
 // or before it when the decay comes after the sum (EXCLUSIVE), and P_m, the sum over the whole chunk.
 //   positions[batch, head] = P of n rows, then P_m of every chunk
 //   after all heads' positions, if they are wanted (REMAINS), remains[batch, head] = exp(P_r − P_m) of n rows: what is left at the end of their chunk
-// The decay between two rows is the exponential of a difference of such sums, which may be large where
-// their difference is small. So they are integers of 64 bits, high word and low word, that count 2⁻⁴⁸:
-// exact to add and to subtract, whatever a compiler does with floats. A workgroup owns a chunk, a thread
-// some neighbouring rows of it.
+// A workgroup owns a chunk, a thread some neighbouring rows of it. Where all tokens of a head decay alike, kernels do
+// without: see lightning_places.wgsl.
 // Goes on from blocks.wgsl and decays.wgsl.
 
 const EXCLUSIVE: bool = false;
 const REMAINS: bool = false;
-// Whether g is the same for all tokens of a head, so that sums are multiples; then a workgroup owns several chunks.
-const STEADY: bool = false;
-const CHUNKS: u32 = 1;
-// Beyond this a decay is 0 in float32; 512 tokens of it, the most of a chunk, still fit 16 bits.
-const MOST: f32 = 127.0;
-const WORD: f32 = 4294967296.0;
 
 struct Params {
   g_strides: vec4u,          // of batch, group, member of the group, row
@@ -36,19 +28,6 @@ struct Params {
 // What the rows of every thread up to some thread add up to.
 var<workgroup> sums: array<vec2u, 64>;
 
-fn own(at: u32) -> vec2u {
-  let scaled = clamp(-g[at], 0.0, MOST) * 65536.0;
-  let high = floor(scaled);
-  return vec2u(u32(high), u32((scaled - high) * WORD));
-}
-
-// What so many tokens add up to, at most 512.
-fn times(position: vec2u, count: u32) -> vec2u {
-  let low = (position.y & 65535u) * count;
-  let middle = (position.y >> 16u) * count + (low >> 16u);
-  return vec2u(position.x * count + (middle >> 16u), (middle << 16u) | (low & 65535u));
-}
-
 fn put(at: u32, position: vec2u) {
   positions[2u * at] = position.x;
   positions[2u * at + 1u] = position.y;
@@ -66,35 +45,19 @@ fn main(
 ) {
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
-  let each_head = (params.chunks + CHUNKS - 1u) / CHUNKS;
-  let instance = number / each_head;
-  let chunk = number % each_head * CHUNKS;
+  let instance = number / params.chunks;
+  let chunk = number % params.chunks;
   let start = chunk * params.chunk;
   let entry = entry_of(instance, params.groups, params.members, start);
   let at = params.g_offset + dot(entry, params.g_strides);
-
   let base = instance * (params.n + params.chunks);
-  if (STEADY) {
-    let token = own(at);
-    let end = min(start + CHUNKS * params.chunk, params.n);
-    for (var row = start + thread; row < end; row += 64u) {
-      let of_chunk = row / params.chunk;
-      let first = of_chunk * params.chunk;
-      let whole = times(token, min(params.chunk, params.n - first));
-      let position = times(token, row - first + select(1u, 0u, EXCLUSIVE));
-      put(base + row, position);
-      put_remains(instance * params.n + row, position, whole);
-      if (row == first) { put(base + params.n + of_chunk, whole); }
-    }
-    return;
-  }
 
   let rows = min(params.chunk, params.n - start);
   let each = (rows + 63u) / 64u;
   let from_row = min(thread * each, rows);
   let to_row = min(from_row + each, rows);
   var sum = vec2u();
-  for (var row = from_row; row < to_row; row++) { sum = plus(sum, own(at + row * params.g_strides.w)); }
+  for (var row = from_row; row < to_row; row++) { sum = plus(sum, share_of(g[at + row * params.g_strides.w])); }
   sums[thread] = sum;
   workgroupBarrier();
   for (var step = 1u; step < 64u; step *= 2u) {
@@ -109,7 +72,7 @@ fn main(
   var position = vec2u();
   if (thread > 0u) { position = sums[thread - 1u]; }
   for (var row = from_row; row < to_row; row++) {
-    let next = plus(position, own(at + row * params.g_strides.w));
+    let next = plus(position, share_of(g[at + row * params.g_strides.w]));
     let here = select(next, position, EXCLUSIVE);
     put(base + start + row, here);
     put_remains(instance * params.n + start + row, here, whole);

@@ -2,14 +2,17 @@
 //   S ← the initial state, or 0
 //   for every chunk:  states[chunk] ← S,  S ← exp(−P_m) S + Σ_r β exp(P_r − P_m) k_rᵀ v_r
 //   last ← S
-// over the m rows of each chunk; P_m and exp(P_r − P_m) are what lightning_positions.wgsl wrote. Several segments of a
+// over the m rows of each chunk; P is what lightning_places.wgsl tells, exp(P_r − P_m) what lightning_positions.wgsl wrote, or,
+// where tokens decay alike, what is left of a row so many rows before its chunk's end. Several segments of a
 // head side by side (SEGMENTED) begin with 0 each, and what each adds is its last; lightning_scan.wgsl finds what was
 // before it.
 //   totals[batch, head] = Σ P_m before each chunk in its segment, then over each segment
 // A workgroup makes 64 rows of one segment's [d, e] by 128 threads, or 128 by 256, which share a right tile. Where
 // there is room for two pairs of tiles (BUFFERS), one is put in its place while the other is multiplied.
-// Goes on from blocks.wgsl, decays.wgsl, tiles.wgsl and keys.wgsl.
+// Goes on from blocks.wgsl, decays.wgsl, lightning_places.wgsl, tiles.wgsl and keys.wgsl.
 
+// How four columns of k or of v wait in registers.
+alias Held = vec4f;
 const HAS_INITIAL: bool = false;
 const SEGMENTED: bool = false;
 // Whether states are stored in float16, over powers of two that come after the totals: one for each of a thread's fours
@@ -18,9 +21,12 @@ const HALVES: bool = false;
 // Sixty-fours of rows that a workgroup makes; two only of columns that are WIDE.
 const SIDES: u32 = 1;
 const BUFFERS: u32 = 1;
+// Where tokens decay alike (STEADY), one more than a chunk has rows.
+const KEPT: u32 = 1;
 
 struct Params {
-  k_strides: vec4u,          // of batch, group, member of the group, row
+  g_strides: vec4u,          // of batch, group, member of the group, row
+  k_strides: vec4u,          // the same
   v_strides: vec4u,
   k_column: u32,
   v_column: u32,
@@ -43,8 +49,9 @@ struct Params {
   remains: u32,              // where they begin in positions
   units: u32,                // where they begin in totals
   last_step: u32,            // from segment to segment
-  initial_strides: vec4u,    // of batch, group, member of the group, row
+  initial_strides: vec4u,    // the same
   last_strides: vec4u,       // the same; its columns are neighbours
+  g_offset: u32,
 }
 
 @group(0) @binding(2) var<storage, read> positions: array<u32>;
@@ -53,6 +60,9 @@ struct Params {
 @group(0) @binding(5) var<storage, read> initial: array<f32>;
 @group(0) @binding(6) var<storage, read_write> last: array<f32>;
 @group(0) @binding(7) var<uniform> params: Params;
+
+// What is left of a token after so many of a chunk.
+var<workgroup> kept_after: array<f32, KEPT>;
 
 fn initial_row(base: u32, row: u32, column: u32) -> vec4f {
   let step = params.initial_column;
@@ -123,10 +133,8 @@ fn largest(a: mat4x4f, b: mat4x4f) -> f32 {
 fn unit_of(most: f32) -> u32 { return max(bitcast<u32>(most) & 0x7f800000u, 27u << 23u) - (13u << 23u); }
 fn over(unit: u32) -> f32 { return bitcast<f32>((254u << 23u) - unit); }
 
-// P_m of a chunk.
-fn whole_of(base_position: u32, chunk: u32) -> vec2u {
-  let at = 2u * (base_position + params.n + chunk);
-  return vec2u(positions[at], positions[at + 1u]);
+fn whole_of_chunk(base: u32, chunk: u32) -> vec2u {
+  return whole_of(base, chunk, min(params.chunk, params.n - chunk * params.chunk));
 }
 
 fn put_total(at: u32, total: vec2u) {
@@ -134,17 +142,15 @@ fn put_total(at: u32, total: vec2u) {
   totals[2u * at + 1u] = total.y;
 }
 
-// What a thread has asked for: four columns of k and of v in two rows, 8 apart; what remains of the rows, and what
-// goes with it: the scale, or 0 past the end of a chunk.
+// What a thread has asked for: four columns of k and of v in two rows, 8 apart; and what remains of the rows.
 struct Asked {
-  k: vec4f,
-  k_after: vec4f,
-  v: vec4f,
-  v_after: vec4f,
-  v_right: vec4f,
-  v_right_after: vec4f,
+  k: Held,
+  k_after: Held,
+  v: Held,
+  v_after: Held,
+  v_right: Held,
+  v_right_after: Held,
   remains: vec2f,
-  scale: vec2f,
 }
 
 // Where a thread asks: the places of its columns' first row, and that of the rows' remains.
@@ -167,6 +173,9 @@ fn step_after(step: Step) -> Step {
   return Step(step.end, min(step.end + params.chunk, params.n));
 }
 
+fn held_k(base: u32, column: u32) -> Held { return Held(load_k(base, column)); }
+fn held_v(base: u32, column: u32) -> Held { return Held(load_v(base, column)); }
+
 fn ask(at: Places, step: Step, term: u32) -> Asked {
   let row = step.row + term;
   let here = min(row, params.n - 1u);
@@ -174,26 +183,36 @@ fn ask(at: Places, step: Step, term: u32) -> Asked {
   let v_here = at.v + here * params.v_strides.w;
   let v_after = at.v + after * params.v_strides.w;
   var asked = Asked();
-  asked.k = load_k(at.k + here * params.k_strides.w, at.d);
-  asked.k_after = load_k(at.k + after * params.k_strides.w, at.d);
-  asked.v = load_v(v_here, at.e);
-  asked.v_after = load_v(v_after, at.e);
+  asked.k = held_k(at.k + here * params.k_strides.w, at.d);
+  asked.k_after = held_k(at.k + after * params.k_strides.w, at.d);
+  asked.v = held_v(v_here, at.e);
+  asked.v_after = held_v(v_after, at.e);
   if (WIDE && SIDES == 1u) {
-    asked.v_right = load_v(v_here, at.e + 64u);
-    asked.v_right_after = load_v(v_after, at.e + 64u);
+    asked.v_right = held_v(v_here, at.e + 64u);
+    asked.v_right_after = held_v(v_after, at.e + 64u);
   }
-  asked.remains = vec2f(bitcast<f32>(positions[at.remains + here]), bitcast<f32>(positions[at.remains + after]));
-  asked.scale = select(vec2f(), vec2f(params.source_scale), vec2u(row, row + 8u) < vec2u(step.end));
+  if (!STEADY) { asked.remains = vec2f(bitcast<f32>(positions[at.remains + here]), bitcast<f32>(positions[at.remains + after])); }
   return asked;
 }
 
+// What k is multiplied by: 0 past the end of a chunk.
+fn weights_of(asked: Asked, step: Step, term: u32) -> vec2f {
+  let rows = vec2u(step.row + term, step.row + term + 8u);
+  var remains = asked.remains;
+  if (STEADY) {
+    let after = min(vec2u(step.end) - rows - select(1u, 0u, EXCLUSIVE), vec2u(params.chunk));
+    remains = vec2f(kept_after[after.x], kept_after[after.y]);
+  }
+  return select(vec2f(), params.source_scale * remains, rows < vec2u(step.end));
+}
+
 // Puts it into the tiles of a buffer: a term, four columns of k and of v.
-fn put(asked: Asked, buffer: u32, term: u32, four: u32) {
-  let weight = asked.scale * asked.remains;
+fn put(asked: Asked, step: Step, buffer: u32, term: u32, four: u32) {
+  let weight = weights_of(asked, step, term);
   let first_right = buffer * RIGHT_BLOCKS / BUFFERS + four;
-  put_left_terms(term, buffer * LEFT_BLOCKS / BUFFERS + four, weight.x * asked.k, weight.y * asked.k_after);
-  put_right_terms(term, first_right, asked.v, asked.v_after);
-  if (WIDE && SIDES == 1u) { put_right_terms(term, first_right + 16u, asked.v_right, asked.v_right_after); }
+  put_left_terms(term, buffer * LEFT_BLOCKS / BUFFERS + four, weight.x * vec4f(asked.k), weight.y * vec4f(asked.k_after));
+  put_right_terms(term, first_right, vec4f(asked.v), vec4f(asked.v_after));
+  if (WIDE && SIDES == 1u) { put_right_terms(term, first_right + 16u, vec4f(asked.v_right), vec4f(asked.v_right_after)); }
 }
 
 @compute @workgroup_size(SIDES * 128)
@@ -226,7 +245,7 @@ fn main(
   let four = thread % (16u * SIDES);
   let row = side * ROWS + 4u * across;
   let column = first_e + 4u * along;
-  let base_position = instance * (params.n + params.chunks);
+  let base_position = positions_from(instance, at, 0u);
   let places = Places(
     params.k_offset + dot(at, params.k_strides),
     params.v_offset + dot(at, params.v_strides),
@@ -243,11 +262,17 @@ fn main(
   var state = Sums();
   if (HAS_INITIAL) { state = initial_sums(params.initial_offset + dot(at, params.initial_strides), row, column); }
   var total = vec2u();
+  if (STEADY) {
+    for (var rows = thread; rows <= params.chunk; rows += SIDES * 128u) {
+      kept_after[rows] = decay_between(vec2f(), place_of(whole_of(base_position, 0u, rows)));
+    }
+    workgroupBarrier();
+  }
   // Asked for ahead, since memory answers late.
-  var next_whole = whole_of(base_position, first_chunk);
+  var next_whole = whole_of_chunk(base_position, first_chunk);
   let start = first_chunk * params.chunk;
   var ahead = Step(start, min(start + params.chunk, params.n));
-  put(ask(places, ahead, term), 0u, term, four);
+  put(ask(places, ahead, term), ahead, 0u, term, four);
   ahead = step_after(ahead);
   var asked = ask(places, ahead, term);
   var buffer = 0u;
@@ -268,7 +293,7 @@ fn main(
     }
     let rows = min(params.chunk, params.n - chunk * params.chunk);
     let whole = next_whole;
-    next_whole = whole_of(base_position, min(chunk + 1u, end_chunk - 1u));
+    next_whole = whole_of_chunk(base_position, min(chunk + 1u, end_chunk - 1u));
     if (SEGMENTED) {
       if (is_first) { put_total(base_total + chunk, total); }
       total = capped(plus(total, whole));
@@ -278,7 +303,7 @@ fn main(
       sums = add_tiles(sums, buffer * LEFT_BLOCKS / BUFFERS + left_block, buffer * RIGHT_BLOCKS / BUFFERS + along);
       if (BUFFERS == 1u) { workgroupBarrier(); }
       buffer = (buffer + 1u) % BUFFERS;
-      put(asked, buffer, term, four);
+      put(asked, ahead, buffer, term, four);
       ahead = step_after(ahead);
       asked = ask(places, ahead, term);
       workgroupBarrier();

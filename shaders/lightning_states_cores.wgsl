@@ -1,11 +1,11 @@
 // The state before every chunk, in float16, and the state after the last, on matrix units:
 //   S ← initial / β;  for every chunk: states[chunk] ← S;  S ← exp(−P_m) · S + Σ_r exp(P_r − P_m) · k_rᵀ v_r
 //   last ← β · S
-// P is what lightning_positions.wgsl wrote. A workgroup walks along one sequence, or a segment of its chunks,
+// P is what lightning_places.wgsl tells. A workgroup walks along one sequence, or a segment of its chunks,
 // with a tile of the state, TILE_D of d by COLUMNS of e, in float32, by ROWS tokens: one half of them is put in its
 // place while the other is multiplied, and the next are on their way. What it writes is rounded relative to the largest entry of its tile: every tile has a power
 // of two of its own.
-// Goes on in lightning_cores.wgsl, cores.wgsl and decays.wgsl.
+// Goes on in lightning_cores.wgsl, cores.wgsl, decays.wgsl and lightning_places.wgsl.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -20,7 +20,8 @@ const WRITES_LAST: bool = true;
 const WRITES_TOTALS: bool = false;
 
 struct Params {
-  k_strides: vec4u,          // of batch, group, member of the group, row
+  g_strides: vec4u,          // of batch, group, member of the group, row
+  k_strides: vec4u,          // the same
   v_strides: vec4u,
   initial_strides: vec4u,
   last_strides: vec4u,
@@ -44,6 +45,7 @@ struct Params {
   segments: u32,
   initial_segment: u32,      // from one segment to the next
   last_segment: u32,
+  g_offset: u32,
 }
 
 @group(0) @binding(3) var<storage, read> initial: array<f32>;
@@ -61,6 +63,9 @@ const K_PITCH: u32 = K_LINE + 1;
 const OF_V: u32 = ROWS * K_PITCH;
 const HALF: u32 = ROWS / 2;
 var<workgroup> largest: atomic<u32>;
+// Where tokens decay alike (STEADY), what is left of one after so many of a chunk.
+const KEPT: u32 = 1;
+var<workgroup> kept_after: array<f32, KEPT>;
 
 // Where this thread's share of tokens lies: an eight of k, and one or two of v.
 struct From { k: u32, v: u32, positions: u32, line: u32, wide_line: u32, column_k: u32, column_v: u32 }
@@ -74,8 +79,10 @@ fn ask(there: From, row: u32) -> Half {
   half.k = load_k(there.k, min(row + there.line, end), there.column_k);
   half.v = load_v(there.v, min(row + there.wide_line, end), there.column_v);
   if (SUBGROUPS == 8) { half.later_v = load_v(there.v, min(row + there.wide_line + WIDE_STEP, end), there.column_v); }
-  half.stand = positions[there.positions + min(row + there.line, end)];
-  half.whole = positions[there.positions + params.n + min(row / CHUNK, params.chunks - 1u)];
+  if (!STEADY) {
+    half.stand = found_at(there.positions, min(row + there.line, end));
+    half.whole = found_at(there.positions, params.n + min(row / CHUNK, params.chunks - 1u));
+  }
   return half;
 }
 
@@ -88,6 +95,10 @@ fn put_half(of_k: u32, of_v: u32, row: u32, half: Half) {
 
 // The decay of a row until the end of its chunk; 0 of rows past the end.
 fn weight(row: u32, position: vec2u, whole: vec2u) -> f32 {
+  if (STEADY) {
+    let end = min((row / CHUNK + 1u) * CHUNK, params.n);
+    return select(0.0, kept_after[min(end - row - select(1u, 0u, EXCLUSIVE), CHUNK)], row < params.n);
+  }
   return select(0.0, exp(-between(position, whole)), row < params.n);
 }
 
@@ -131,7 +142,7 @@ fn main(
   let start = segment * params.segment * CHUNK;
   let end = min(start + params.segment * CHUNK, params.n);
   let at = entry_of(instance, params.groups, params.members, 0u);
-  let base_position = instance * (params.n + params.chunks);
+  let base_position = positions_from(instance, at, 0u);
   let subgroup = thread / LANES;
   let band = subgroup / 4u * 2u * SIDE;
   let quarter = subgroup % 4u;
@@ -174,6 +185,12 @@ fn main(
     }
   }
 
+  if (STEADY) {
+    for (var rows = thread; rows <= CHUNK; rows += THREADS) {
+      kept_after[rows] = exp(-between(vec2u(), whole_of(base_position, 0u, rows)));
+    }
+    workgroupBarrier();
+  }
   var total = vec2u();
   let there = From(base_k, base_v, base_position, line, wide_line, column_k, column_v);
   var first = ask(there, start);
@@ -236,7 +253,7 @@ fn main(
       states[to + 3u * WIDE_STEP * pitch] = rounded(up * s3.low, up * s3.high);
     }
     if (row % CHUNK == 0u) {
-      let whole = positions[base_position + params.n + chunk];
+      let whole = whole_of(base_position, chunk, min(CHUNK, params.n - row));
       if (WRITES_TOTALS) { total = capped(plus(total, whole)); }
       let decay = exp(-between(vec2u(), whole));
       a0 = subgroupMatrixScalarMultiply(a0, decay); a1 = subgroupMatrixScalarMultiply(a1, decay);

@@ -89,6 +89,8 @@ interface Case {
   slope: number;
   scale: number;
   reverse: boolean;
+  /** Whether every token decays in its own way, by one, two or three slopes. */
+  everyToken?: boolean;
   /** Rows of a block. Default: 8 · side. */
   blockSize?: number;
   /** Factors on q, k, v and the gradient of the outputs. */
@@ -121,6 +123,10 @@ const cases: Record<string, Case> = {
     ...{ heads: 2, keyHeads: 1, n: 51 * side + 3, d: 6 * side, e: 24, slope: 0.01, scale: 0.3 },
     reverse: true,
     blockSize: 4 * side,
+  },
+  "a decay of every token's own": {
+    ...{ heads: 2, keyHeads: 1, n: 25 * side + 3, d: 6 * side, e: 24, slope: 0.02, scale: 0.3 },
+    ...{ reverse: true, everyToken: true, blockSize: 4 * side },
   },
   "strong decay": {
     ...{ heads: 1, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0.917, scale: 1 },
@@ -161,8 +167,11 @@ async function check(device: Device, given: Case): Promise<string[]> {
   const start = uniform([1, heads, d, e], { seed: 5, low: -size, high: size });
   const initialState = tensor(await start.data(), { shape: start.shape, requiresGrad: true });
   const us = randn([1, heads, d, e], { seed: 6 });
-  const options = { slopes: slope, scale, reverse, initialState };
-  const { blockSize = 8 * side } = given;
+  const { blockSize = 8 * side, everyToken = false } = given;
+  const decays = Array.from({ length: n }, (_, t) => -slope * (everyToken ? 1 + t % 3 : 1));
+  const logDecay = tensor(decays).expand([1, heads, n]);
+  const decay = everyToken ? { logDecay } : { slopes: slope };
+  const options = { ...decay, scale, reverse, initialState };
   const results: OutputAndState[] = [];
   const kernels = await kernelsOf(device, () => {
     const result = lightningAttentionWithState(q, k, v, { ...options, blockSize });
@@ -175,12 +184,12 @@ async function check(device: Device, given: Case): Promise<string[]> {
   const [qs, ks, vs, gos, initials, gss] = await Promise.all(
     [q, k, v, u, initialState, us].map(matricesOf),
   );
-  const turn = (rows: number[][]) => reverse ? rows.toReversed() : rows;
+  const turn = <T>(rows: T[]) => reverse ? rows.toReversed() : rows;
   const key = (h: number) => Math.floor(h * keyHeads / heads);
   const expected = qs.map((_, h) => {
     const head = {
       ...{ q: turn(qs[h]), k: turn(ks[key(h)]), v: turn(vs[key(h)]), scale },
-      ...{ g: Array<number>(n).fill(-slope), initial: initials[h] },
+      ...{ g: turn(decays), initial: initials[h] },
     };
     return { ...attend(head), gradients: attendGradients(head, turn(gos[h]), gss[h]) };
   });
@@ -200,10 +209,10 @@ async function check(device: Device, given: Case): Promise<string[]> {
 }
 
 /** The kernels of a call and its backward: of the call and of dq, and of dk and dv, which share their states. */
-function kernelsOfThree(walk: string[]): string[] {
+function kernelsOfThree(before: string[]): string[] {
   const outputs = "outputs on matrix units";
-  const one = ["positions", ...walk, outputs].map((kernel) => `lightningAttention: ${kernel}`);
-  const pair = ["positions", ...walk, outputs, outputs];
+  const one = [...before, outputs].map((kernel) => `lightningAttention: ${kernel}`);
+  const pair = [...before, outputs, outputs];
   return [...one, ...one, ...pair.map((kernel) => `lightningAttentionPair: ${kernel}`)];
 }
 
@@ -211,7 +220,8 @@ const states = "states on matrix units";
 for (const [what, given] of Object.entries(cases)) {
   testOnMatrixUnits(`lightningAttention on matrix units: ${what}`, async (device) => {
     const walk = what === "segments" ? ["segments on matrix units", "scan", states] : [states];
-    assertEquals(await check(device, given), kernelsOfThree(walk));
+    const before = given.everyToken ? ["positions", ...walk] : walk;
+    assertEquals(await check(device, given), kernelsOfThree(before));
   });
 }
 

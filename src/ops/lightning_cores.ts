@@ -14,18 +14,19 @@
 import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
+import placesText from "../../shaders/lightning_places.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { sizeOf } from "../shape.ts";
 import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
 import type { LightningOptions } from "./lightning_core.ts";
-import { LONGEST_CHUNK, positionsDispatch, remainsOf } from "./lightning_positions.ts";
+import { LONGEST_CHUNK, type Places, placesIn, remainsOf } from "./lightning_positions.ts";
 import { scanDispatch, statesOfSegments } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import { placesOf, sizes } from "./tiles.ts";
 
-const statesShader = withCores(statesText, coresText, decays);
-const outputsShader = withCoresAndResults(outputsText, coresText, decays);
+const statesShader = withCores(statesText, coresText, decays, placesText);
+const outputsShader = withCoresAndResults(outputsText, coresText, decays, placesText);
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
@@ -81,15 +82,17 @@ export function planForMatrixUnits(
   const [, groups, members, n] = k.shape;
   const layout = layoutOf(k, v.shape[4], options, side);
   const { columns, chunk, chunks, heads } = layout;
-  const positions = context.scratch(remainsOf(heads, n, chunks));
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
+  const forPositions = () => context.scratch(remainsOf(heads, n, chunks));
+  const { decayAfter } = options;
+  const places = placesIn(g, forPositions, { chunk, decayAfter }, context);
   const constants = { SIDE: side, LANES: lanes, CHUNK: chunk, HAS_INITIAL: initial !== undefined };
   const readers = [{ q, k, v, out, turned: false }];
   if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
   return [
-    positionsDispatch(g, positions, { chunk, decayAfter: options.decayAfter }, context),
-    ...walks({ k, v, positions, initial }, [states, scales, last], layout, options, context),
+    ...places.dispatches,
+    ...walks({ k, v, places, initial }, [states, scales, last], layout, options, context),
     ...readers.map(({ q, k, v, out, turned }) => {
       const [d, e] = [k.shape[4], v.shape[4]];
       const workgroups = heads * chunks * Math.ceil(e / columns);
@@ -99,17 +102,20 @@ export function planForMatrixUnits(
         shader: outputsShader,
         constants: {
           ...constants,
+          ...places.constants,
           STATE_TURNED: turned,
           ...whole,
           ...sizes(d, e, whole),
           ...eights({ q, k, v }),
           ...eightResults(out),
         },
-        bindings: [k, v, positions, q, states, scales, out],
+        bindings: [k, v, places.positions, q, states, scales, out],
         params: [
+          ...places.strides,
           ...placesOf(q, k, v, out),
           ...[groups, members, n, d, e, chunks, workgroups],
           floatBits(options.alpha * options.beta),
+          places.offset,
         ],
         workgroups: grid(workgroups, context),
       };
@@ -119,7 +125,7 @@ export function planForMatrixUnits(
 
 /** Writes the states before all chunks, their scales, and the last state: in one walk, or by segments in two. */
 function walks(
-  { k, v, positions, initial }: { k: View; v: View; positions: View; initial?: View },
+  { k, v, places, initial }: { k: View; v: View; places: Places; initial?: View },
   [states, scales, last]: View[],
   { rows, columns, chunk, chunks, heads, tilesE }: ReturnType<typeof layoutOf>,
   { beta }: LightningOptions,
@@ -161,15 +167,18 @@ function walks(
       ...whole,
       ...sizes(d, e, whole),
       CHUNK: chunk,
+      ...places.constants,
+      ...(places.constants.STEADY && { KEPT: chunk + 1 }),
       WRITES_STATES: writes.includes("states"),
       WRITES_LAST: writes.includes("last"),
       WRITES_TOTALS: writes.includes("totals"),
     },
-    bindings: [k, v, positions, initial ?? positions, states, scales, last, totals],
+    bindings: [k, v, places.positions, initial ?? places.positions, states, scales, last, totals],
     params: [
+      ...places.strides,
       ...placesOf(k, v, initial ?? last, last),
       ...[groups, members, n, d, e, chunks, workgroups, floatBits(beta)],
-      ...[segment, segments, initialStep, lastStep],
+      ...[segment, segments, initialStep, lastStep, places.offset],
     ],
     workgroups: grid(workgroups, context),
   });

@@ -7,17 +7,13 @@ import { type Dispatch, floatBits, type GpuContext, type View } from "../backend
 import { bytesOf } from "../dtype.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import keys from "../../shaders/keys.wgsl" with { type: "text" };
+import placesText from "../../shaders/lightning_places.wgsl" with { type: "text" };
 import queries from "../../shaders/queries.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states.wgsl" with { type: "text" };
 import { contiguousStrides, sizeOf } from "../shape.ts";
 import type { LightningOptions } from "./lightning_core.ts";
-import {
-  LONGEST_CHUNK,
-  positionsDispatch,
-  positionsWords,
-  remainsOf,
-} from "./lightning_positions.ts";
+import { LONGEST_CHUNK, placesIn, positionsWords, remainsOf } from "./lightning_positions.ts";
 import { scanDispatch, statesOfSegments } from "./lightning_scan.ts";
 import { grid } from "./pointwise_program.ts";
 import {
@@ -35,8 +31,8 @@ import {
   withTiles,
 } from "./tiles.ts";
 
-const statesShader = withTiles(keys, decays, statesText);
-const outputsShader = withTiles(keys, queries, decays, outputsText);
+const statesShader = withTiles(keys, decays, placesText, statesText);
+const outputsShader = withTiles(keys, queries, decays, placesText, outputsText);
 
 /**
  * Memory that a call may take beyond q, k, v and the outputs, states included, as a share of them (15 % less what
@@ -101,6 +97,17 @@ function walkers(context: GpuContext, d: number, e: number) {
   const wanted = SIDES === 2 || context.software;
   const BUFFERS = wanted && room >= 2 * (left + right) ? 2 : 1;
   return { SIDES, BUFFERS, LEFT_BLOCKS: BUFFERS * left, RIGHT_BLOCKS: BUFFERS * right };
+}
+
+/** Constants by which four neighbours of float16 operands wait in registers as they are stored. */
+function heldConstants(
+  operands: Readonly<Record<string, View>>,
+  { WHOLE_D, WHOLE_E }: Record<string, boolean>,
+): Record<string, string> {
+  const inFours = (view: View) => view.dtype === "f16" && isInGroups(view, -1, 4);
+  if (!WHOLE_D || !WHOLE_E || !Object.values(operands).every(inFours)) return {};
+  const held = Object.keys(operands).map((x) => [`held_${x}`, `${x}[(base + column) / 4u]`]);
+  return { Held: "vec4<f16>", ...Object.fromEntries(held) };
 }
 
 /** Constants of the shader that makes outputs from q, k and v, and from states that may be halves. */
@@ -242,7 +249,9 @@ function planHeads(
   const segmented = most.segments > 1 || n === 0;
   const chunksAtOnce = segment * most.segments;
   const tiles = tilesOf(d, e);
-  const positions = context.scratch(positionsWords(heads, chunksAtOnce * chunk, chunksAtOnce));
+  let scratch: View | undefined;
+  const forPositions = () =>
+    scratch ??= context.scratch(positionsWords(heads, chunksAtOnce * chunk, chunksAtOnce));
   const states = context.scratch(heads * chunksAtOnce * d * e, halves ? "f16" : "f32");
   // Two words for each, then the units of states that are halves.
   const totalsWords = 2 * heads * (chunksAtOnce + most.segments);
@@ -273,8 +282,14 @@ function planHeads(
     const together = walkers(context, d, e);
     const walks = heads * segments * tiles / together.SIDES;
     const stateTiles = tiling(context, d, e, 64);
+    const places = placesIn(gs, forPositions, { chunk, decayAfter, remains: true }, context);
+    // Kernels that read a float32 state before the segment as well have no registers for more than what is written.
+    const written = segmented && !halves && places.constants.STEADY;
+    const placesOfOutputs = written
+      ? placesIn(gs, forPositions, { chunk, decayAfter, written }, context)
+      : places;
     dispatches.push(
-      positionsDispatch(gs, positions, { chunk, decayAfter, remains: true }, context),
+      ...placesOfOutputs.dispatches,
       {
         label: "states",
         tile: tileName(tileColumns(e)),
@@ -287,23 +302,28 @@ function planHeads(
             four_results: "ResultElement(values)",
           }),
           ...(halves && { Result: "f16" }),
+          ...heldConstants({ k: ks, v: vs }, stateTiles),
           ...stateTiles,
           ...sizes(d, e, stateTiles),
           ...together,
+          ...places.constants,
+          ...(places.constants.STEADY && { KEPT: LONGEST_CHUNK + 1 }),
           WHOLE_COLUMNS: stateTiles.WHOLE_E,
           WHOLE_ROWS: stateTiles.WHOLE_D,
           HALVES: halves,
           SEGMENTED: segmented,
           HAS_INITIAL: !segmented && before !== undefined,
         },
-        bindings: [ks, vs, positions, states, totals, before ?? positions, end],
+        bindings: [ks, vs, places.positions, states, totals, before ?? places.positions, end],
         params: [
+          ...places.strides,
           ...placesOf(ks, vs),
           ...[groups, members, rows, d, e, chunk, chunks, segment, segments, walks],
           ...[floatBits(beta), (before ?? end).strides[4], (before ?? end).offset, end.offset],
           ...[remainsOf(heads, rows, chunks), totalsWords, segmented ? area : 0, ...[0, 0, 0]],
           ...stepsOf(before ?? end).slice(0, 4),
           ...stepsOf(end).slice(0, 4),
+          places.offset,
         ],
         workgroups: grid(walks, context),
       },
@@ -337,16 +357,19 @@ function planHeads(
             four_before: "before[at / 4u]",
           }),
           ...results(out),
+          ...placesOfOutputs.constants,
           SEGMENTED: segmented,
           STATE_TURNED: turned,
           ONE_BLOCK: isOneBlock,
           SKIPS: isOneBlock && halves,
         },
-        bindings: [k, v, q, positions, states, totals, ofSegments ?? totals, out],
+        bindings: [k, v, q, placesOfOutputs.positions, states, totals, ofSegments ?? totals, out],
         params: [
+          ...placesOfOutputs.strides,
           ...placesOf(k, v, q, out),
           ...[groups, members, rows, d, e, chunk, chunks, segment, segments, reads],
           ...[floatBits(alpha), floatBits(beta), totalsWords, Number(before !== undefined)],
+          placesOfOutputs.offset,
         ],
         workgroups: grid(reads, context),
       });

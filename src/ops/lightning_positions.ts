@@ -7,7 +7,7 @@ import type { Dispatch, GpuContext, View } from "../backend/contract.ts";
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import positionsText from "../../shaders/lightning_positions.wgsl" with { type: "text" };
 import { grid } from "./pointwise_program.ts";
-import { withBlocks } from "./tiles.ts";
+import { stepsOf, withBlocks } from "./tiles.ts";
 
 const shader = withBlocks(`${decays}\n${positionsText}`);
 
@@ -24,32 +24,51 @@ export function positionsWords(heads: number, n: number, chunks: number): number
   return remainsOf(heads, n, chunks) + heads * n;
 }
 
+/** What kernels of Lightning Attention tell the places of rows from. */
+export interface Places {
+  /** What has to run before. */
+  readonly dispatches: Dispatch[];
+  /** What they bind as `positions`. */
+  readonly positions: View;
+  /** Constants of lightning_places.wgsl. */
+  readonly constants: { readonly STEADY: boolean; readonly EXCLUSIVE: boolean };
+  /** Values of their params `g_strides` and `g_offset`. */
+  readonly strides: number[];
+  readonly offset: number;
+}
+
 /**
- * Writes `positions`, two words for every token of g [b, groups, members, n] and for every chunk; with
- * `decayAfter`, where a token stands before its own decay; with `remains`, what is left of every token at the end of its
- * chunk as well.
+ * Where tokens of g [b, groups, members, n] stand in chunks of so many; with `decayAfter`, before their own decay. Two
+ * words of `positions()` for every token and for every chunk; with `remains`, what is left of every token at the end of
+ * its chunk as well. Where all tokens of a head decay alike, g says it all, unless `written` is asked for.
  */
-export function positionsDispatch(
+export function placesIn(
   g: View,
-  positions: View,
-  { chunk, decayAfter, remains = false }: {
+  positions: () => View,
+  { chunk, decayAfter, remains = false, written = false }: {
     chunk: number;
     decayAfter: boolean;
     remains?: boolean;
+    written?: boolean;
   },
   context: GpuContext,
-): Dispatch {
+): Places {
+  const steady = isSteady(g) && !written;
+  const places = {
+    constants: { STEADY: steady, EXCLUSIVE: decayAfter },
+    strides: stepsOf(g),
+    offset: g.offset,
+  };
+  if (steady) return { ...places, dispatches: [], positions: g };
   const [b, groups, members, n] = g.shape;
   const chunks = Math.ceil(n / chunk);
   const heads = b * groups * members;
-  const steady = g.strides[3] === 0;
-  const CHUNKS = steady ? 8 : 1;
-  const workgroups = heads * Math.ceil(chunks / CHUNKS);
-  return {
+  const workgroups = heads * chunks;
+  const dispatch = {
     label: "positions",
     shader,
-    constants: { EXCLUSIVE: decayAfter, REMAINS: remains, STEADY: steady, CHUNKS },
-    bindings: [g, positions],
+    constants: { EXCLUSIVE: decayAfter, REMAINS: remains },
+    bindings: [g, positions()],
     params: [
       ...g.strides,
       g.offset,
@@ -63,4 +82,10 @@ export function positionsDispatch(
     ],
     workgroups: grid(workgroups, context),
   };
+  return { ...places, dispatches: [dispatch], positions: dispatch.bindings[1] };
+}
+
+/** Whether all tokens of a head decay alike. */
+function isSteady({ shape, strides }: View): boolean {
+  return strides[3] === 0 || shape[3] === 1;
 }
