@@ -61,7 +61,12 @@ var<workgroup> tiles: array<vec4u, 2 * SUM_TILE>;
 const K_LINE: u32 = TILE_D / 8;
 const K_PITCH: u32 = K_LINE + 1;
 const OF_V: u32 = ROWS * K_PITCH;
+// Tokens go in halves of ROWS; where the other of two lies. A turn is four of them, so that memory has that long to answer,
+// or two in shorter chunks.
 const HALF: u32 = ROWS / 2;
+const OTHER_K: u32 = HALF * K_PITCH;
+const OTHER_V: u32 = HALF * WIDE_PITCH;
+const TURN: u32 = select(ROWS, 2 * ROWS, CHUNK % (2 * ROWS) == 0);
 var<workgroup> largest: atomic<u32>;
 // Where tokens decay alike (STEADY), what is left of one after so many of a chunk.
 const KEPT: u32 = 1;
@@ -193,9 +198,11 @@ fn main(
   }
   var total = vec2u();
   let there = From(base_k, base_v, base_position, line, wide_line, column_k, column_v);
-  var first = ask(there, start);
-  var second = ask(there, start + HALF);
-  for (var row = start; ; row += ROWS) {
+  var h0 = ask(there, start);
+  var h1 = ask(there, start + HALF);
+  var h2 = ask(there, start + 2u * HALF);
+  var h3 = ask(there, start + 3u * HALF);
+  for (var row = start; ; row += TURN) {
     let chunk = row / CHUNK;
     let ended = row >= end;
     let begins = row % CHUNK == 0u && WRITES_STATES && (HAS_INITIAL || row > 0u);
@@ -260,17 +267,27 @@ fn main(
       b0 = subgroupMatrixScalarMultiply(b0, decay); b1 = subgroupMatrixScalarMultiply(b1, decay);
     }
 
-    put_half(of_k, of_v, row + line, first);
+    put_half(of_k, of_v, row + line, h0);
+    h0 = ask(there, row + TURN);
     workgroupBarrier();
-    first = ask(there, row + ROWS);
-    for (var r = 0u; r < ROWS; r += SIDE) {
+    for (var r = 0u; r < TURN; r += SIDE) {
       if (r == HALF) {
-        put_half(of_k + HALF * K_PITCH, of_v + HALF * WIDE_PITCH, row + HALF + line, second);
-        second = ask(there, row + ROWS + HALF);
+        put_half(of_k + OTHER_K, of_v + OTHER_V, row + r + line, h1);
+        h1 = ask(there, row + r + TURN);
         workgroupBarrier();
       }
-      let left = r * K_PITCH + band / 8u;
-      let right = OF_V + r * WIDE_PITCH + quarter * 2u * NEXT;
+      if (TURN > ROWS && r == 2u * HALF) {
+        put_half(of_k, of_v, row + r + line, h2);
+        h2 = ask(there, row + r + TURN);
+        workgroupBarrier();
+      }
+      if (TURN > ROWS && r == 3u * HALF) {
+        put_half(of_k + OTHER_K, of_v + OTHER_V, row + r + line, h3);
+        h3 = ask(there, row + r + TURN);
+        workgroupBarrier();
+      }
+      let left = r % ROWS * K_PITCH + band / 8u;
+      let right = OF_V + r % ROWS * WIDE_PITCH + quarter * 2u * NEXT;
       let a = subgroupMatrixLoad<Left, col_major>(&tiles, left, K_PITCH);
       let b = subgroupMatrixLoad<Left, col_major>(&tiles, left + NEXT, K_PITCH);
       let r0 = subgroupMatrixLoad<Right, row_major>(&tiles, right, WIDE_PITCH);
