@@ -64,10 +64,12 @@ struct Params {
 // What is left of a token after so many of a chunk.
 var<workgroup> kept_after: array<f32, KEPT>;
 
+// Four columns of a row of the initial state. Zeros outside: what lies there would count in the units of halves.
 fn initial_row(base: u32, row: u32, column: u32) -> vec4f {
   let step = params.initial_column;
   let at = base + row * params.initial_strides.w + column * step;
-  return vec4f(initial[at], initial[at + step], initial[at + 2u * step], initial[at + 3u * step]);
+  let values = vec4f(initial[at], initial[at + step], initial[at + 2u * step], initial[at + 3u * step]);
+  return first(values, select(0, i32(width_e()) - i32(column), row < width_d()));
 }
 
 fn initial_block(base: u32, row: u32, column: u32) -> mat4x4f {

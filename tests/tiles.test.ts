@@ -1,6 +1,14 @@
 /** The tiles that WGSL kernels work in, states in float16, positions of a steady decay. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { type Device, lightningAttention, randn, type Tensor, tensor, uniform } from "../mod.ts";
+import {
+  type Device,
+  full,
+  lightningAttention,
+  randn,
+  type Tensor,
+  tensor,
+  uniform,
+} from "../mod.ts";
 import { assertNear, cpu, FLOATS, openAsHardware, relativeError, testOnWebgpu } from "./harness.ts";
 
 testOnWebgpu("a device tells the tiles of its kernels", async (device) => {
@@ -57,6 +65,24 @@ testOnWebgpu("states in float16, of many heads and of few in segments", async (d
     }
   }
 });
+
+testOnWebgpu(
+  "what lies behind an initial state in memory has no say in the states' units",
+  async () => {
+    if (!FLOATS.includes("f16")) return;
+    const [d, e] = [3, 4];
+    const [q, k, v] = [d, d, e].map((size, seed) => randn([1, 1, 5, size], { seed, dtype: "f16" }));
+    const initialState = randn([1, 1, d, e], { seed: 3 });
+    const loud = initialState.concat([full([1, 1, d, e], 1e30)], 0).slice([0, 1]);
+    const [expected, found] = await Promise.all(
+      [initialState, loud].map((initialState) =>
+        lightningAttention(q, k, v, { slopes: 0.1, initialState }).data()
+      ),
+    );
+    assertEquals(found, expected);
+    assert(expected.every((x) => Number.isFinite(x) && x !== 0));
+  },
+);
 
 testOnWebgpu("what kernels become on hardware is right in software too", async () => {
   const device = await openAsHardware();
