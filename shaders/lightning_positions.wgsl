@@ -1,7 +1,8 @@
 // Where each row stands in the decay of its chunk: P_r = Σ −g over the tokens of the chunk up to row r,
 // or before it when the decay comes after the sum (EXCLUSIVE), and P_m, the sum over the whole chunk.
 //   positions[batch, head] = P of n rows, then P_m of every chunk
-//   after all heads' positions, if they are wanted (REMAINS), remains[batch, head] = exp(P_r − P_m) of n rows: what is left at the end of their chunk
+//   remains[batch, head] = exp(P_r − P_m) of n rows, what is left at the end of their chunk: after all heads' positions,
+//   where it is wanted (REMAINS)
 // A workgroup owns a chunk, a thread some neighbouring rows of it. Where all tokens of a head decay alike, kernels do
 // without: see lightning_places.wgsl.
 // Goes on from blocks.wgsl and decays.wgsl.

@@ -1,10 +1,10 @@
 // The state before every chunk, in float16, and the state after the last, on matrix units:
 //   S ← initial / β;  for every chunk: states[chunk] ← S;  S ← exp(−P_m) · S + Σ_r exp(P_r − P_m) · k_rᵀ v_r
 //   last ← β · S
-// P is what lightning_places.wgsl tells. A workgroup walks along one sequence, or a segment of its chunks,
-// with a tile of the state, TILE_D of d by COLUMNS of e, in float32, by ROWS tokens: one half of them is put in its
-// place while the other is multiplied, and the next are on their way. What it writes is rounded relative to the largest entry of its tile: every tile has a power
-// of two of its own.
+// P is what lightning_places.wgsl tells. A workgroup walks along one sequence, or a segment of its chunks, with a tile of
+// the state, TILE_D of d by COLUMNS of e, in float32. One half of ROWS tokens is put in its place while the other is
+// multiplied, and four more are on their way. What it writes is rounded relative to the largest entry of its tile: every
+// tile has a power of two of its own.
 // Goes on in lightning_cores.wgsl, cores.wgsl, decays.wgsl and lightning_places.wgsl.
 enable f16;
 enable subgroups;
