@@ -279,7 +279,8 @@ testInDeno(
       // Clients that leave in the middle leave no trace.
       for (const stream of [true, false]) {
         const client = new AbortController();
-        const left = ask({ max_tokens: 120, stream }, { signal: client.signal });
+        // Long enough not to be there before the client leaves.
+        const left = ask({ max_tokens: 120, n: 16, stream }, { signal: client.signal });
         if (stream) await (await left).body!.getReader().read();
         else await new Promise((resolve) => setTimeout(resolve, 20));
         client.abort();
