@@ -2,8 +2,8 @@
 //   S ← the initial state, or 0
 //   for every chunk:  states[chunk] ← S,  S ← exp(−P_m) S + Σ_r β exp(P_r − P_m) k_rᵀ v_r
 //   last ← S
-// over the m rows of each chunk; P is what lightning_places.wgsl tells, exp(P_r − P_m) what lightning_positions.wgsl wrote, or,
-// where tokens decay alike, what is left of a row so many rows before its chunk's end. Several segments of a
+// over the m rows of each chunk; P is what lightning_places.wgsl tells, exp(P_r − P_m) what lightning_positions.wgsl
+// wrote, or, where tokens decay alike, what is left of a row so many rows before its chunk's end. Several segments of a
 // head side by side (SEGMENTED) begin with 0 each, and what each adds is its last; lightning_scan.wgsl finds what was
 // before it.
 //   totals[batch, head] = Σ P_m before each chunk in its segment, then over each segment

@@ -69,8 +69,7 @@ const OTHER_V: u32 = HALF * WIDE_PITCH;
 const TURN: u32 = select(ROWS, 2 * ROWS, CHUNK % (2 * ROWS) == 0);
 var<workgroup> largest: atomic<u32>;
 // Where tokens decay alike (STEADY), what is left of one after so many of a chunk.
-const KEPT: u32 = 1;
-var<workgroup> kept_after: array<f32, KEPT>;
+var<workgroup> kept_after: array<f32, CHUNK + 1>;
 
 // Where this thread's share of tokens lies: an eight of k, and one or two of v.
 struct From { k: u32, v: u32, positions: u32, line: u32, wide_line: u32, column_k: u32, column_v: u32 }

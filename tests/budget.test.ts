@@ -4,6 +4,7 @@ import fc from "fast-check";
 import { lightningAttentionWithState, type Tensor, uniform } from "../mod.ts";
 import type { GpuContext, View } from "../mod.ts";
 import { H200 } from "../bench/counter.ts";
+import { reflect, specialise } from "../src/backend/webgpu/shader.ts";
 import { bytesOf, type DType } from "../src/dtype.ts";
 import { LEAST_SCRATCH, plan } from "../src/ops/lightning_gpu.ts";
 import { contiguousStrides, sizeOf } from "../src/shape.ts";
@@ -34,8 +35,12 @@ testOnBackends("numbers in f16 are drawn without as many in f32 beside them", as
   device.trim();
 });
 
-/** Bytes that the plan takes beside q, k, v and the outputs, and those of one chunk of every head. */
-function scratchOf([b, heads, n, d, e]: readonly number[], dtype: DType) {
+/** Lightning Attention's plan: its dispatches, and the bytes it takes beside q, k, v and the outputs. */
+function planned(
+  [b, heads, n, d, e]: readonly number[],
+  dtype: DType,
+  limits: Partial<GpuContext> = {},
+) {
   const view = (shape: number[], dtype: DType): View => ({
     ...{ shape, dtype, strides: contiguousStrides(shape), offset: 0 },
     buffer: { bytes: sizeOf(shape) * bytesOf(dtype) },
@@ -44,6 +49,7 @@ function scratchOf([b, heads, n, d, e]: readonly number[], dtype: DType) {
   let scratch = last.buffer.bytes;
   const context: GpuContext = {
     ...H200,
+    ...limits,
     scratch: (count, dtype = "f32") => {
       scratch += count * bytesOf(dtype);
       return view([count], dtype);
@@ -53,15 +59,28 @@ function scratchOf([b, heads, n, d, e]: readonly number[], dtype: DType) {
   const [v, out] = [0, 1].map(() => view([b, heads, 1, n, e], dtype));
   const g: View = { ...view([b, heads, 1, n], "f32"), strides: [0, 1, 1, 0] };
   const options = { alpha: 1, beta: 1, reverse: false, decayAfter: false, wide: false };
-  plan([q, k, v, g], [out, last], { ...options, blockSize: 256 }, context);
+  const dispatches = plan([q, k, v, g], [out, last], { ...options, blockSize: 256 }, context);
   const operands = [q, k, v, out].reduce((sum, { buffer }) => sum + buffer.bytes, 0);
-  return { scratch, operands, last: last.buffer.bytes, chunk: b * heads * (4 * d * e + 8 * 258) };
+  return { dispatches, scratch, operands, last: last.buffer.bytes };
 }
+
+test("Lightning Attention's kernels fit the workgroup memory that there is", () => {
+  for (let workgroupBytes = 16384; workgroupBytes <= 49152; workgroupBytes += 256) {
+    for (const dtype of ["f32", "f16"] as const) {
+      const { dispatches } = planned([4, 32, 1000, 128, 128], dtype, { workgroupBytes });
+      for (const { label, shader, constants } of dispatches) {
+        const taken = reflect(specialise(shader, constants ?? {})).workgroupBytes;
+        assert(taken <= workgroupBytes, `${label} takes ${taken} bytes of ${workgroupBytes}`);
+      }
+    }
+  }
+});
 
 test("Lightning Attention takes 15 % of its operands at most, or a small least", () => {
   const within = (sizes: readonly number[], dtype: DType) => {
-    const { scratch, operands, last, chunk } = scratchOf(sizes, dtype);
-    const [b, heads] = sizes;
+    const { scratch, operands, last } = planned(sizes, dtype);
+    const [b, heads, , d, e] = sizes;
+    const chunk = b * heads * (4 * d * e + 8 * 258);
     // The states of two chunks cannot be done without, of as many sequences as keep a GPU busy.
     const sequences = Math.min(b, Math.ceil(b / Math.max(1, Math.floor(b * heads / 256))) + 1);
     const least = last + 1.25 * Math.max(LEAST_SCRATCH, 6 * chunk * sequences / b);

@@ -168,7 +168,6 @@ function walks(
       ...sizes(d, e, whole),
       CHUNK: chunk,
       ...places.constants,
-      ...(places.constants.STEADY && { KEPT: chunk + 1 }),
       WRITES_STATES: writes.includes("states"),
       WRITES_LAST: writes.includes("last"),
       WRITES_TOTALS: writes.includes("totals"),

@@ -86,9 +86,13 @@ function hasHalves([q, k, v, ...outs]: readonly View[]): boolean {
 /** Bytes of a block of four rows or columns in a tile. */
 const BLOCK_BYTES = 272;
 
-/** Constants by which a workgroup walks over one tile of a state or two, with one pair of buffers or two. */
-function walkers(context: GpuContext, d: number, e: number) {
-  const room = context.workgroupBytes / BLOCK_BYTES;
+/**
+ * Constants by which a workgroup walks over one tile of a state or two, with one pair of buffers or two; where tokens
+ * decay alike (`steady`), beside what is left of them.
+ */
+function walkers(context: GpuContext, d: number, e: number, steady: boolean) {
+  const KEPT = steady ? LONGEST_CHUNK + 1 : 1;
+  const room = (context.workgroupBytes - 16 * Math.ceil(KEPT / 4)) / BLOCK_BYTES;
   const wide = isWide(e);
   const both = wide && Math.ceil(d / 64) % 2 === 0 && context.workgroupThreads >= 256;
   const SIDES = both && room >= 64 ? 2 : 1;
@@ -96,7 +100,7 @@ function walkers(context: GpuContext, d: number, e: number) {
   // For one tile a second pair of buffers costs more workgroups than it is worth; in software it is there to be tested.
   const wanted = SIDES === 2 || context.software;
   const BUFFERS = wanted && room >= 2 * (left + right) ? 2 : 1;
-  return { SIDES, BUFFERS, LEFT_BLOCKS: BUFFERS * left, RIGHT_BLOCKS: BUFFERS * right };
+  return { SIDES, BUFFERS, LEFT_BLOCKS: BUFFERS * left, RIGHT_BLOCKS: BUFFERS * right, KEPT };
 }
 
 /** Constants by which four neighbours of float16 operands wait in registers as they are stored. */
@@ -106,22 +110,26 @@ function heldConstants(
 ): Record<string, string> {
   const inFours = (view: View) => view.dtype === "f16" && isInGroups(view, -1, 4);
   if (!WHOLE_D || !WHOLE_E || !Object.values(operands).every(inFours)) return {};
-  const held = Object.keys(operands).map((x) => [`held_${x}`, `${x}[(base + column) / 4u]`]);
-  return { Held: "vec4<f16>", ...Object.fromEntries(held) };
+  return { Held: "vec4<f16>", ...asStored(...Object.keys(operands)) };
+}
+
+/** How a shader reads four neighbours of such operands. */
+function asStored(...names: string[]): Record<string, string> {
+  return Object.fromEntries(names.map((x) => [`held_${x}`, `${x}[(base + column) / 4u]`]));
 }
 
 /** Constants of the shader that makes outputs from q, k and v, and from states that may be halves. */
 function outputsConstants(q: View, k: View, v: View, halves: boolean, context: GpuContext) {
   const [d, e] = [k.shape[4], v.shape[4]];
   const tiles = tiling(context, d, e);
-  const asStored = halves && tiles.WHOLE_E && isInGroups(v, -1, 4);
+  const inFours = halves && tiles.WHOLE_E && isInGroups(v, -1, 4);
   return {
     ...elements({ q, k, v }),
     ...tiles,
     ...sizes(d, e, tiles),
     WHOLE_COLUMNS: tiles.WHOLE_E,
     ...(halves && { HALVES: true, Held: "vec4<f16>" }),
-    ...(asStored && { held_v: "v[(base + column) / 4u]" }),
+    ...(inFours && asStored("v")),
   };
 }
 
@@ -279,8 +287,6 @@ function planHeads(
     // What each segment adds; then the states before them.
     const ofSegments = ends && statesOfSegments(ends, shape, segments);
     const end = ofSegments ?? after;
-    const together = walkers(context, d, e);
-    const walks = heads * segments * tiles / together.SIDES;
     const stateTiles = tiling(context, d, e, 64);
     const places = placesIn(gs, forPositions, { chunk, decayAfter, remains: true }, context);
     // Kernels that read a float32 state before the segment as well have no registers for more than what is written.
@@ -288,6 +294,8 @@ function planHeads(
     const placesOfOutputs = written
       ? placesIn(gs, forPositions, { chunk, decayAfter, written }, context)
       : places;
+    const together = walkers(context, d, e, places.constants.STEADY);
+    const walks = heads * segments * tiles / together.SIDES;
     dispatches.push(
       ...placesOfOutputs.dispatches,
       {
@@ -307,7 +315,6 @@ function planHeads(
           ...sizes(d, e, stateTiles),
           ...together,
           ...places.constants,
-          ...(places.constants.STEADY && { KEPT: LONGEST_CHUNK + 1 }),
           WHOLE_COLUMNS: stateTiles.WHOLE_E,
           WHOLE_ROWS: stateTiles.WHOLE_D,
           HALVES: halves,

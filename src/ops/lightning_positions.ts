@@ -53,12 +53,10 @@ export function placesIn(
   },
   context: GpuContext,
 ): Places {
-  const steady = isSteady(g) && !written;
-  const places = {
-    constants: { STEADY: steady, EXCLUSIVE: decayAfter },
-    strides: stepsOf(g),
-    offset: g.offset,
-  };
+  const strides = stepsOf(g);
+  const steady = strides[3] === 0 && !written;
+  const constants = { STEADY: steady, EXCLUSIVE: decayAfter };
+  const places = { constants, strides, offset: g.offset };
   if (steady) return { ...places, dispatches: [], positions: g };
   const [b, groups, members, n] = g.shape;
   const chunks = Math.ceil(n / chunk);
@@ -83,9 +81,4 @@ export function placesIn(
     workgroups: grid(workgroups, context),
   };
   return { ...places, dispatches: [dispatch], positions: dispatch.bindings[1] };
-}
-
-/** Whether all tokens of a head decay alike. */
-function isSteady({ shape, strides }: View): boolean {
-  return strides[3] === 0 || shape[3] === 1;
 }
