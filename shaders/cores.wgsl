@@ -1,4 +1,4 @@
-// What kernels on matrix units share; this text comes after theirs. A matrix unit multiplies fragments of
+// What kernels on matrix units share; this text comes after theirs, which have `tiles` in workgroup memory. A matrix unit multiplies fragments of
 // SIDE × SIDE float16, spread over a subgroup of LANES threads, and adds to a fragment of float32. Float16
 // travels in eights: 16 bytes, a vec4u, so that side² = 8 · lanes and a lane moves one eight a fragment.
 
@@ -16,10 +16,17 @@ struct Four { a: vec4u, b: vec4u, c: vec4u, d: vec4u }
 struct Eight { low: vec4u, high: vec4u }
 
 // The eight elements of a line of `items` from `item` on, the first of them at `at`, the others a step apart; those
-// past the line's end lie where its last one does.
-fn eight_of(at: u32, step: u32, item: u32, items: u32) -> Eight {
+// past the line's end lie where its last one does. Where an array has eight of them in one, `per` is 8.
+fn eight_of(per: u32, at: u32, step: u32, item: u32, items: u32) -> Eight {
+  if (per == 8u) { return Eight(vec4u(at), vec4u(at)); }
   let rest = vec4u(items - 1u - min(item, items - 1u));
   return Eight(at + step * min(vec4u(0, 1, 2, 3), rest), at + step * min(vec4u(4, 5, 6, 7), rest));
+}
+
+// How far an element of a line lies from its first one, in an array that has `per` of them in one.
+fn items(per: u32, step: u32, item: u32) -> u32 {
+  if (per == 8u) { return item / 8u; }
+  return item * step;
 }
 
 // The values of such an eight, zeros past the line's end.
@@ -37,4 +44,12 @@ fn rounded(low: vec4f, high: vec4f) -> vec4u { return together(vec4<f16>(low), v
 // The eight values times a weight, rounded once.
 fn times(values: vec4u, weight: f32) -> vec4u {
   return rounded(weight * vec4f(bitcast<vec4<f16>>(values.xy)), weight * vec4f(bitcast<vec4<f16>>(values.zw)));
+}
+
+// Puts what a thread has of a tile in its places in workgroup memory, `step` apart.
+fn put(place: u32, step: u32, values: Four) {
+  tiles[place] = values.a;
+  tiles[place + step] = values.b;
+  tiles[place + 2u * step] = values.c;
+  tiles[place + 3u * step] = values.d;
 }

@@ -1,11 +1,13 @@
-// What the kernels of Lightning Attention on matrix units share; this text comes after theirs. A workgroup
-// makes tiles of ROWS × COLUMNS by subgroups of 2 × 2 fragments: many small subgroups hide each other's
-// waits better than a few large ones.
+// What the kernels of Lightning Attention on matrix units share; this text comes after theirs.
 
 // A scalar, or eight neighbours in a row of a dense matrix.
 alias Element_k = f16;
 alias Element_v = f16;
+const PER_k: u32 = 1;
+const PER_v: u32 = 1;
 const HAS_INITIAL: bool = false;
+// Whether all chunks have CHUNK rows.
+const WHOLE_N: bool = false;
 // Whether d and e are whole numbers of tiles.
 const WHOLE_D: bool = false;
 const WHOLE_E: bool = false;
@@ -25,14 +27,12 @@ const COLUMNS: u32 = 8 * SIDE;
 const NARROW_PITCH: u32 = SIDE / 2 + 1;
 const WIDE_PITCH: u32 = SIDE + 1;
 const NARROW_TILE: u32 = ROWS * NARROW_PITCH;
-const WIDE_TILE: u32 = ROWS * WIDE_PITCH;
 // Lines of float32 start eight banks apart instead of four: a lane stores two neighbours of them at once.
 const SUM_PITCH: u32 = SIDE + 2;
 const SUM_TILE: u32 = ROWS * SUM_PITCH;
 // The threads of a workgroup share a tile by eights, first along a line: lines from one of a thread's eights
-// to its next one. Of eight subgroups a thread has four eights of a wide tile, two of a narrow one; of sixteen, half.
+// to its next one in a wide tile. Of four subgroups a thread has four eights of half a wide tile or of a narrow one.
 const WIDE_STEP: u32 = SIDE * SUBGROUPS / 8;
-const NARROW_STEP: u32 = 2 * WIDE_STEP;
 // From one fragment to the next: eights of float16, eights of float32.
 const NEXT: u32 = SIDE / 8;
 const NEXT_SUM: u32 = SIDE / 4;
@@ -44,36 +44,34 @@ fn width_e() -> u32 { return params.e; }
 fn eight_k(at: Eight) -> vec4u { return together(vec4<f16>(k[at.low.x], k[at.low.y], k[at.low.z], k[at.low.w]), vec4<f16>(k[at.high.x], k[at.high.y], k[at.high.z], k[at.high.w])); }
 fn eight_v(at: Eight) -> vec4u { return together(vec4<f16>(v[at.low.x], v[at.low.y], v[at.low.z], v[at.low.w]), vec4<f16>(v[at.high.x], v[at.high.y], v[at.high.z], v[at.high.w])); }
 
-// Eight columns of a row, zeros outside. `base` is that of row 0 and of the first column, or of the last there is.
-fn load_k(base: u32, row: u32, column: u32) -> vec4u {
-  let values = eight_k(eight_of(base + row * params.k_strides.w, params.k_column, column, params.d));
+// A column, or the last one instead of one past the end.
+fn column_of(whole: bool, column: u32, width: u32) -> u32 {
+  if (whole) { return column; }
+  return min(column, width - 1u);
+}
+
+// Eight columns of a row, zeros outside, of which the first there is lies at `at`.
+fn load_k(at: u32, column: u32) -> vec4u {
+  let values = eight_k(eight_of(PER_k, at, params.k_column, column, params.d));
   if (WHOLE_D) { return values; }
   return inside(values, column, params.d);
 }
 
-fn load_v(base: u32, row: u32, column: u32) -> vec4u {
-  let values = eight_v(eight_of(base + row * params.v_strides.w, params.v_column, column, params.e));
+fn load_v(at: u32, column: u32) -> vec4u {
+  let values = eight_v(eight_of(PER_v, at, params.v_column, column, params.e));
   if (WHOLE_E) { return values; }
   return inside(values, column, params.e);
 }
 
-// Four lines from `line` on; those past `end` are that one.
-fn lines_from(line: u32, step: u32, end: u32) -> vec4u {
-  return min(line + step * vec4u(0, 1, 2, 3), vec4u(end));
+// Where four rows begin, so many apart, the first of which is `row`, in a matrix that begins at `base`; those past `last` are
+// that one.
+fn rows_from(base: u32, pitch: u32, row: u32, apart: u32, last: u32) -> vec4u {
+  if (WHOLE_N) { return base + row * pitch + apart * pitch * vec4u(0, 1, 2, 3); }
+  return base + min(row + apart * vec4u(0, 1, 2, 3), vec4u(last)) * pitch;
 }
 
-fn four_of_v(base: u32, rows: vec4u, column: u32) -> Four {
-  return Four(load_v(base, rows.x, column), load_v(base, rows.y, column), load_v(base, rows.z, column), load_v(base, rows.w, column));
-}
-
-// Puts what a thread has of a tile of 4 · WIDE_STEP lines in its places, `step` apart.
-fn put(place: u32, step: u32, values: Four) {
-  tiles[place] = values.a;
-  tiles[place + step] = values.b;
-  if (SUBGROUPS == 8) {
-    tiles[place + 2u * step] = values.c;
-    tiles[place + 3u * step] = values.d;
-  }
+fn four_of_v(at: vec4u, column: u32) -> Four {
+  return Four(load_v(at.x, column), load_v(at.y, column), load_v(at.z, column), load_v(at.w, column));
 }
 
 // Eight neighbouring sums, the `eighth` ones of a line.

@@ -49,23 +49,20 @@ struct Params {
 }
 
 @group(0) @binding(3) var<storage, read> initial: array<f32>;
-@group(0) @binding(4) var<storage, read_write> states: array<vec4u>;
+@group(0) @binding(4) var<storage, read_write> states: array<vec2u>;
 @group(0) @binding(5) var<storage, read_write> scales: array<f32>;
 @group(0) @binding(6) var<storage, read_write> last: array<f32>;
 @group(0) @binding(7) var<storage, read_write> totals: array<vec2u>;
 @group(0) @binding(8) var<uniform> params: Params;
 
-// A tile of weighted k and one of v. Or ROWS of the sums in float32: those of the left half of the columns, then
-// those of the right half.
+// Two halves, each of HALF tokens, weighted k and then v, or of a quarter of the sums in float32.
 var<workgroup> tiles: array<vec4u, 2 * SUM_TILE>;
+const OTHER: u32 = SUM_TILE;
+const HALF: u32 = ROWS / 2;
 const K_LINE: u32 = TILE_D / 8;
 const K_PITCH: u32 = K_LINE + 1;
-const OF_V: u32 = ROWS * K_PITCH;
-// Tokens go in halves of ROWS; where the other of two lies. A turn is four of them, so that memory has that long to answer,
-// or two in shorter chunks.
-const HALF: u32 = ROWS / 2;
-const OTHER_K: u32 = HALF * K_PITCH;
-const OTHER_V: u32 = HALF * WIDE_PITCH;
+const OF_V: u32 = HALF * K_PITCH;
+// A turn is four times HALF tokens, so that memory has that long to answer, or two in shorter chunks.
 const TURN: u32 = select(ROWS, 2 * ROWS, CHUNK % (2 * ROWS) == 0);
 var<workgroup> largest: atomic<u32>;
 // Where tokens decay alike (STEADY), what is left of one after so many of a chunk.
@@ -74,18 +71,23 @@ var<workgroup> kept_after: array<f32, CHUNK + 1>;
 // Where this thread's share of tokens lies: an eight of k, and one or two of v.
 struct From { k: u32, v: u32, positions: u32, line: u32, wide_line: u32, column_k: u32, column_v: u32 }
 
-// Its share of ROWS / 2 tokens, where its row of k stands, and the end of that row's chunk.
+// Its share of HALF tokens, where its row of k stands, and the end of that row's chunk.
 struct Half { k: vec4u, v: vec4u, later_v: vec4u, stand: vec2u, whole: vec2u }
 
-fn ask(there: From, row: u32) -> Half {
-  let end = params.n - 1u;
+// From `next` on, or, past the end, tokens that are there, for nothing.
+fn ask(there: From, next: u32) -> Half {
+  let row = select(next, 0u, next >= params.n);
+  let end = select(params.n - 1u, 0xffffffffu, WHOLE_N);
   var half = Half();
-  half.k = load_k(there.k, min(row + there.line, end), there.column_k);
-  half.v = load_v(there.v, min(row + there.wide_line, end), there.column_v);
-  if (SUBGROUPS == 8) { half.later_v = load_v(there.v, min(row + there.wide_line + WIDE_STEP, end), there.column_v); }
+  let pitch_v = params.v_strides.w / PER_v;
+  half.k = load_k(there.k + min(row + there.line, end) * (params.k_strides.w / PER_k), there.column_k);
+  half.v = load_v(there.v + min(row + there.wide_line, end) * pitch_v, there.column_v);
+  if (SUBGROUPS == 8) {
+    half.later_v = load_v(there.v + min(row + there.wide_line + WIDE_STEP, end) * pitch_v, there.column_v);
+  }
   if (!STEADY) {
     half.stand = found_at(there.positions, min(row + there.line, end));
-    half.whole = found_at(there.positions, params.n + min(row / CHUNK, params.chunks - 1u));
+    half.whole = found_at(there.positions, params.n + row / CHUNK);
   }
   return half;
 }
@@ -97,8 +99,27 @@ fn put_half(of_k: u32, of_v: u32, row: u32, half: Half) {
   if (SUBGROUPS == 8) { tiles[of_v + WIDE_STEP * WIDE_PITCH] = half.later_v; }
 }
 
+struct Products { a0: Sum, a1: Sum, b0: Sum, b1: Sum }
+
+// Adds kᵀ v over HALF tokens, k's from `left` on and v's from `right` on.
+fn add_products(sums: ptr<function, Products>, left: u32, right: u32) {
+  for (var token = 0u; token < HALF; token += SIDE) {
+    let of_k = left + token * K_PITCH;
+    let of_v = right + token * WIDE_PITCH;
+    let a = subgroupMatrixLoad<Left, col_major>(&tiles, of_k, K_PITCH);
+    let b = subgroupMatrixLoad<Left, col_major>(&tiles, of_k + NEXT, K_PITCH);
+    let r0 = subgroupMatrixLoad<Right, row_major>(&tiles, of_v, WIDE_PITCH);
+    (*sums).a0 = subgroupMatrixMultiplyAccumulate(a, r0, (*sums).a0);
+    (*sums).b0 = subgroupMatrixMultiplyAccumulate(b, r0, (*sums).b0);
+    let r1 = subgroupMatrixLoad<Right, row_major>(&tiles, of_v + NEXT, WIDE_PITCH);
+    (*sums).a1 = subgroupMatrixMultiplyAccumulate(a, r1, (*sums).a1);
+    (*sums).b1 = subgroupMatrixMultiplyAccumulate(b, r1, (*sums).b1);
+  }
+}
+
 // The decay of a row until the end of its chunk; 0 of rows past the end.
 fn weight(row: u32, position: vec2u, whole: vec2u) -> f32 {
+  if (STEADY && WHOLE_N) { return kept_after[CHUNK - row % CHUNK - select(1u, 0u, EXCLUSIVE)]; }
   if (STEADY) {
     let end = min((row / CHUNK + 1u) * CHUNK, params.n);
     return select(0.0, kept_after[min(end - row - select(1u, 0u, EXCLUSIVE), CHUNK)], row < params.n);
@@ -123,8 +144,16 @@ fn store_last(base: u32, row: u32, column: u32, values: vec4f) {
   }
 }
 
-fn highest(sums: Sums) -> f32 {
-  let most = max(abs(sums.low), abs(sums.high));
+// A thread's share of a quarter of the sums: four columns of two lines.
+struct Share { a: vec4f, b: vec4f }
+const SHARE_STEP: u32 = THREADS / (ROWS / 4);
+
+fn share_at(place: u32) -> Share {
+  return Share(bitcast<vec4f>(tiles[place]), bitcast<vec4f>(tiles[place + SHARE_STEP * SUM_PITCH]));
+}
+
+fn highest(share: Share) -> f32 {
+  let most = max(abs(share.a), abs(share.b));
   return max(max(most.x, most.y), max(most.z, most.w));
 }
 
@@ -159,31 +188,39 @@ fn main(
   let of_v = OF_V + wide_line * WIDE_PITCH + wide_eighth;
   let column_k = first_d + 8u * eighth;
   let column_v = first_e + 8u * wide_eighth;
-  let base_k = params.k_offset + dot(at, params.k_strides) + min(column_k, width_d() - 1u) * params.k_column;
-  let base_v = params.v_offset + dot(at, params.v_strides) + min(column_v, width_e() - 1u) * params.v_column;
-  // Where this subgroup's sums go as float32 when ROWS of the state are, and where this thread finds its share.
-  let sums = quarter / 2u * SUM_TILE + band % ROWS * SUM_PITCH + quarter % 2u * 2u * NEXT_SUM;
-  let below = sums + SIDE * SUM_PITCH;
-  let share = wide_eighth / (ROWS / 8u) * SUM_TILE + wide_line * SUM_PITCH + wide_eighth % (ROWS / 8u) * 2u;
-  const STEP = WIDE_STEP * SUM_PITCH;
-  const LATER = select(2u * STEP, 0u, TILE_D > ROWS);
+  let base_k = (params.k_offset + dot(at, params.k_strides)) / PER_k +
+    items(PER_k, params.k_column, column_of(WHOLE_D, column_k, params.d));
+  let base_v = (params.v_offset + dot(at, params.v_strides)) / PER_v +
+    items(PER_v, params.v_column, column_of(WHOLE_E, column_v, params.e));
+  // Sums are put down as float32 by quarters, a fragment of every subgroup: where this one's goes, and where this thread
+  // finds its share, four columns of two rows. Quarters lie in one half of the tiles and in the other by turns.
+  let own_sums = band / 2u * SUM_PITCH + quarter * NEXT_SUM;
+  let share_line = thread / (ROWS / 4u);
+  let share_four = thread % (ROWS / 4u);
+  let share = share_line * SUM_PITCH + share_four;
+  // Of two neighbouring fragments' lines a quarter has those of one.
+  const LATER = 2 * SHARE_STEP;
+  let own_row = first_d + share_line / SIDE * 2u * SIDE + share_line % SIDE;
+  let own_four = share_four / NEXT_SUM * 2u * NEXT_SUM + share_four % NEXT_SUM;
+  let own_column = first_e + 4u * own_four;
 
-  var a0 = Sum(); var a1 = Sum();
-  var b0 = Sum(); var b1 = Sum();
+  var sums = Products();
   if (HAS_INITIAL) {
     let base = params.initial_offset + dot(at, params.initial_strides) + segment * params.initial_segment;
-    for (var part = 0u; part < TILE_D; part += ROWS) {
-      for (var i = 0u; i < ROWS; i += WIDE_STEP) {
-        let row = first_d + part + wide_line + i;
-        tiles[share + i * SUM_PITCH] = load_initial(base, row, column_v);
-        tiles[share + i * SUM_PITCH + 1u] = load_initial(base, row, column_v + 4u);
+    for (var half = 0u; half < 2u; half++) {
+      let row = own_row + half * SIDE;
+      for (var i = 0u; i < 2u; i++) {
+        let place = share + i * SHARE_STEP * SUM_PITCH;
+        tiles[place] = load_initial(base, row + i * LATER, own_column);
+        tiles[place + OTHER] = load_initial(base, row + i * LATER, own_column + SIDE);
       }
       workgroupBarrier();
-      if (band / ROWS * ROWS == part) {
-        a0 = subgroupMatrixLoad<Sum, row_major>(&tiles, sums, SUM_PITCH);
-        a1 = subgroupMatrixLoad<Sum, row_major>(&tiles, sums + NEXT_SUM, SUM_PITCH);
-        b0 = subgroupMatrixLoad<Sum, row_major>(&tiles, below, SUM_PITCH);
-        b1 = subgroupMatrixLoad<Sum, row_major>(&tiles, below + NEXT_SUM, SUM_PITCH);
+      if (half == 0u) {
+        sums.a0 = subgroupMatrixLoad<Sum, row_major>(&tiles, own_sums, SUM_PITCH);
+        sums.a1 = subgroupMatrixLoad<Sum, row_major>(&tiles, own_sums + OTHER, SUM_PITCH);
+      } else {
+        sums.b0 = subgroupMatrixLoad<Sum, row_major>(&tiles, own_sums, SUM_PITCH);
+        sums.b1 = subgroupMatrixLoad<Sum, row_major>(&tiles, own_sums + OTHER, SUM_PITCH);
       }
       workgroupBarrier();
     }
@@ -206,95 +243,94 @@ fn main(
     let ended = row >= end;
     let begins = row % CHUNK == 0u && WRITES_STATES && (HAS_INITIAL || row > 0u);
     if (ended || begins) {
-      // The sums to this thread's share of them: two eights of each half of its rows.
-      var s0 = Sums(); var s1 = Sums(); var s2 = Sums(); var s3 = Sums();
-      workgroupBarrier();
+      // All have multiplied what was in this half, though not in the other.
       if (thread == 0u) { atomicStore(&largest, 0u); }
-      for (var part = 0u; part < TILE_D; part += ROWS) {
-        if (part > 0u) { workgroupBarrier(); }
-        if (band / ROWS * ROWS == part) {
-          subgroupMatrixStore<row_major>(&tiles, sums, a0, SUM_PITCH);
-          subgroupMatrixStore<row_major>(&tiles, sums + NEXT_SUM, a1, SUM_PITCH);
-          subgroupMatrixStore<row_major>(&tiles, below, b0, SUM_PITCH);
-          subgroupMatrixStore<row_major>(&tiles, below + NEXT_SUM, b1, SUM_PITCH);
-        }
-        workgroupBarrier();
-        if (part == 0u) {
-          s0 = sums_at(share, wide_eighth);
-          s1 = sums_at(share + STEP, wide_eighth);
-        }
-        if (part + ROWS == TILE_D) {
-          s2 = sums_at(share + LATER, wide_eighth);
-          s3 = sums_at(share + LATER + STEP, wide_eighth);
-        }
-      }
-      let own_row = first_d + wide_line;
+      subgroupMatrixStore<row_major>(&tiles, own_sums, sums.a0, SUM_PITCH);
+      workgroupBarrier();
+      let s0 = share_at(share);
+      subgroupMatrixStore<row_major>(&tiles, own_sums + OTHER, sums.a1, SUM_PITCH);
+      workgroupBarrier();
+      let s1 = share_at(share + OTHER);
+      subgroupMatrixStore<row_major>(&tiles, own_sums, sums.b0, SUM_PITCH);
+      workgroupBarrier();
+      let s2 = share_at(share);
+      subgroupMatrixStore<row_major>(&tiles, own_sums + OTHER, sums.b1, SUM_PITCH);
+      workgroupBarrier();
+      let s3 = share_at(share + OTHER);
       if (ended) {
         if (WRITES_LAST) {
           let base = params.last_offset + dot(at, params.last_strides) + segment * params.last_segment;
-          store_last(base, own_row, column_v, s0.low); store_last(base, own_row, column_v + 4u, s0.high);
-          store_last(base, own_row + WIDE_STEP, column_v, s1.low); store_last(base, own_row + WIDE_STEP, column_v + 4u, s1.high);
-          store_last(base, own_row + 2u * WIDE_STEP, column_v, s2.low); store_last(base, own_row + 2u * WIDE_STEP, column_v + 4u, s2.high);
-          store_last(base, own_row + 3u * WIDE_STEP, column_v, s3.low); store_last(base, own_row + 3u * WIDE_STEP, column_v + 4u, s3.high);
+          store_last(base, own_row, own_column, s0.a);
+          store_last(base, own_row + LATER, own_column, s0.b);
+          store_last(base, own_row, own_column + SIDE, s1.a);
+          store_last(base, own_row + LATER, own_column + SIDE, s1.b);
+          store_last(base, own_row + SIDE, own_column, s2.a);
+          store_last(base, own_row + SIDE + LATER, own_column, s2.b);
+          store_last(base, own_row + SIDE, own_column + SIDE, s3.a);
+          store_last(base, own_row + SIDE + LATER, own_column + SIDE, s3.b);
         }
-        if (WRITES_TOTALS && thread == 0u) { totals[instance * params.segments + segment] = total; }
+        if (WRITES_TOTALS && thread == 0u && first_d == 0u && tile_e == 0u) {
+          totals[instance * params.segments + segment] = total;
+        }
         break;
       }
-      let most = subgroupMax(max(max(highest(s0), highest(s1)), max(highest(s2), highest(s3))));
-      if (thread % LANES == 0u) { atomicMax(&largest, bitcast<u32>(most)); }
+      // Not negative, so that their bits are in the order of the values.
+      let most = bitcast<u32>(max(max(highest(s0), highest(s1)), max(highest(s2), highest(s3))));
+      let most_of_subgroup = subgroupMax(most);
+      if (thread % LANES == 0u) { atomicMax(&largest, most_of_subgroup); }
       workgroupBarrier();
       // Scaled so that the largest entry lies in [2¹⁴, 2¹⁵): a power of two, made from its exponent.
       let exponent = clamp(atomicLoad(&largest) >> 23u, 15u, 253u);
       let up = bitcast<f32>((268u - exponent) << 23u);
-      // The reader's tiles have ROWS.
-      let entry = (instance * params.chunks + chunk) * ((width_d() + ROWS - 1u) / ROWS);
-      if (thread < TILE_D / ROWS) {
-        scales[(entry + first_d / ROWS + thread) * across + tile_e] = bitcast<f32>((exponent - 14u) << 23u);
-      }
-      let pitch = across * COLUMNS / 8u;
-      let to = (entry * ROWS + own_row) * pitch + first_e / 8u + wide_eighth;
-      states[to] = rounded(up * s0.low, up * s0.high);
-      states[to + WIDE_STEP * pitch] = rounded(up * s1.low, up * s1.high);
-      states[to + 2u * WIDE_STEP * pitch] = rounded(up * s2.low, up * s2.high);
-      states[to + 3u * WIDE_STEP * pitch] = rounded(up * s3.low, up * s3.high);
+      let entry = instance * params.chunks + chunk;
+      if (thread == 0u) { scales[entry * across + tile_e] = bitcast<f32>((exponent - 14u) << 23u); }
+      let pitch = across * COLUMNS / 4u;
+      let to = (entry * down * TILE_D + own_row) * pitch + first_e / 4u + own_four;
+      let lower = to + SIDE * pitch;
+      const NEXT_FOUR = SIDE / 4;
+      states[to] = four_halves(up * s0.a);
+      states[to + NEXT_FOUR] = four_halves(up * s1.a);
+      states[to + LATER * pitch] = four_halves(up * s0.b);
+      states[to + LATER * pitch + NEXT_FOUR] = four_halves(up * s1.b);
+      states[lower] = four_halves(up * s2.a);
+      states[lower + NEXT_FOUR] = four_halves(up * s3.a);
+      states[lower + LATER * pitch] = four_halves(up * s2.b);
+      states[lower + LATER * pitch + NEXT_FOUR] = four_halves(up * s3.b);
     }
     if (row % CHUNK == 0u) {
-      let whole = whole_of(base_position, chunk, min(CHUNK, params.n - row));
-      if (WRITES_TOTALS) { total = capped(plus(total, whole)); }
-      let decay = exp(-between(vec2u(), whole));
-      a0 = subgroupMatrixScalarMultiply(a0, decay); a1 = subgroupMatrixScalarMultiply(a1, decay);
-      b0 = subgroupMatrixScalarMultiply(b0, decay); b1 = subgroupMatrixScalarMultiply(b1, decay);
+      let rows = min(CHUNK, params.n - row);
+      var decay = kept_after[rows];
+      if (WRITES_TOTALS || !STEADY) {
+        let whole = whole_of(base_position, chunk, rows);
+        if (WRITES_TOTALS) { total = capped(plus(total, whole)); }
+        if (!STEADY) { decay = exp(-between(vec2u(), whole)); }
+      }
+      sums.a0 = subgroupMatrixScalarMultiply(sums.a0, decay); sums.a1 = subgroupMatrixScalarMultiply(sums.a1, decay);
+      sums.b0 = subgroupMatrixScalarMultiply(sums.b0, decay); sums.b1 = subgroupMatrixScalarMultiply(sums.b1, decay);
     }
 
+    let left = band / 8u;
+    let right = OF_V + quarter * 2u * NEXT;
+    // Multiplied before the next are put in their place: a compiler cannot tell that neither waits for the other.
     put_half(of_k, of_v, row + line, h0);
     h0 = ask(there, row + TURN);
     workgroupBarrier();
-    for (var r = 0u; r < TURN; r += SIDE) {
-      if (r == HALF) {
-        put_half(of_k + OTHER_K, of_v + OTHER_V, row + r + line, h1);
-        h1 = ask(there, row + r + TURN);
-        workgroupBarrier();
-      }
-      if (TURN > ROWS && r == 2u * HALF) {
-        put_half(of_k, of_v, row + r + line, h2);
-        h2 = ask(there, row + r + TURN);
-        workgroupBarrier();
-      }
-      if (TURN > ROWS && r == 3u * HALF) {
-        put_half(of_k + OTHER_K, of_v + OTHER_V, row + r + line, h3);
-        h3 = ask(there, row + r + TURN);
-        workgroupBarrier();
-      }
-      let left = r % ROWS * K_PITCH + band / 8u;
-      let right = OF_V + r % ROWS * WIDE_PITCH + quarter * 2u * NEXT;
-      let a = subgroupMatrixLoad<Left, col_major>(&tiles, left, K_PITCH);
-      let b = subgroupMatrixLoad<Left, col_major>(&tiles, left + NEXT, K_PITCH);
-      let r0 = subgroupMatrixLoad<Right, row_major>(&tiles, right, WIDE_PITCH);
-      a0 = subgroupMatrixMultiplyAccumulate(a, r0, a0);
-      b0 = subgroupMatrixMultiplyAccumulate(b, r0, b0);
-      let r1 = subgroupMatrixLoad<Right, row_major>(&tiles, right + NEXT, WIDE_PITCH);
-      a1 = subgroupMatrixMultiplyAccumulate(a, r1, a1);
-      b1 = subgroupMatrixMultiplyAccumulate(b, r1, b1);
+    add_products(&sums, left, right);
+    put_half(of_k + OTHER, of_v + OTHER, row + HALF + line, h1);
+    h1 = ask(there, row + HALF + TURN);
+    workgroupBarrier();
+    add_products(&sums, left + OTHER, right + OTHER);
+    if (TURN > ROWS) {
+      put_half(of_k, of_v, row + 2u * HALF + line, h2);
+      h2 = ask(there, row + 2u * HALF + TURN);
+      workgroupBarrier();
+      add_products(&sums, left, right);
+      put_half(of_k + OTHER, of_v + OTHER, row + 3u * HALF + line, h3);
+      h3 = ask(there, row + 3u * HALF + TURN);
+      workgroupBarrier();
+      add_products(&sums, left + OTHER, right + OTHER);
     }
   }
 }
+
+fn four_halves(values: vec4f) -> vec2u { return bitcast<vec2u>(vec4<f16>(values)); }

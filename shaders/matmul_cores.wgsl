@@ -10,6 +10,8 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 // A scalar, or eight neighbours along whichever axis of the matrix is dense.
 alias Element_x = f16;
 alias Element_y = f16;
+const PER_x: u32 = 1;
+const PER_y: u32 = 1;
 const X_ALONG_K: bool = true;
 const Y_ALONG_K: bool = false;
 // Whether m and n are whole numbers of tiles, and k of slices.
@@ -41,27 +43,31 @@ const OF_Y: u32 = TILE_EIGHTS;
 fn eight_x(at: Eight) -> vec4u { return together(vec4<f16>(x[at.low.x], x[at.low.y], x[at.low.z], x[at.low.w]), vec4<f16>(x[at.high.x], x[at.high.y], x[at.high.z], x[at.high.w])); }
 fn eight_y(at: Eight) -> vec4u { return together(vec4<f16>(y[at.low.x], y[at.low.y], y[at.low.z], y[at.low.w]), vec4<f16>(y[at.high.x], y[at.high.y], y[at.high.z], y[at.high.w])); }
 
-// A slice, or what is left of it at the matrix's end: where it begins, how many lines and items of a line it has,
-// and from one to the next of them.
-struct Slice { base: u32, lines: u32, items: u32, line_step: u32, item_step: u32 }
+// A slice, or what is left of it at the matrix's end: where it begins, how many lines and items of a line it has, from
+// one to the next of them, and how many items the array has in one.
+struct Slice { base: u32, lines: u32, items: u32, line_step: u32, item_step: u32, per: u32 }
 
 // The slice of x from `first` of m and from k on, and of y from `first` of n.
 fn slice_of_x(base: u32, first: u32, k: u32) -> Slice {
-  let start = base + first * params.x_m + k * params.x_k;
-  if (X_ALONG_K) { return Slice(start, params.m - first, params.k - k, params.x_m, params.x_k); }
-  return Slice(start, params.k - k, params.m - first, params.x_k, params.x_m);
+  let start = (base + first * params.x_m + k * params.x_k) / PER_x;
+  if (X_ALONG_K) { return Slice(start, params.m - first, params.k - k, params.x_m / PER_x, params.x_k, PER_x); }
+  return Slice(start, params.k - k, params.m - first, params.x_k / PER_x, params.x_m, PER_x);
 }
 fn slice_of_y(base: u32, first: u32, k: u32) -> Slice {
-  let start = base + first * params.y_n + k * params.y_k;
-  if (Y_ALONG_K) { return Slice(start, params.n - first, params.k - k, params.y_n, params.y_k); }
-  return Slice(start, params.k - k, params.n - first, params.y_k, params.y_n);
+  let start = (base + first * params.y_n + k * params.y_k) / PER_y;
+  if (Y_ALONG_K) { return Slice(start, params.n - first, params.k - k, params.y_n / PER_y, params.y_k, PER_y); }
+  return Slice(start, params.k - k, params.n - first, params.y_k / PER_y, params.y_n, PER_y);
 }
 
 // Where an eight of a line lies; those outside, where there is some inside.
 fn place_in(slice: Slice, line: u32, item: u32) -> Eight {
-  if (WHOLE) { return eight_of(slice.base + line * slice.line_step + item * slice.item_step, slice.item_step, 0u, 8u); }
-  let at = slice.base + min(line, slice.lines - 1u) * slice.line_step + min(item, slice.items - 1u) * slice.item_step;
-  return eight_of(at, slice.item_step, item, slice.items);
+  if (WHOLE) {
+    let at = slice.base + line * slice.line_step + items(slice.per, slice.item_step, item);
+    return eight_of(slice.per, at, slice.item_step, 0u, 8u);
+  }
+  let at = slice.base + min(line, slice.lines - 1u) * slice.line_step +
+    items(slice.per, slice.item_step, min(item, slice.items - 1u));
+  return eight_of(slice.per, at, slice.item_step, item, slice.items);
 }
 
 // Its values, zeros outside.
@@ -83,13 +89,6 @@ fn four_of_y(slice: Slice, thread: u32) -> Four {
   let line = thread / Y_LINE;
   let item = thread % Y_LINE * 8u;
   return Four(load_y(slice, line, item), load_y(slice, line + Y_STEP, item), load_y(slice, line + 2u * Y_STEP, item), load_y(slice, line + 3u * Y_STEP, item));
-}
-
-fn put(place: u32, step: u32, values: Four) {
-  tiles[place] = values.a;
-  tiles[place + step] = values.b;
-  tiles[place + 2u * step] = values.c;
-  tiles[place + 3u * step] = values.d;
 }
 
 fn left(row: u32, k: u32) -> Left {

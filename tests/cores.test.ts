@@ -5,6 +5,7 @@
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import {
   type Device,
+  lightningAttention,
   lightningAttentionWithState,
   noGrad,
   type OutputAndState,
@@ -15,7 +16,16 @@ import {
 } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
 import { addMatmul } from "../src/ops/matmul.ts";
-import { assertNear, matricesOf, sumsOf, test, testOnWebgpu, webgpu } from "./harness.ts";
+import {
+  assertNear,
+  cpu,
+  matricesOf,
+  relativeError,
+  sumsOf,
+  test,
+  testOnWebgpu,
+  webgpu,
+} from "./harness.ts";
 import { attend, attendGradients } from "./oracle.ts";
 
 const units = /matrix units: (\d+)/.exec(webgpu?.describe() ?? "")?.[1];
@@ -128,6 +138,10 @@ const cases: Record<string, Case> = {
     ...{ heads: 2, keyHeads: 1, n: 25 * side + 3, d: 6 * side, e: 24, slope: 0.02, scale: 0.3 },
     ...{ reverse: true, everyToken: true, blockSize: 4 * side },
   },
+  "blocks of many tiles": {
+    ...{ heads: 2, keyHeads: 1, n: 30 * side + 3, d: 5 * side, e: 24, slope: 0.02, scale: 0.3 },
+    ...{ reverse: false, blockSize: 24 * side },
+  },
   "strong decay": {
     ...{ heads: 1, keyHeads: 1, n: 9 * side + 3, d: 16, e: 24, slope: 0.917, scale: 1 },
     reverse: false,
@@ -222,6 +236,36 @@ for (const [what, given] of Object.entries(cases)) {
     const walk = what === "segments" ? ["segments on matrix units", "scan", states] : [states];
     const before = given.everyToken ? ["positions", ...walk] : walk;
     assertEquals(await check(device, given), kernelsOfThree(before));
+  });
+}
+
+for (const everyToken of [false, true]) {
+  const decay = everyToken ? "a decay of every token's own" : "a slope for every head";
+  testOnMatrixUnits(`workgroups walk along two blocks each: ${decay}`, async (device) => {
+    // Blocks enough for that, an odd number of them, and the last one not whole.
+    const [heads, blockSize] = [64, 4 * side];
+    const n = 66 * blockSize + 5;
+    const slopes = Array.from({ length: heads }, (_, head) => 0.3 / (1 + head));
+    const logDecays = slopes.flatMap((slope) =>
+      Array.from({ length: n }, (_, t) => -slope * (t % 3))
+    );
+    const found: ArrayLike<number>[][] = [];
+    for (const on of [cpu, device]) {
+      const [q, k, v, u] = await Promise.all([1, 2, 3, 4].map(async (seed) => {
+        const shape = [1, heads, n, side];
+        const drawn = await uniform(shape, { seed, low: -1, dtype: "f16", device: cpu }).data();
+        return tensor(drawn, { shape, dtype: "f16", device: on, requiresGrad: true });
+      }));
+      const logDecay = tensor(logDecays, { shape: [1, heads, n], device: on });
+      const options = everyToken ? { logDecay } : { slopes };
+      const o = lightningAttention(q, k, v, { ...options, blockSize });
+      o.mul(u).to("f32").sum().backward();
+      found.push(await Promise.all([o, q.grad!, k.grad!, v.grad!].map((t) => t.data())));
+    }
+    const [expected, results] = found;
+    for (const [i, name] of ["o", "dq", "dk", "dv"].entries()) {
+      assert(relativeError(results[i], expected[i]) < 2e-3, name);
+    }
   });
 }
 

@@ -23,12 +23,13 @@ export function withCoresAndResults(...texts: string[]): string {
 export function eights(
   views: Readonly<Record<string, View>>,
   axis: -1 | -2 = -1,
-): Record<string, string> {
-  const constants: Record<string, string> = {};
+): Record<string, string | number> {
+  const constants: Record<string, string | number> = {};
   for (const [name, view] of Object.entries(views)) {
     if (!isInGroups(view, axis, 8)) continue;
     constants[`Element_${name}`] = "vec4u";
-    constants[`eight_${name}`] = `${name}[at.low.x / 8u]`;
+    constants[`PER_${name}`] = 8;
+    constants[`eight_${name}`] = `${name}[at.low.x]`;
   }
   return constants;
 }

@@ -16,6 +16,7 @@ import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" }
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import placesText from "../../shaders/lightning_places.wgsl" with { type: "text" };
 import outputsText from "../../shaders/lightning_outputs_cores.wgsl" with { type: "text" };
+import weightsText from "../../shaders/lightning_weights_cores.wgsl" with { type: "text" };
 import statesText from "../../shaders/lightning_states_cores.wgsl" with { type: "text" };
 import { sizeOf } from "../shape.ts";
 import { eightResults, eights, withCores, withCoresAndResults } from "./cores.ts";
@@ -26,13 +27,25 @@ import { grid } from "./pointwise_program.ts";
 import { placesOf, sizes } from "./tiles.ts";
 
 const statesShader = withCores(statesText, coresText, decays, placesText);
-const outputsShader = withCoresAndResults(outputsText, coresText, decays, placesText);
+const outputsShader = withCoresAndResults(
+  outputsText,
+  weightsText,
+  coresText,
+  decays,
+  placesText,
+);
 
 /**
  * Subgroups that walk side by side where heads are few: sequences are cut into segments, walked twice, once for
  * what each adds, with a scan between. Sixteen for each processor of a large GPU.
  */
 const WALKERS = 2048;
+/**
+ * Workgroups that make outputs, if there are chunks for so many, and chunks that each walks along, at most: what comes next
+ * is on its way while the last is made, but a few long walks would end at different times.
+ */
+const WALKS = 2048;
+const LONGEST_WALK = 8;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
 const LEAST_SEGMENT = 4;
 
@@ -83,11 +96,17 @@ export function planForMatrixUnits(
   const layout = layoutOf(k, v.shape[4], options, side);
   const { columns, chunk, chunks, heads } = layout;
   const states = context.scratch(layout.stateElements, "f16");
-  const scales = context.scratch(heads * chunks * layout.tilesD * layout.tilesE);
+  const scales = context.scratch(heads * chunks * layout.tilesE);
   const forPositions = () => context.scratch(remainsOf(heads, n, chunks));
   const { decayAfter } = options;
   const places = placesIn(g, forPositions, { chunk, decayAfter }, context);
-  const constants = { SIDE: side, LANES: lanes, CHUNK: chunk, HAS_INITIAL: initial !== undefined };
+  const constants = {
+    SIDE: side,
+    LANES: lanes,
+    CHUNK: chunk,
+    HAS_INITIAL: initial !== undefined,
+    WHOLE_N: n % chunk === 0,
+  };
   const readers = [{ q, k, v, out, turned: false }];
   if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
   return [
@@ -95,7 +114,9 @@ export function planForMatrixUnits(
     ...walks({ k, v, places, initial }, [states, scales, last], layout, options, context),
     ...readers.map(({ q, k, v, out, turned }) => {
       const [d, e] = [k.shape[4], v.shape[4]];
-      const workgroups = heads * chunks * Math.ceil(e / columns);
+      const across = Math.ceil(e / columns);
+      const walk = Math.max(1, Math.min(LONGEST_WALK, Math.floor(heads * chunks * across / WALKS)));
+      const workgroups = heads * Math.ceil(chunks / walk) * across;
       const whole = wholeness(d, e, columns, columns);
       return {
         label: "outputs on matrix units",
@@ -103,6 +124,8 @@ export function planForMatrixUnits(
         constants: {
           ...constants,
           ...places.constants,
+          SUBGROUPS: 4,
+          ...(places.constants.STEADY ? { PLACES: 0 } : {}),
           STATE_TURNED: turned,
           ...whole,
           ...sizes(d, e, whole),
@@ -113,7 +136,7 @@ export function planForMatrixUnits(
         params: [
           ...places.strides,
           ...placesOf(q, k, v, out),
-          ...[groups, members, n, d, e, chunks, workgroups],
+          ...[groups, members, n, d, e, chunks, workgroups, walk],
           floatBits(options.alpha * options.beta),
           places.offset,
         ],
@@ -167,6 +190,7 @@ function walks(
       ...whole,
       ...sizes(d, e, whole),
       CHUNK: chunk,
+      WHOLE_N: n % chunk === 0,
       ...places.constants,
       WRITES_STATES: writes.includes("states"),
       WRITES_LAST: writes.includes("last"),
