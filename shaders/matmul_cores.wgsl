@@ -1,6 +1,7 @@
-// out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n] in float16, on matrix units. A workgroup of eight
-// subgroups computes a tile of TILE × TILE; a subgroup, a quarter of its rows and half of its columns, as
-// 2 × 4 fragments. While it multiplies one slice of DEPTH terms, the next is on its way to registers.
+// out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n] in float16, on matrix units. A workgroup of four subgroups
+// computes a tile of TILE × TILE; a subgroup, a quarter of it, as 4 × 4 fragments, so that little goes through workgroup
+// memory for what is multiplied. While it multiplies one slice of DEPTH terms, the next is on its way to registers; a
+// slice takes less than 24 KB of workgroup memory, so that two workgroups fit a processor and hide each other's waits.
 // Goes on in matmul_params.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
 enable subgroups;
@@ -16,12 +17,12 @@ const X_ALONG_K: bool = true;
 const Y_ALONG_K: bool = false;
 // Whether m and n are whole numbers of tiles, and k of slices.
 const WHOLE: bool = false;
-const THREADS: u32 = 8 * LANES;
+const THREADS: u32 = 4 * LANES;
 const TILE: u32 = 8 * SIDE;
-const DEPTH: u32 = 4 * SIDE;
+const DEPTH: u32 = 2 * SIDE;
 // Slices in workgroup memory, in eights: a line runs along k or across it, and has one eight more than it
 // holds, so that neighbouring lines start in different banks.
-const TILE_EIGHTS: u32 = 8 * SIDE * (SIDE / 2 + 1);
+const TILE_EIGHTS: u32 = TILE * (DEPTH / 8 + 1);
 const X_LINE: u32 = select(TILE, DEPTH, X_ALONG_K) / 8;
 const Y_LINE: u32 = select(TILE, DEPTH, Y_ALONG_K) / 8;
 const X_PITCH: u32 = X_LINE + 1;
@@ -29,7 +30,7 @@ const Y_PITCH: u32 = Y_LINE + 1;
 // A thread moves four eights of a slice: lines from one to the next.
 const X_STEP: u32 = THREADS / X_LINE;
 const Y_STEP: u32 = THREADS / Y_LINE;
-const SUM_PITCH: u32 = SIDE + 1;
+const SUM_PITCH: u32 = SIDE + 2;
 
 @group(0) @binding(0) var<storage, read> x: array<Element_x>;
 @group(0) @binding(1) var<storage, read> y: array<Element_y>;
@@ -79,14 +80,22 @@ fn within(values: vec4u, slice: Slice, line: u32, item: u32) -> vec4u {
 fn load_x(slice: Slice, line: u32, item: u32) -> vec4u { return within(eight_x(place_in(slice, line, item)), slice, line, item); }
 fn load_y(slice: Slice, line: u32, item: u32) -> vec4u { return within(eight_y(place_in(slice, line, item)), slice, line, item); }
 
+// The line of a slice in which a thread has its first eight. Short lines are shared out so that what eight threads put at
+// once, two lines, goes to different banks: every other line is four lines further on.
+fn line_of(thread: u32, length: u32) -> u32 {
+  let line = thread / length;
+  if (length > DEPTH / 8u) { return line; }
+  return line / 8u * 8u + line % 2u * 4u + line % 8u / 2u;
+}
+
 // What a thread has of a slice.
 fn four_of_x(slice: Slice, thread: u32) -> Four {
-  let line = thread / X_LINE;
+  let line = line_of(thread, X_LINE);
   let item = thread % X_LINE * 8u;
   return Four(load_x(slice, line, item), load_x(slice, line + X_STEP, item), load_x(slice, line + 2u * X_STEP, item), load_x(slice, line + 3u * X_STEP, item));
 }
 fn four_of_y(slice: Slice, thread: u32) -> Four {
-  let line = thread / Y_LINE;
+  let line = line_of(thread, Y_LINE);
   let item = thread % Y_LINE * 8u;
   return Four(load_y(slice, line, item), load_y(slice, line + Y_STEP, item), load_y(slice, line + 2u * Y_STEP, item), load_y(slice, line + 3u * Y_STEP, item));
 }
@@ -101,25 +110,53 @@ fn right(column: u32, k: u32) -> Right {
   return subgroupMatrixLoad<Right, row_major>(&tiles, OF_Y + k * Y_PITCH + column / 8u, Y_PITCH);
 }
 
-// Rounds and stores the fragments of a subgroup's row of fragments: a lane, one eight of each.
-fn store_row(base: u32, row: u32, column: u32, strip: u32, lane: u32) {
+// A row of a subgroup's fragments of the result, and all of them.
+struct Products { p0: Sum, p1: Sum, p2: Sum, p3: Sum }
+struct Sums { a: Products, b: Products, c: Products, d: Products }
+
+fn plus_products(sums: Products, x: Left, y0: Right, y1: Right, y2: Right, y3: Right) -> Products {
+  return Products(
+    subgroupMatrixMultiplyAccumulate(x, y0, sums.p0), subgroupMatrixMultiplyAccumulate(x, y1, sums.p1),
+    subgroupMatrixMultiplyAccumulate(x, y2, sums.p2), subgroupMatrixMultiplyAccumulate(x, y3, sums.p3),
+  );
+}
+
+// Adds SIDE terms of the slice, from `k` on.
+fn add_terms(sums: ptr<function, Sums>, row: u32, column: u32, k: u32) {
+  let y0 = right(column, k);
+  let y1 = right(column + SIDE, k);
+  let y2 = right(column + 2u * SIDE, k);
+  let y3 = right(column + 3u * SIDE, k);
+  (*sums).a = plus_products((*sums).a, left(row, k), y0, y1, y2, y3);
+  (*sums).b = plus_products((*sums).b, left(row + SIDE, k), y0, y1, y2, y3);
+  (*sums).c = plus_products((*sums).c, left(row + 2u * SIDE, k), y0, y1, y2, y3);
+  (*sums).d = plus_products((*sums).d, left(row + 3u * SIDE, k), y0, y1, y2, y3);
+}
+
+// Rounds and stores such a row by way of a subgroup's strip of workgroup memory, SIDE rows of float32.
+fn store_products(sums: Products, base: u32, row: u32, column: u32, strip: u32, lane: u32) {
+  const STEP = SIDE / 4;
+  subgroupMatrixStore<row_major>(&tiles, strip, sums.p0, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, strip + STEP, sums.p1, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, strip + 2u * STEP, sums.p2, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, strip + 3u * STEP, sums.p3, SUM_PITCH);
   workgroupBarrier();
-  let at_row = row + lane / (SIDE / 8u);
+  // A lane has one eight of each fragment.
+  let line = lane / (SIDE / 8u);
   for (var fragment = 0u; fragment < 4u; fragment++) {
     let within = fragment * SIDE + lane % (SIDE / 8u) * 8u;
-    let start = strip + lane / (SIDE / 8u) * SUM_PITCH + within / 4u;
+    let start = strip + line * SUM_PITCH + within / 4u;
     let low = bitcast<vec4f>(tiles[start]);
     let high = bitcast<vec4f>(tiles[start + 1u]);
-    let at_column = column + within;
-    if (at_row < params.m && at_column < params.n) {
-      let at = base + at_row * params.out_m + at_column * params.out_n;
-      store(at, params.out_n, params.n - at_column, low, high);
+    if (WHOLE || (row + line < params.m && column + within < params.n)) {
+      let at = base + (row + line) * params.out_m + (column + within) * params.out_n;
+      store(at, params.out_n, params.n - (column + within), low, high);
     }
   }
   workgroupBarrier();
 }
 
-@compute @workgroup_size(8 * LANES)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
   let first_column = group.x * TILE;
   let first_row = group.y * TILE;
@@ -127,57 +164,34 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let base_x = params.x_offset + dot(batch, params.batch_x);
   let base_y = params.y_offset + dot(batch, params.batch_y);
   let subgroup = thread / LANES;
-  let row = subgroup / 2u * 2u * SIDE;
+  let row = subgroup / 2u * 4u * SIDE;
   let column = subgroup % 2u * 4u * SIDE;
-  let place_x = thread / X_LINE * X_PITCH + thread % X_LINE;
-  let place_y = OF_Y + thread / Y_LINE * Y_PITCH + thread % Y_LINE;
+  let place_x = line_of(thread, X_LINE) * X_PITCH + thread % X_LINE;
+  let place_y = OF_Y + line_of(thread, Y_LINE) * Y_PITCH + thread % Y_LINE;
 
   var next_x = four_of_x(slice_of_x(base_x, first_row, 0u), thread);
   var next_y = four_of_y(slice_of_y(base_y, first_column, 0u), thread);
-  var a0 = Sum(); var a1 = Sum(); var a2 = Sum(); var a3 = Sum();
-  var b0 = Sum(); var b1 = Sum(); var b2 = Sum(); var b3 = Sum();
+  var sums = Sums();
   for (var k = 0u; k < params.k; k += DEPTH) {
     put(place_x, X_STEP * X_PITCH, next_x);
     put(place_y, Y_STEP * Y_PITCH, next_y);
     workgroupBarrier();
-    // After the last slice the first one again, for nothing.
-    let next = select(0u, k + DEPTH, k + DEPTH < params.k);
-    next_x = four_of_x(slice_of_x(base_x, first_row, next), thread);
-    next_y = four_of_y(slice_of_y(base_y, first_column, next), thread);
-    for (var depth = 0u; depth < DEPTH; depth += SIDE) {
-      let a = left(row, depth);
-      let b = left(row + SIDE, depth);
-      let y0 = right(column, depth);
-      a0 = subgroupMatrixMultiplyAccumulate(a, y0, a0);
-      b0 = subgroupMatrixMultiplyAccumulate(b, y0, b0);
-      let y1 = right(column + SIDE, depth);
-      a1 = subgroupMatrixMultiplyAccumulate(a, y1, a1);
-      b1 = subgroupMatrixMultiplyAccumulate(b, y1, b1);
-      let y2 = right(column + 2u * SIDE, depth);
-      a2 = subgroupMatrixMultiplyAccumulate(a, y2, a2);
-      b2 = subgroupMatrixMultiplyAccumulate(b, y2, b2);
-      let y3 = right(column + 3u * SIDE, depth);
-      a3 = subgroupMatrixMultiplyAccumulate(a, y3, a3);
-      b3 = subgroupMatrixMultiplyAccumulate(b, y3, b3);
+    if (k + DEPTH < params.k) {
+      next_x = four_of_x(slice_of_x(base_x, first_row, k + DEPTH), thread);
+      next_y = four_of_y(slice_of_y(base_y, first_column, k + DEPTH), thread);
     }
+    add_terms(&sums, row, column, 0u);
+    add_terms(&sums, row, column, SIDE);
     workgroupBarrier();
   }
 
   let base = params.out_offset + dot(batch, params.batch_out);
   let to_row = first_row + row;
   let to_column = first_column + column;
-  let lane = thread % LANES;
-  // A strip of workgroup memory for each subgroup: SIDE rows of 4 · SIDE float32 columns.
   let strip = subgroup * SIDE * SUM_PITCH;
-  let step = SIDE / 4u;
-  subgroupMatrixStore<row_major>(&tiles, strip, a0, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, strip + step, a1, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, strip + 2u * step, a2, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, strip + 3u * step, a3, SUM_PITCH);
-  store_row(base, to_row, to_column, strip, lane);
-  subgroupMatrixStore<row_major>(&tiles, strip, b0, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, strip + step, b1, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, strip + 2u * step, b2, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, strip + 3u * step, b3, SUM_PITCH);
-  store_row(base, to_row + SIDE, to_column, strip, lane);
+  let lane = thread % LANES;
+  store_products(sums.a, base, to_row, to_column, strip, lane);
+  store_products(sums.b, base, to_row + SIDE, to_column, strip, lane);
+  store_products(sums.c, base, to_row + 2u * SIDE, to_column, strip, lane);
+  store_products(sums.d, base, to_row + 3u * SIDE, to_column, strip, lane);
 }

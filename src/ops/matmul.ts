@@ -321,7 +321,7 @@ function plan(
   ];
   if (matrixUnits !== undefined && x.dtype === "f16" && k > 0) {
     const { side, lanes } = matrixUnits;
-    const [tile, depth] = [8 * side, 4 * side];
+    const [tile, depth] = [8 * side, 2 * side];
     if (c !== undefined) {
       const { shape } = out;
       const strides = contiguousStrides(shape);
