@@ -241,7 +241,7 @@ fn main(
   var left = ask_q(at, line, column);
   var later = ask_q(at, line, ROWS + column);
   var even = Four(); var odd = Four();
-  if (HAS_INITIAL || first_chunk > 0u) {
+  if (EVERY_STATE || first_chunk > 0u) {
     even = ask_state(at, 0u, 0u);
     odd = ask_state(at, 0u, DEPTH);
   } else {
@@ -255,9 +255,9 @@ fn main(
     let chunk_start = first_row - chunk_row;
     // What comes after these rows, or the first ones again, for nothing.
     let next_row = select(0u, first_row + ROWS, first_row + ROWS < rows);
-    let of_state = HAS_INITIAL || first_chunk + chunk > 0u;
+    let of_state = EVERY_STATE || first_chunk + chunk > 0u;
     let state = chunk * state_size;
-    let next_of_state = HAS_INITIAL || first_chunk + next_row / CHUNK > 0u;
+    let next_of_state = EVERY_STATE || first_chunk + next_row / CHUNK > 0u;
     let next_state = next_row / CHUNK * state_size;
     // What the state is a multiple of.
     let unit = scales[(entry + chunk) * across + tile_e];

@@ -13,6 +13,7 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // ROWS by eight subgroups, or COLUMNS by sixteen, so that k and v are read once.
 const TILE_D: u32 = SUBGROUPS / 2 * SIDE;
+const HAS_INITIAL: bool = false;
 // Which it writes: the states before the chunks and their scales; the last state, of every segment, and with it
 // how much decay lies in each.
 const WRITES_STATES: bool = true;
@@ -241,7 +242,7 @@ fn main(
   for (var row = start; ; row += TURN) {
     let chunk = row / CHUNK;
     let ended = row >= end;
-    let begins = row % CHUNK == 0u && WRITES_STATES && (HAS_INITIAL || row > 0u);
+    let begins = row % CHUNK == 0u && WRITES_STATES && (EVERY_STATE || row > 0u);
     if (ended || begins) {
       // All have multiplied what was in this half, though not in the other.
       if (thread == 0u) { atomicStore(&largest, 0u); }

@@ -46,6 +46,8 @@ const WALKERS = 2048;
  */
 const WALKS = 2048;
 const LONGEST_WALK = 8;
+/** With so many chunks the first one is given a state of zeros: work for one, and for all of them a branch less. */
+const MANY_CHUNKS = 32;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
 const LEAST_SEGMENT = 4;
 
@@ -104,7 +106,7 @@ export function planForMatrixUnits(
     SIDE: side,
     LANES: lanes,
     CHUNK: chunk,
-    HAS_INITIAL: initial !== undefined,
+    EVERY_STATE: initial !== undefined || chunks >= MANY_CHUNKS,
     WHOLE_N: n % chunk === 0,
   };
   const readers = [{ q, k, v, out, turned: false }];
@@ -185,6 +187,7 @@ function walks(
       SIDE: side,
       LANES: lanes,
       HAS_INITIAL: initial !== undefined,
+      EVERY_STATE: initial !== undefined || chunks >= MANY_CHUNKS,
       SUBGROUPS: subgroups,
       ...eights({ k, v }),
       ...whole,
