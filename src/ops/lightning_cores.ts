@@ -68,16 +68,37 @@ function layoutOf(
   return { rows, columns, chunk, chunks, tilesD, tilesE, heads, stateElements };
 }
 
+/** Bytes of workgroup memory that the larger of the kernels takes for chunks of so many rows, at most. */
+function workgroupBytes(side: number, chunk: number): number {
+  const [rows, columns] = [4 * side, 8 * side];
+  // In units of 16 bytes: two quarters of a state; tiles of q and of a state turned over, and what weights come from.
+  const ofStates = 2 * rows * (side + 2) + Math.ceil((chunk + 1) / 4) + 1;
+  const tiles = rows * (side / 2 + 1) + columns * (side / 4 + 1);
+  const weights = 3 * rows + 4 + 3 * chunk / 4;
+  const ofOutputs = tiles + weights + Math.ceil(chunk / rows / 4);
+  return 16 * Math.max(ofStates, ofOutputs);
+}
+
 /** Whether a call can run on matrix units, if there are any. */
 export function suitsMatrixUnits(
   [, k, v]: View[],
   [out]: View[],
   options: LightningOptions,
-  { matrixUnits, bindingBytes }: GpuContext,
+  context: GpuContext,
 ): boolean {
+  const { matrixUnits, bindingBytes } = context;
   if (matrixUnits === undefined || out.dtype !== "f16" || sizeOf(out.shape) === 0) return false;
-  const { columns, stateElements } = layoutOf(k, v.shape[4], options, matrixUnits.side);
-  return k.shape[4] <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
+  const { side, lanes } = matrixUnits;
+  const { rows, columns, chunk, stateElements } = layoutOf(k, v.shape[4], options, side);
+  const d = k.shape[4];
+  const fits = workgroupBytes(side, chunk) <= context.workgroupBytes &&
+    subgroupsFor(d, rows) * lanes <= context.workgroupThreads;
+  return fits && d <= columns && 2 * stateElements <= bindingBytes && options.beta !== 0;
+}
+
+/** Subgroups that walk with a state: sixteen with all of a head's d, if it exceeds a tile, and so read k and v once. */
+function subgroupsFor(d: number, rows: number): number {
+  return d > rows ? 16 : 8;
 }
 
 /** Whether d and e are whole numbers of tiles, which have so many rows of d and columns of e. */
@@ -159,10 +180,8 @@ function walks(
   const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
-  // Sixteen subgroups walk with all of a head's d, if it exceeds a tile, and read k and v once.
-  const allOfD = d > rows;
-  const subgroups = allOfD ? 16 : 8;
-  const whole = wholeness(d, e, allOfD ? columns : rows, columns);
+  const subgroups = subgroupsFor(d, rows);
+  const whole = wholeness(d, e, subgroups === 16 ? columns : rows, columns);
   const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE));
   const most = Math.min(abreast, Math.floor(chunks / LEAST_SEGMENT));
   // Two segments would be walked twice for half of the steps.

@@ -46,6 +46,11 @@ const shader = `${paramsText}\n${narrowText}`;
 const wideShader = withTiles(paramsText, wideText);
 const coresShader = withCoresAndResults(coresText, paramsText);
 
+/** Bytes of workgroup memory in which the kernel on matrix units has two slices: of 8 · side lines, 2 · side terms and a space. */
+export function sliceBytes(side: number): number {
+  return 2 * 8 * side * (2 * side / 8 + 1) * 16;
+}
+
 /** x, y and, if there is one, a dense c → out. */
 const product: Op = defineOp({
   name: "matmul",
@@ -319,7 +324,9 @@ function plan(
     ...[x, y, out].flatMap((v) => [v.offset, ...v.strides.slice(-2)]),
     c?.offset ?? 0,
   ];
-  if (matrixUnits !== undefined && x.dtype === "f16" && k > 0) {
+  const onUnits = matrixUnits !== undefined && x.dtype === "f16" && k > 0 &&
+    sliceBytes(matrixUnits.side) <= context.workgroupBytes;
+  if (onUnits) {
     const { side, lanes } = matrixUnits;
     const [tile, depth] = [8 * side, 2 * side];
     if (c !== undefined) {
