@@ -1,6 +1,6 @@
-// What kernels on matrix units share; this text comes after theirs, which have `tiles` in workgroup memory. A matrix unit multiplies fragments of
-// SIDE × SIDE float16, spread over a subgroup of LANES threads, and adds to a fragment of float32. Float16
-// travels in eights: 16 bytes, a vec4u, so that side² = 8 · lanes and a lane moves one eight a fragment.
+// What kernels on matrix units share; this text comes after theirs, which have `tiles` in workgroup memory. A matrix
+// unit multiplies fragments of SIDE × SIDE float16, spread over a subgroup of LANES threads, and adds to a fragment of
+// float32. Float16 travels in eights: 16 bytes, a vec4u, so that side² = 8 · lanes and a lane moves one eight a fragment.
 
 const SIDE: u32 = 16;
 const LANES: u32 = 32;
@@ -38,8 +38,9 @@ fn inside(values: vec4u, item: u32, items: u32) -> vec4u {
 
 fn together(low: vec4<f16>, high: vec4<f16>) -> vec4u { return vec4u(bitcast<vec2u>(low), bitcast<vec2u>(high)); }
 
-// Two groups of four float32 values as an eight.
-fn rounded(low: vec4f, high: vec4f) -> vec4u { return together(vec4<f16>(low), vec4<f16>(high)); }
+// Four float32 values as half of an eight, and two groups of four as an eight.
+fn halved(values: vec4f) -> vec2u { return bitcast<vec2u>(vec4<f16>(values)); }
+fn rounded(low: vec4f, high: vec4f) -> vec4u { return vec4u(halved(low), halved(high)); }
 
 // The eight values times a weight, rounded once.
 fn times(values: vec4u, weight: f32) -> vec4u {

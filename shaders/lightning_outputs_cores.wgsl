@@ -1,4 +1,4 @@
-// The outputs of one chunk and COLUMNS of e, in float16, on matrix units, from the state S before the chunk and
+// The outputs of a few chunks and COLUMNS of e, in float16, on matrix units, from the state S before each chunk and
 // its rows, for d ≤ COLUMNS:
 //   o_r = α β (exp(−P_r) · q_r S + Σ_{t ≤ r} exp(P_t − P_r) · (q_r · k_t) · v_t)
 // P is what lightning_places.wgsl tells, S (over β) what lightning_states_cores.wgsl wrote. A workgroup walks along several
@@ -53,14 +53,15 @@ const PER_q: u32 = 1;
 @group(0) @binding(7) var<uniform> params: Params;
 
 // On the left ROWS of q or of decayed scores by ROWS terms; on the right ROWS of k by the same terms, or DEPTH terms by
-// COLUMNS of v or of the state, or, turned over, COLUMNS by DEPTH terms. Or ROWS × ROWS scores or ROWS / 2 × COLUMNS
-// results in float32.
+// COLUMNS of v or of the state, or, turned over, COLUMNS by DEPTH terms. Or in float32 ROWS × ROWS scores, or two times
+// SIDE × COLUMNS results.
 const DEPTH: u32 = 2 * SIDE;
 const TURNED_PITCH: u32 = DEPTH / 8 + 1;
 const RIGHT_TILE: u32 = COLUMNS * TURNED_PITCH;
 const RIGHT: u32 = NARROW_TILE;
 var<workgroup> tiles: array<vec4u, NARROW_TILE + RIGHT_TILE>;
 const RESULT_PITCH: u32 = 2 * SIDE + 2;
+
 fn eight_q(at: Eight) -> vec4u { return together(vec4<f16>(q[at.low.x], q[at.low.y], q[at.low.z], q[at.low.w]), vec4<f16>(q[at.high.x], q[at.high.y], q[at.high.z], q[at.high.w])); }
 
 fn load_q(at: u32, column: u32) -> vec4u {
@@ -94,6 +95,7 @@ fn source_of(place: u32, half: u32) -> u32 {
 
 // What a thread has of one half of ROWS sources' v, `line` being its first line.
 fn ask_v(at: Places, source: u32, line: u32, half: u32) -> Four {
+  // It is one of the first WIDE_STEP; said for compilers.
   let place = line % WIDE_STEP;
   let row = source + source_of(place, half);
   let pitch = params.v_strides.w / PER_v;

@@ -289,14 +289,14 @@ fn main(
       let to = (entry * down * TILE_D + own_row) * pitch + first_e / 4u + own_four;
       let lower = to + SIDE * pitch;
       const NEXT_FOUR = SIDE / 4;
-      states[to] = four_halves(up * s0.a);
-      states[to + NEXT_FOUR] = four_halves(up * s1.a);
-      states[to + LATER * pitch] = four_halves(up * s0.b);
-      states[to + LATER * pitch + NEXT_FOUR] = four_halves(up * s1.b);
-      states[lower] = four_halves(up * s2.a);
-      states[lower + NEXT_FOUR] = four_halves(up * s3.a);
-      states[lower + LATER * pitch] = four_halves(up * s2.b);
-      states[lower + LATER * pitch + NEXT_FOUR] = four_halves(up * s3.b);
+      states[to] = halved(up * s0.a);
+      states[to + NEXT_FOUR] = halved(up * s1.a);
+      states[to + LATER * pitch] = halved(up * s0.b);
+      states[to + LATER * pitch + NEXT_FOUR] = halved(up * s1.b);
+      states[lower] = halved(up * s2.a);
+      states[lower + NEXT_FOUR] = halved(up * s3.a);
+      states[lower + LATER * pitch] = halved(up * s2.b);
+      states[lower + LATER * pitch + NEXT_FOUR] = halved(up * s3.b);
     }
     if (row % CHUNK == 0u) {
       let rows = min(CHUNK, params.n - row);
@@ -333,5 +333,3 @@ fn main(
     }
   }
 }
-
-fn four_halves(values: vec4f) -> vec2u { return bitcast<vec2u>(vec4<f16>(values)); }

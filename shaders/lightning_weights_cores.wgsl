@@ -9,7 +9,7 @@ const OF_PLACES: u32 = 4 * DISTANCES;
 const PLACES: u32 = CHUNK / 2;
 var<workgroup> decays: array<vec4f, OF_PLACES + PLACES>;
 // What is left after so many times ROWS tokens, where they decay alike.
-var<workgroup> kept_after: array<f32, CHUNK / ROWS>;
+var<workgroup> kept_after_tiles: array<f32, CHUNK / ROWS>;
 // The weights of what a state holds, αβ included.
 var<workgroup> weights: array<f32, CHUNK>;
 
@@ -26,7 +26,7 @@ fn write_decays(instance: u32, entry: vec4u, start: u32, last: u32, thread: u32)
   }
   if (STEADY) {
     let share = share_of(bitcast<f32>(found_at(base, 0u).x));
-    if (thread < CHUNK / ROWS) { kept_after[thread] = exp(exponent_of(multiple(share, thread * ROWS))); }
+    if (thread < CHUNK / ROWS) { kept_after_tiles[thread] = exp(exponent_of(multiple(share, thread * ROWS))); }
     // A distance, ROWS less than `i`, is in four groups of four: the first of its sources, or the next, …
     for (var i = thread; i < 3u * ROWS + 1u; i += THREADS) {
       let kept = exp(exponent_of(multiple(share, max(i, ROWS) - ROWS)));
@@ -64,7 +64,7 @@ fn decayed(line: u32, eighth: u32, first_row: u32, first_source: u32) -> vec4u {
     high = weights_at(ROWS + line + apart - other, line);
     // What lies further apart is nearer by whole tiles, and decays for those.
     if (CHUNK > 2 * ROWS) {
-      let kept = kept_after[(first_row - first_source - apart) / ROWS];
+      let kept = kept_after_tiles[(first_row - first_source - apart) / ROWS];
       low *= kept; high *= kept;
     }
   } else {

@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
 import { lightningAttentionWithState, type Tensor, uniform } from "../mod.ts";
-import type { GpuContext, View } from "../mod.ts";
+import type { Dispatch, GpuContext, View } from "../mod.ts";
 import { H200 } from "../bench/counter.ts";
 import { reflect, specialise } from "../src/backend/webgpu/shader.ts";
 import { bytesOf, type DType } from "../src/dtype.ts";
@@ -11,7 +11,7 @@ import paramsText from "../shaders/matmul_params.wgsl" with { type: "text" };
 import { withCoresAndResults } from "../src/ops/cores.ts";
 import { planForMatrixUnits, suitsMatrixUnits } from "../src/ops/lightning_cores.ts";
 import { LEAST_SCRATCH, plan } from "../src/ops/lightning_gpu.ts";
-import { sliceBytes } from "../src/ops/matmul.ts";
+import { slicesOf } from "../src/ops/matmul.ts";
 import { contiguousStrides, sizeOf } from "../src/shape.ts";
 import { asLeaf } from "../src/ops/create.ts";
 import { assertNear, test, testOnBackends, testOnWebgpu } from "./harness.ts";
@@ -48,6 +48,8 @@ function viewOf(shape: number[], dtype: DType) {
   };
 }
 
+const OPTIONS = { alpha: 1, beta: 1, reverse: false, decayAfter: false, wide: false };
+
 /** Lightning Attention's plan: its dispatches, and the bytes it takes beside q, k, v and the outputs. */
 function planned(
   [b, heads, n, d, e]: readonly number[],
@@ -67,61 +69,67 @@ function planned(
   const [q, k] = [0, 1].map(() => viewOf([b, heads, 1, n, d], dtype));
   const [v, out] = [0, 1].map(() => viewOf([b, heads, 1, n, e], dtype));
   const g: View = { ...viewOf([b, heads, 1, n], "f32"), strides: [0, 1, 1, 0] };
-  const options = { alpha: 1, beta: 1, reverse: false, decayAfter: false, wide: false };
-  const dispatches = plan([q, k, v, g], [out, last], { ...options, blockSize: 256 }, context);
+  const dispatches = plan([q, k, v, g], [out, last], { ...OPTIONS, blockSize: 256 }, context);
   const operands = [q, k, v, out].reduce((sum, { buffer }) => sum + buffer.bytes, 0);
-  return { dispatches, scratch, operands, last: last.buffer.bytes };
+  return { dispatches, context, scratch, operands, last: last.buffer.bytes };
+}
+
+/** Asserts that kernels stay within the workgroup memory and the threads that there are. */
+function assertWithin(dispatches: Dispatch[], { workgroupBytes, workgroupThreads }: GpuContext) {
+  for (const { label, shader, constants = {} } of dispatches) {
+    const found = reflect(specialise(shader, constants));
+    const taken = found.workgroupBytes;
+    assert(taken <= workgroupBytes, `${label} takes ${taken} bytes of ${workgroupBytes}`);
+    assert(found.workgroupSize[0] <= workgroupThreads, `${label}: ${found.workgroupSize}`);
+  }
 }
 
 test("Lightning Attention's kernels fit the workgroup memory that there is", () => {
   for (let workgroupBytes = 16384; workgroupBytes <= 49152; workgroupBytes += 256) {
     for (const dtype of ["f32", "f16"] as const) {
-      const { dispatches } = planned([4, 32, 1000, 128, 128], dtype, { workgroupBytes });
-      for (const { label, shader, constants } of dispatches) {
-        const taken = reflect(specialise(shader, constants ?? {})).workgroupBytes;
-        assert(taken <= workgroupBytes, `${label} takes ${taken} bytes of ${workgroupBytes}`);
-      }
+      const { dispatches, context } = planned([4, 32, 1000, 128, 128], dtype, { workgroupBytes });
+      assertWithin(dispatches, context);
     }
   }
 });
 
+/** Whether a call runs on matrix units of such a device, which it then has to fit. */
+function runsOnUnits(
+  side: number,
+  limits: Partial<GpuContext>,
+  steady: boolean,
+  blockSize: number,
+) {
+  const context: GpuContext = {
+    ...{ ...H200, ...limits },
+    scratch: (count, dtype = "f32") => viewOf([count], dtype),
+  };
+  const [n, d] = [1000, 8 * side];
+  const operands = [1, 2, 3].map(() => viewOf([1, 2, 1, n, d], "f16"));
+  const g = viewOf([1, 2, 1, n], "f32");
+  if (steady) g.strides = [0, 1, 1, 0];
+  const outputs = [viewOf([1, 2, 1, n, d], "f16"), viewOf([1, 2, 1, d, d], "f32")];
+  const options = { ...OPTIONS, blockSize };
+  if (!suitsMatrixUnits(operands, outputs, options, context)) return false;
+  assertWithin(planForMatrixUnits([...operands, g], outputs, options, context), context);
+  return true;
+}
+
 test("kernels on matrix units run where they fit the workgroup memory and the threads", () => {
   for (const [side, lanes] of [[8, 8], [16, 32]]) {
     const runs = (workgroupBytes: number, workgroupThreads: number) => {
-      let all = true;
-      for (const steady of [true, false]) {
-        for (const blockSize of [64, 128, 512]) {
-          const context: GpuContext = {
-            ...H200,
-            ...{ workgroupBytes, workgroupThreads, matrixUnits: { side, lanes } },
-            scratch: (count, dtype = "f32") => viewOf([count], dtype),
-          };
-          const [n, d] = [1000, 8 * side];
-          const operands = [1, 2, 3].map(() => viewOf([1, 2, 1, n, d], "f16"));
-          const g = viewOf([1, 2, 1, n], "f32");
-          if (steady) g.strides = [0, 1, 1, 0];
-          const outputs = [viewOf([1, 2, 1, n, d], "f16"), viewOf([1, 2, 1, d, d], "f32")];
-          const same = { alpha: 1, beta: 1, reverse: false, decayAfter: false, wide: false };
-          const options = { ...same, blockSize };
-          const fits = suitsMatrixUnits(operands, outputs, options, context);
-          all &&= fits;
-          if (!fits) continue;
-          const dispatches = planForMatrixUnits([...operands, g], outputs, options, context);
-          for (const { label, shader, constants } of dispatches) {
-            const found = reflect(specialise(shader, constants ?? {}));
-            assert(found.workgroupBytes <= workgroupBytes, `${label}: ${found.workgroupBytes}`);
-            assert(found.workgroupSize[0] <= workgroupThreads, `${label}: ${found.workgroupSize}`);
-          }
-        }
-      }
-      return all;
+      const limits = { workgroupBytes, workgroupThreads, matrixUnits: { side, lanes } };
+      const all = [true, false].flatMap((steady) =>
+        [64, 128, 512].map((blockSize) => runsOnUnits(side, limits, steady, blockSize))
+      );
+      return all.every(Boolean);
     };
     for (let bytes = 8192; bytes <= 49152; bytes += 256) runs(bytes, 1024);
     for (const threads of [256, 512]) runs(49152, threads);
     // All of it where there is most, and where there is less, on units that need less.
     assertEquals([runs(49152, 1024), runs(32768, 256)], [true, side === 8]);
     const taken = reflect(specialise(withCoresAndResults(matmulText, paramsText), { SIDE: side }));
-    assertEquals(taken.workgroupBytes, sliceBytes(side));
+    assertEquals(taken.workgroupBytes, slicesOf(side).bytes);
   }
 });
 

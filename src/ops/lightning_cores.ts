@@ -68,6 +68,27 @@ function layoutOf(
   return { rows, columns, chunk, chunks, tilesD, tilesE, heads, stateElements };
 }
 
+type Layout = ReturnType<typeof layoutOf>;
+
+/** Constants of lightning_cores.wgsl and what goes with it, for both kernels. */
+function chunkConstants(
+  { chunk, chunks }: Layout,
+  n: number,
+  initial: View | undefined,
+  places: Places,
+  { matrixUnits }: GpuContext,
+) {
+  const { side, lanes } = matrixUnits!;
+  return {
+    SIDE: side,
+    LANES: lanes,
+    CHUNK: chunk,
+    WHOLE_N: n % chunk === 0,
+    EVERY_STATE: initial !== undefined || chunks >= MANY_CHUNKS,
+    ...places.constants,
+  };
+}
+
 /** Bytes of workgroup memory that the larger of the kernels takes for chunks of so many rows, at most. */
 function workgroupBytes(side: number, chunk: number): number {
   const [rows, columns] = [4 * side, 8 * side];
@@ -114,22 +135,15 @@ export function planForMatrixUnits(
   context: GpuContext,
   second?: { readonly q: View; readonly out: View },
 ): Dispatch[] {
-  const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n] = k.shape;
-  const layout = layoutOf(k, v.shape[4], options, side);
+  const layout = layoutOf(k, v.shape[4], options, context.matrixUnits!.side);
   const { columns, chunk, chunks, heads } = layout;
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesE);
   const forPositions = () => context.scratch(remainsOf(heads, n, chunks));
   const { decayAfter } = options;
   const places = placesIn(g, forPositions, { chunk, decayAfter }, context);
-  const constants = {
-    SIDE: side,
-    LANES: lanes,
-    CHUNK: chunk,
-    EVERY_STATE: initial !== undefined || chunks >= MANY_CHUNKS,
-    WHOLE_N: n % chunk === 0,
-  };
+  const constants = chunkConstants(layout, n, initial, places, context);
   const readers = [{ q, k, v, out, turned: false }];
   if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
   return [
@@ -146,7 +160,6 @@ export function planForMatrixUnits(
         shader: outputsShader,
         constants: {
           ...constants,
-          ...places.constants,
           SUBGROUPS: 4,
           ...(places.constants.STEADY ? { PLACES: 0 } : {}),
           STATE_TURNED: turned,
@@ -173,15 +186,16 @@ export function planForMatrixUnits(
 function walks(
   { k, v, places, initial }: { k: View; v: View; places: Places; initial?: View },
   [states, scales, last]: View[],
-  { rows, columns, chunk, chunks, heads, tilesE }: ReturnType<typeof layoutOf>,
+  layout: Layout,
   { beta }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
-  const { side, lanes } = context.matrixUnits!;
+  const { side } = context.matrixUnits!;
+  const { rows, columns, chunks, heads, tilesE } = layout;
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
   const subgroups = subgroupsFor(d, rows);
-  const whole = wholeness(d, e, subgroups === 16 ? columns : rows, columns);
+  const whole = wholeness(d, e, subgroups / 2 * side, columns);
   const abreast = Math.floor(WALKERS / (subgroups * heads * tilesE));
   const most = Math.min(abreast, Math.floor(chunks / LEAST_SEGMENT));
   // Two segments would be walked twice for half of the steps.
@@ -203,17 +217,12 @@ function walks(
     label,
     shader: statesShader,
     constants: {
-      SIDE: side,
-      LANES: lanes,
+      ...chunkConstants(layout, n, initial, places, context),
       HAS_INITIAL: initial !== undefined,
-      EVERY_STATE: initial !== undefined || chunks >= MANY_CHUNKS,
       SUBGROUPS: subgroups,
       ...eights({ k, v }),
       ...whole,
       ...sizes(d, e, whole),
-      CHUNK: chunk,
-      WHOLE_N: n % chunk === 0,
-      ...places.constants,
       WRITES_STATES: writes.includes("states"),
       WRITES_LAST: writes.includes("last"),
       WRITES_TOTALS: writes.includes("totals"),

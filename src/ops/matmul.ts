@@ -46,9 +46,10 @@ const shader = `${paramsText}\n${narrowText}`;
 const wideShader = withTiles(paramsText, wideText);
 const coresShader = withCoresAndResults(coresText, paramsText);
 
-/** Bytes of workgroup memory in which the kernel on matrix units has two slices: of 8 · side lines, 2 · side terms and a space. */
-export function sliceBytes(side: number): number {
-  return 2 * 8 * side * (2 * side / 8 + 1) * 16;
+/** On matrix units, the lines of a tile, the terms of a slice, and the bytes of workgroup memory that two slices take. */
+export function slicesOf(side: number) {
+  const [tile, depth] = [8 * side, 2 * side];
+  return { tile, depth, bytes: 2 * tile * (depth / 8 + 1) * 16 };
 }
 
 /** x, y and, if there is one, a dense c → out. */
@@ -325,10 +326,10 @@ function plan(
     c?.offset ?? 0,
   ];
   const onUnits = matrixUnits !== undefined && x.dtype === "f16" && k > 0 &&
-    sliceBytes(matrixUnits.side) <= context.workgroupBytes;
+    slicesOf(matrixUnits.side).bytes <= context.workgroupBytes;
   if (onUnits) {
     const { side, lanes } = matrixUnits;
-    const [tile, depth] = [8 * side, 2 * side];
+    const { tile, depth } = slicesOf(side);
     if (c !== undefined) {
       const { shape } = out;
       const strides = contiguousStrides(shape);
