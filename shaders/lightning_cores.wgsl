@@ -75,15 +75,13 @@ fn four_of_v(at: vec4u, column: u32) -> Four {
   return Four(load_v(at.x, column), load_v(at.y, column), load_v(at.z, column), load_v(at.w, column));
 }
 
-// Eight neighbouring sums, the `eighth` ones of a line.
-struct Sums { low: vec4f, high: vec4f }
-
-fn sums_at(place: u32, eighth: u32) -> Sums {
+// Eight neighbouring sums, the `eighth` ones of a line, rounded.
+fn eight_sums(place: u32, eighth: u32) -> vec4u {
   // Half of the lanes that read at once begin with the higher four, so that all read different banks.
   let turned = eighth % 8u >= 4u;
-  let one = bitcast<vec4f>(tiles[place + select(0u, 1u, turned)]);
-  let other = bitcast<vec4f>(tiles[place + select(1u, 0u, turned)]);
-  return Sums(select(one, other, turned), select(other, one, turned));
+  let one = halved(bitcast<vec4f>(tiles[place + select(0u, 1u, turned)]));
+  let other = halved(bitcast<vec4f>(tiles[place + select(1u, 0u, turned)]));
+  return select(vec4u(one, other), vec4u(other, one), turned);
 }
 
 // Batch, group, member of the group, and a row: what the strides of a view [b, groups, members, n] go with.

@@ -372,10 +372,10 @@ fn put_results(place: u32, left: Sum, right: Sum) {
 fn store_rows(base: u32, first: u32, rows: u32, column: u32, line: u32, eighth: u32, place: u32) {
   for (var i = 0u; i < SIDE; i += WIDE_STEP) {
     let row = first + line + i;
-    let sums = sums_at(place + (line + i) * RESULT_PITCH + 2u * eighth, eighth);
+    let values = eight_sums(place + (line + i) * RESULT_PITCH + 2u * eighth, eighth);
     if ((WHOLE_N || row < rows) && (WHOLE_E || column < params.e)) {
       let to = base + row * params.out_strides.w + column * params.out_column;
-      store(to, params.out_column, params.e - column, sums.low, sums.high);
+      store(to, params.out_column, params.e - column, values);
     }
   }
 }

@@ -150,7 +150,7 @@ fn store_products(sums: Products, base: u32, row: u32, column: u32, strip: u32, 
     let high = bitcast<vec4f>(tiles[start + 1u]);
     if (WHOLE || (row + line < params.m && column + within < params.n)) {
       let at = base + (row + line) * params.out_m + (column + within) * params.out_n;
-      store(at, params.out_n, params.n - (column + within), low, high);
+      store(at, params.out_n, params.n - (column + within), rounded(low, high));
     }
   }
   workgroupBarrier();
