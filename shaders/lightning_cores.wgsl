@@ -5,8 +5,6 @@ alias Element_k = f16;
 alias Element_v = f16;
 const PER_k: u32 = 1;
 const PER_v: u32 = 1;
-// Whether there is a state before the first chunk too, an initial one or zeros.
-const EVERY_STATE: bool = false;
 // Whether all chunks have CHUNK rows.
 const WHOLE_N: bool = false;
 // Whether d and e are whole numbers of tiles.

@@ -4,11 +4,12 @@
 // P is what lightning_places.wgsl tells, S (over β) what lightning_states_cores.wgsl wrote. A workgroup walks along several
 // chunks and makes ROWS rows after the other: q S by quarters of the terms, then, for each tile of ROWS sources, q kᵀ by
 // halves of the terms, and its product with v by halves of the sources. What sets the pace is how much goes through
-// workgroup memory, so a subgroup has as many fragments as registers hold, 4 × 2 of the results; and how many
-// instructions there are, so steps are written out, not looped over. It takes less than 24 KB of workgroup memory, so that
-// two workgroups fit where a processor gives 48 KB in all, and one is busy while the other waits.
-// Goes on in lightning_weights_cores.wgsl, lightning_cores.wgsl, decays.wgsl, lightning_places.wgsl, cores.wgsl and
-// cores_results.wgsl.
+// workgroup memory, so a subgroup has as many fragments as registers hold, 4 × 2 of the results; how many instructions
+// there are, so steps are written out, not looped over; and how soon memory is asked, so that is done in branches that are
+// always taken: compilers put off what they may. It takes less than 24 KB of workgroup memory, so that two workgroups fit
+// where a processor gives 48 KB in all, and one is busy while the other waits.
+// Goes on in lightning_asks_cores.wgsl, lightning_weights_cores.wgsl, lightning_cores.wgsl, decays.wgsl,
+// lightning_places.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
@@ -16,6 +17,8 @@ diagnostic(off, chromium.subgroup_matrix_uniformity);
 
 // Whether S is read turned over: the stored one is [e, d].
 const STATE_TURNED: bool = false;
+// Whether there is a state before the first chunk too, an initial one or zeros.
+const EVERY_STATE: bool = false;
 
 struct Params {
   g_strides: vec4u,          // of batch, group, member of the group, row
@@ -62,63 +65,15 @@ const RIGHT: u32 = NARROW_TILE;
 var<workgroup> tiles: array<vec4u, NARROW_TILE + RIGHT_TILE>;
 const RESULT_PITCH: u32 = 2 * SIDE + 2;
 
-fn eight_q(at: Eight) -> vec4u { return together(vec4<f16>(q[at.low.x], q[at.low.y], q[at.low.z], q[at.low.w]), vec4<f16>(q[at.high.x], q[at.high.y], q[at.high.z], q[at.high.w])); }
+// What a thread has of a narrow and of a wide tile, and where it puts it; where it puts its part of a state.
+struct Share { line: u32, eighth: u32, wide_line: u32, wide_eighth: u32, narrow: u32, wide: u32, state: u32 }
 
-fn load_q(at: u32, column: u32) -> vec4u {
-  let values = eight_q(eight_of(PER_q, at, params.q_column, column, params.d));
-  if (WHOLE_D) { return values; }
-  return inside(values, column, params.d);
-}
+// What a thread has in registers: both halves of q's terms, and what goes to the right, asked for two steps before.
+struct Held { left: Four, later: Four, even: Four, odd: Four }
 
-// Where a thread reads: the walk's first row of q, of k and of v, and its column of v; the walk's last row; its first state.
-struct Places { q: u32, k: u32, v: u32, column_v: u32, last: u32, state: u32, pitch: u32, line: u32, lines: u32 }
-
-// What a thread has of ROWS rows of q or of k: lines SIDE apart.
-fn ask_q(at: Places, row: u32, column: u32) -> Four {
-  let base = at.q + items(PER_q, params.q_column, column_of(WHOLE_D, column, params.d));
-  let lines = rows_from(base, params.q_strides.w / PER_q, row, SIDE, at.last);
-  return Four(load_q(lines.x, column), load_q(lines.y, column), load_q(lines.z, column), load_q(lines.w, column));
-}
-fn ask_k(at: Places, row: u32, column: u32) -> Four {
-  let base = at.k + items(PER_k, params.k_column, column_of(WHOLE_D, column, params.d));
-  let lines = rows_from(base, params.k_strides.w / PER_k, row, SIDE, at.last);
-  return Four(load_k(lines.x, column), load_k(lines.y, column), load_k(lines.z, column), load_k(lines.w, column));
-}
-
-// Sources are multiplied in the order in which threads have decayed scores: of an eight, four that lie in one SIDE of a half
-// of them, and four that lie in the other; of the second half the later ones come first, so that neither read of eight
-// threads has two in one bank. Which source has the place `place` of a half.
-fn source_of(place: u32, half: u32) -> u32 {
-  let later = place % 8u / 4u;
-  return place / 8u * 4u + place % 4u + SIDE * select(later, 3u - later, half == 1u);
-}
-
-// What a thread has of one half of ROWS sources' v, `line` being its first line.
-fn ask_v(at: Places, source: u32, line: u32, half: u32) -> Four {
-  // It is one of the first WIDE_STEP; said for compilers.
-  let place = line % WIDE_STEP;
-  let row = source + source_of(place, half);
-  let pitch = params.v_strides.w / PER_v;
-  // From one eight to the next it is four sources.
-  if (WIDE_STEP == 8u) { return four_of_v(rows_from(at.v, pitch, row, 4u, at.last), at.column_v); }
-  let rows = vec4u(
-    row, source + source_of(place + WIDE_STEP, half),
-    source + source_of(place + 2u * WIDE_STEP, half), source + source_of(place + 3u * WIDE_STEP, half),
-  );
-  return four_of_v(at.v + min(rows, vec4u(at.last)) * pitch, at.column_v);
-}
-
-// DEPTH terms of the state from `term` on.
-fn ask_state(at: Places, state: u32, term: u32) -> Four {
-  if (STATE_TURNED) {
-    let column = at.state + state + term / 8u;
-    let lines = min(at.line + COLUMNS / 4u * vec4u(0, 1, 2, 3), vec4u(at.lines)) * at.pitch;
-    return Four(states[column + lines.x], states[column + lines.y], states[column + lines.z], states[column + lines.w]);
-  }
-  let row = at.state + state + (term + at.line) * at.pitch;
-  let step = WIDE_STEP * at.pitch;
-  return Four(states[row], states[row + step], states[row + 2u * step], states[row + 3u * step]);
-}
+// A walk: how many rows, its first chunk, the first scale of a state and from one to the next, what a state takes, and where
+// the first row of o goes.
+struct Walk { rows: u32, first_chunk: u32, scale: u32, scales: u32, state_size: u32, out: u32 }
 
 // A subgroup has 2 × 2 fragments of scores, from row `band` and column `side` on, and of results 4 × 2 from `column` on.
 struct Part { band: u32, side: u32, column: u32 }
@@ -183,6 +138,175 @@ fn scale_results(results: ptr<function, Results>, unit: f32) {
   (*results).d0 = subgroupMatrixScalarMultiply((*results).d0, unit); (*results).d1 = subgroupMatrixScalarMultiply((*results).d1, unit);
 }
 
+// From one of a thread's eights to its next one, in a narrow tile, a wide one, and a state's.
+const NARROW: u32 = SIDE * NARROW_PITCH;
+const WIDE: u32 = WIDE_STEP * WIDE_PITCH;
+const STATE: u32 = select(WIDE, COLUMNS / 4 * TURNED_PITCH, STATE_TURNED);
+
+// Whether q's terms take two steps, a half each.
+fn two_steps() -> bool { return width_d() > ROWS; }
+
+fn has_state(chunk: u32) -> bool { return EVERY_STATE || chunk > 0u; }
+
+// Adds α β exp(−P_r) · q_r S.
+fn add_state(
+  results: ptr<function, Results>, held: ptr<function, Held>, at: Places, share: Share, part: Part, walk: Walk,
+  first_row: u32,
+) {
+  let row = first_row % CHUNK + share.line;
+  let chunk = first_row / CHUNK;
+  let state = chunk * walk.state_size;
+  let source = chunk * CHUNK + share.line;
+  let column = 8u * share.eighth;
+  let always = first_row < walk.rows;
+  // What the state is a multiple of.
+  let unit = scales[walk.scale + chunk * walk.scales];
+  put(share.narrow, NARROW, weighted((*held).left, row));
+  put(share.state, STATE, (*held).even);
+  workgroupBarrier();
+  if (always) {
+    if (two_steps()) { (*held).even = ask_state(at, state, 2u * DEPTH); } else { (*held).even = ask_k(at, source, column); }
+  }
+  add_results(results, part.column, 0u, true, true);
+  workgroupBarrier();
+  put(share.state, STATE, (*held).odd);
+  workgroupBarrier();
+  if (always && two_steps()) { (*held).odd = ask_state(at, state, 3u * DEPTH); }
+  add_results(results, part.column, DEPTH, true, true);
+  workgroupBarrier();
+  if (two_steps()) {
+    put(share.narrow, NARROW, weighted((*held).later, row));
+    put(share.state, STATE, (*held).even);
+    workgroupBarrier();
+    if (always) { (*held).even = ask_k(at, source, column); }
+    add_results(results, part.column, 0u, true, true);
+    workgroupBarrier();
+    put(share.state, STATE, (*held).odd);
+    workgroupBarrier();
+    if (always) { (*held).odd = ask_k(at, source, ROWS + column); }
+    add_results(results, part.column, DEPTH, true, true);
+    workgroupBarrier();
+  }
+  scale_results(results, unit);
+}
+
+// Adds what ROWS sources give, which come so many rows before these; the last ones are these rows themselves.
+fn add_sources(
+  results: ptr<function, Results>, held: ptr<function, Held>, at: Places, share: Share, part: Part, walk: Walk,
+  first_row: u32, before: u32, is_last: bool,
+) {
+  let always = first_row < walk.rows;
+  let column = 8u * share.eighth;
+  let source = first_row - before;
+  // What comes after these rows, or the first ones again, for nothing.
+  let next_row = select(0u, first_row + ROWS, first_row + ROWS < walk.rows);
+  let next_chunk = next_row / CHUNK;
+  let next_source = select(source + ROWS, next_chunk * CHUNK, is_last) + share.line;
+  let state_is_next = is_last && has_state(walk.first_chunk + next_chunk);
+  let next_state = next_chunk * walk.state_size;
+  let terms = select(min(params.d, ROWS), ROWS, WHOLE_D);
+  let later_terms = select(params.d - min(params.d, ROWS), ROWS, WHOLE_D);
+  // Of the last sources, scores above the diagonal count for nothing.
+  let counts = !is_last || part.side <= part.band;
+  var scores = Scores();
+  put(share.narrow, NARROW, (*held).left);
+  put(RIGHT + share.narrow, NARROW, (*held).even);
+  workgroupBarrier();
+  if (always) { (*held).even = ask_v(at, source, share.wide_line, 0u); }
+  if (counts) { add_scores(&scores, part, terms); }
+  workgroupBarrier();
+  if (two_steps()) {
+    put(share.narrow, NARROW, (*held).later);
+    put(RIGHT + share.narrow, NARROW, (*held).odd);
+    workgroupBarrier();
+    if (always) { (*held).odd = ask_v(at, source, share.wide_line, 1u); }
+    if (counts) { add_scores(&scores, part, later_terms); }
+    workgroupBarrier();
+  } else if (always) {
+    (*held).odd = ask_v(at, source, share.wide_line, 1u);
+  }
+  let to = part.band * SUM_PITCH + part.side / 4u;
+  subgroupMatrixStore<row_major>(&tiles, to, scores.a0, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, to + NEXT_SUM, scores.a1, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, to + SIDE * SUM_PITCH, scores.b0, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, to + SIDE * SUM_PITCH + NEXT_SUM, scores.b1, SUM_PITCH);
+  workgroupBarrier();
+  let of_sources = decayed_lines(share.line, share.eighth, first_row % CHUNK, first_row % CHUNK - before);
+  workgroupBarrier();
+  put(share.narrow, NARROW, of_sources);
+  put(share.wide, WIDE, (*held).even);
+  workgroupBarrier();
+  if (always) {
+    if (state_is_next) { (*held).even = ask_state(at, next_state, 0u); } else { (*held).even = ask_k(at, next_source, column); }
+    if (is_last) { (*held).left = ask_q(at, next_row + share.line, column); }
+  }
+  add_results(results, part.column, 0u, false, true);
+  workgroupBarrier();
+  put(share.wide, WIDE, (*held).odd);
+  workgroupBarrier();
+  if (always) {
+    if (state_is_next) { (*held).odd = ask_state(at, next_state, DEPTH); } else { (*held).odd = ask_k(at, next_source, ROWS + column); }
+    if (is_last) { (*held).later = ask_q(at, next_row + share.line, ROWS + column); }
+  }
+  // The upper rows come before the second half of the last sources.
+  add_results(results, part.column, DEPTH, false, !is_last);
+  workgroupBarrier();
+}
+
+// Makes ROWS rows from `first_row` of the walk on.
+fn make_rows(
+  held: ptr<function, Held>, at: Places, share: Share, part: Part, walk: Walk, first_row: u32,
+) {
+  let earlier = first_row % CHUNK;
+  var results = Results();
+  if (has_state(walk.first_chunk + first_row / CHUNK)) {
+    add_state(&results, held, at, share, part, walk, first_row);
+  }
+  // Where there is one at most, no loop: it would move registers about, and wait for what is on its way to them.
+  if (CHUNK == 2u * ROWS) {
+    if (earlier > 0u) { add_sources(&results, held, at, share, part, walk, first_row, ROWS, false); }
+  } else {
+    for (var before = earlier; before > 0u; before -= ROWS) {
+      add_sources(&results, held, at, share, part, walk, first_row, before, false);
+    }
+  }
+  add_sources(&results, held, at, share, part, walk, first_row, 0u, true);
+
+  // SIDE rows after the other, in one half of the tiles and in the other by turns.
+  const OTHER = SIDE * RESULT_PITCH;
+  let to = part.column / 4u;
+  put_results(to, results.a0, results.a1);
+  workgroupBarrier();
+  store_rows(walk, at, share, first_row, 0u);
+  put_results(to + OTHER, results.b0, results.b1);
+  workgroupBarrier();
+  store_rows(walk, at, share, first_row + SIDE, OTHER);
+  put_results(to, results.c0, results.c1);
+  workgroupBarrier();
+  store_rows(walk, at, share, first_row + 2u * SIDE, 0u);
+  put_results(to + OTHER, results.d0, results.d1);
+  workgroupBarrier();
+  store_rows(walk, at, share, first_row + 3u * SIDE, OTHER);
+  workgroupBarrier();
+}
+
+fn put_results(place: u32, left: Sum, right: Sum) {
+  subgroupMatrixStore<row_major>(&tiles, place, left, RESULT_PITCH);
+  subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM, right, RESULT_PITCH);
+}
+
+// Stores what a thread has of SIDE rows of results, from `first` on.
+fn store_rows(walk: Walk, at: Places, share: Share, first: u32, place: u32) {
+  for (var i = 0u; i < SIDE; i += WIDE_STEP) {
+    let row = first + share.wide_line + i;
+    let values = eight_sums(place + (share.wide_line + i) * RESULT_PITCH + 2u * share.wide_eighth, share.wide_eighth);
+    if ((WHOLE_N || row < walk.rows) && (WHOLE_E || at.column_v < params.e)) {
+      let to = walk.out + row * params.out_strides.w + at.column_v * params.out_column;
+      store(to, params.out_column, params.e - at.column_v, values);
+    }
+  }
+}
+
 @compute @workgroup_size(SUBGROUPS * LANES)
 fn main(
   @builtin(workgroup_id) group: vec3u,
@@ -203,24 +327,21 @@ fn main(
   let rows = select(min(chunks * CHUNK, params.n - start), chunks * CHUNK, WHOLE_N);
   let subgroup = thread / LANES;
   let part = Part(subgroup / 2u * 2u * SIDE, subgroup % 2u * 2u * SIDE, subgroup * 2u * SIDE);
-  // What this thread has of narrow and of wide tiles.
-  let line = thread / (ROWS / 8u);
-  let eighth = thread % (ROWS / 8u);
-  let narrow = line * NARROW_PITCH + eighth;
-  let wide_line = thread / (COLUMNS / 8u);
-  let wide_eighth = thread % (COLUMNS / 8u);
-  let wide = RIGHT + wide_line * WIDE_PITCH + wide_eighth;
+  var share = Share();
+  share.line = thread / (ROWS / 8u);
+  share.eighth = thread % (ROWS / 8u);
+  share.narrow = share.line * NARROW_PITCH + share.eighth;
+  share.wide_line = thread / (COLUMNS / 8u);
+  share.wide_eighth = thread % (COLUMNS / 8u);
+  share.wide = RIGHT + share.wide_line * WIDE_PITCH + share.wide_eighth;
   let turned_line = thread / (DEPTH / 8u);
   let turned_eighth = thread % (DEPTH / 8u);
-  let turned = RIGHT + turned_line * TURNED_PITCH + turned_eighth;
-  const NARROW = SIDE * NARROW_PITCH;
-  const WIDE = WIDE_STEP * WIDE_PITCH;
-  const TURNED = COLUMNS / 4 * TURNED_PITCH;
+  share.state = select(share.wide, RIGHT + turned_line * TURNED_PITCH + turned_eighth, STATE_TURNED);
 
   var at = Places();
   at.q = (params.q_offset + dot(entry_at, params.q_strides) + start * params.q_strides.w) / PER_q;
   at.k = (params.k_offset + dot(entry_at, params.k_strides) + start * params.k_strides.w) / PER_k;
-  at.column_v = first_e + 8u * wide_eighth;
+  at.column_v = first_e + 8u * share.wide_eighth;
   at.v = (params.v_offset + dot(entry_at, params.v_strides) + start * params.v_strides.w) / PER_v +
     items(PER_v, params.v_column, column_of(WHOLE_E, at.column_v, params.e));
   at.last = rows - 1u;
@@ -228,154 +349,32 @@ fn main(
   let down = (select(width_d(), width_e(), STATE_TURNED) + ROWS - 1u) / ROWS;
   let across = (select(width_e(), width_d(), STATE_TURNED) + COLUMNS - 1u) / COLUMNS;
   let entry = instance * params.chunks + first_chunk;
-  at.pitch = across * COLUMNS / 8u;
-  let state_size = down * ROWS * at.pitch;
-  at.state = entry * state_size + select(first_e / 8u + wide_eighth, turned_eighth, STATE_TURNED);
-  at.line = select(wide_line, first_e + turned_line, STATE_TURNED);
+  let pitch = across * COLUMNS / 8u;
+  let state_size = down * ROWS * pitch;
+  at.pitch = pitch;
+  at.state = entry * state_size + select(first_e / 8u + share.wide_eighth, turned_eighth, STATE_TURNED);
+  at.line = select(share.wide_line, first_e + turned_line, STATE_TURNED);
   at.lines = down * ROWS - 1u;
-  let base_out = params.out_offset + dot(entry_at, params.out_strides) + start * params.out_strides.w;
+  let to = params.out_offset + dot(entry_at, params.out_strides) + start * params.out_strides.w;
+  let walk = Walk(rows, first_chunk, entry * across + tile_e, across, state_size, to);
 
-  let two_steps = width_d() > ROWS;
-  let column = 8u * eighth;
-  let terms = select(min(params.d, ROWS), ROWS, WHOLE_D);
-  let later_terms = select(params.d - min(params.d, ROWS), ROWS, WHOLE_D);
-  // Both halves of q's terms stay in registers; what goes to the right is asked for two steps before, as `even` and `odd`.
-  var left = ask_q(at, line, column);
-  var later = ask_q(at, line, ROWS + column);
-  var even = Four(); var odd = Four();
-  if (EVERY_STATE || first_chunk > 0u) {
-    even = ask_state(at, 0u, 0u);
-    odd = ask_state(at, 0u, DEPTH);
+  let column = 8u * share.eighth;
+  var held = Held();
+  held.left = ask_q(at, share.line, column);
+  held.later = ask_q(at, share.line, ROWS + column);
+  if (has_state(first_chunk)) {
+    held.even = ask_state(at, 0u, 0u);
+    held.odd = ask_state(at, 0u, DEPTH);
   } else {
-    even = ask_k(at, line, column);
-    odd = ask_k(at, line, ROWS + column);
+    held.even = ask_k(at, share.line, column);
+    held.odd = ask_k(at, share.line, ROWS + column);
   }
 
   for (var first_row = 0u; first_row < rows; first_row += ROWS) {
-    let chunk = first_row / CHUNK;
-    let chunk_row = first_row % CHUNK;
-    let chunk_start = first_row - chunk_row;
-    // What comes after these rows, or the first ones again, for nothing.
-    let next_row = select(0u, first_row + ROWS, first_row + ROWS < rows);
-    let of_state = EVERY_STATE || first_chunk + chunk > 0u;
-    let state = chunk * state_size;
-    let next_of_state = EVERY_STATE || first_chunk + next_row / CHUNK > 0u;
-    let next_state = next_row / CHUNK * state_size;
-    // What the state is a multiple of.
-    let unit = scales[(entry + chunk) * across + tile_e];
-    if (first_row == 0u || (!STEADY && chunk_row == 0u)) {
-      write_decays(instance, entry_at, start + chunk_start, at.last - chunk_start, thread);
+    if (first_row == 0u || (!STEADY && first_row % CHUNK == 0u)) {
+      write_decays(instance, entry_at, start + first_row, at.last - first_row, thread);
       workgroupBarrier();
     }
-    var results = Results();
-    if (of_state) {
-      const STEP = select(WIDE, TURNED, STATE_TURNED);
-      let place = select(wide, turned, STATE_TURNED);
-      put(narrow, NARROW, weighted(left, chunk_row + line));
-      put(place, STEP, even);
-      workgroupBarrier();
-      if (two_steps) { even = ask_state(at, state, 2u * DEPTH); } else { even = ask_k(at, chunk_start + line, column); }
-      add_results(&results, part.column, 0u, true, true);
-      workgroupBarrier();
-      put(place, STEP, odd);
-      workgroupBarrier();
-      if (two_steps) { odd = ask_state(at, state, 3u * DEPTH); }
-      add_results(&results, part.column, DEPTH, true, true);
-      workgroupBarrier();
-      if (two_steps) {
-        put(narrow, NARROW, weighted(later, chunk_row + line));
-        put(place, STEP, even);
-        workgroupBarrier();
-        even = ask_k(at, chunk_start + line, column);
-        add_results(&results, part.column, 0u, true, true);
-        workgroupBarrier();
-        put(place, STEP, odd);
-        workgroupBarrier();
-        odd = ask_k(at, chunk_start + line, ROWS + column);
-        add_results(&results, part.column, DEPTH, true, true);
-        workgroupBarrier();
-      }
-      scale_results(&results, unit);
-    }
-
-    for (var source = chunk_start; source <= first_row; source += ROWS) {
-      let is_last = source == first_row;
-      var scores = Scores();
-      put(narrow, NARROW, left);
-      put(RIGHT + narrow, NARROW, even);
-      workgroupBarrier();
-      // Always so; in a branch, lest a compiler put the asking off until v is needed.
-      if (source < rows) { even = ask_v(at, source, wide_line, 0u); }
-      add_scores(&scores, part, terms);
-      workgroupBarrier();
-      if (two_steps) {
-        put(narrow, NARROW, later);
-        put(RIGHT + narrow, NARROW, odd);
-        workgroupBarrier();
-        if (source < rows) { odd = ask_v(at, source, wide_line, 1u); }
-        add_scores(&scores, part, later_terms);
-        workgroupBarrier();
-      } else {
-        if (source < rows) { odd = ask_v(at, source, wide_line, 1u); }
-      }
-      let to = part.band * SUM_PITCH + part.side / 4u;
-      subgroupMatrixStore<row_major>(&tiles, to, scores.a0, SUM_PITCH);
-      subgroupMatrixStore<row_major>(&tiles, to + NEXT_SUM, scores.a1, SUM_PITCH);
-      subgroupMatrixStore<row_major>(&tiles, to + SIDE * SUM_PITCH, scores.b0, SUM_PITCH);
-      subgroupMatrixStore<row_major>(&tiles, to + SIDE * SUM_PITCH + NEXT_SUM, scores.b1, SUM_PITCH);
-      workgroupBarrier();
-      let of_sources = decayed_lines(line, eighth, chunk_row, source - chunk_start);
-      workgroupBarrier();
-      put(narrow, NARROW, of_sources);
-      put(wide, WIDE, even);
-      workgroupBarrier();
-      let from_state = is_last && next_of_state;
-      let next_source = select(source + ROWS, next_row / CHUNK * CHUNK, is_last) + line;
-      if (from_state) { even = ask_state(at, next_state, 0u); } else { even = ask_k(at, next_source, column); }
-      if (is_last) { left = ask_q(at, next_row + line, column); }
-      add_results(&results, part.column, 0u, false, true);
-      workgroupBarrier();
-      put(wide, WIDE, odd);
-      workgroupBarrier();
-      if (from_state) { odd = ask_state(at, next_state, DEPTH); } else { odd = ask_k(at, next_source, ROWS + column); }
-      if (is_last) { later = ask_q(at, next_row + line, ROWS + column); }
-      // The upper rows come before the second half of the last sources.
-      add_results(&results, part.column, DEPTH, false, !is_last);
-      workgroupBarrier();
-    }
-
-    // SIDE rows after the other, in one half of the tiles and in the other by turns.
-    let to = part.column / 4u;
-    const OTHER = SIDE * RESULT_PITCH;
-    put_results(to, results.a0, results.a1);
-    workgroupBarrier();
-    store_rows(base_out, first_row, rows, at.column_v, wide_line, wide_eighth, 0u);
-    put_results(to + OTHER, results.b0, results.b1);
-    workgroupBarrier();
-    store_rows(base_out, first_row + SIDE, rows, at.column_v, wide_line, wide_eighth, OTHER);
-    put_results(to, results.c0, results.c1);
-    workgroupBarrier();
-    store_rows(base_out, first_row + 2u * SIDE, rows, at.column_v, wide_line, wide_eighth, 0u);
-    put_results(to + OTHER, results.d0, results.d1);
-    workgroupBarrier();
-    store_rows(base_out, first_row + 3u * SIDE, rows, at.column_v, wide_line, wide_eighth, OTHER);
-    workgroupBarrier();
-  }
-}
-
-fn put_results(place: u32, left: Sum, right: Sum) {
-  subgroupMatrixStore<row_major>(&tiles, place, left, RESULT_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM, right, RESULT_PITCH);
-}
-
-// Stores what a thread has of SIDE rows of results, from `first` on.
-fn store_rows(base: u32, first: u32, rows: u32, column: u32, line: u32, eighth: u32, place: u32) {
-  for (var i = 0u; i < SIDE; i += WIDE_STEP) {
-    let row = first + line + i;
-    let values = eight_sums(place + (line + i) * RESULT_PITCH + 2u * eighth, eighth);
-    if ((WHOLE_N || row < rows) && (WHOLE_E || column < params.e)) {
-      let to = base + row * params.out_strides.w + column * params.out_column;
-      store(to, params.out_column, params.e - column, values);
-    }
+    make_rows(&held, at, share, part, walk, first_row);
   }
 }

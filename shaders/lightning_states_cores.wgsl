@@ -47,6 +47,7 @@ struct Params {
   initial_segment: u32,      // from one segment to the next
   last_segment: u32,
   g_offset: u32,
+  first_state: u32,          // the row from which on states are written
 }
 
 @group(0) @binding(3) var<storage, read> initial: array<f32>;
@@ -242,7 +243,8 @@ fn main(
   for (var row = start; ; row += TURN) {
     let chunk = row / CHUNK;
     let ended = row >= end;
-    let begins = row % CHUNK == 0u && WRITES_STATES && (EVERY_STATE || row > 0u);
+    // No constant even where states are written before all chunks: without a branch compilers put off what was asked for.
+    let begins = row % CHUNK == 0u && WRITES_STATES && row >= params.first_state;
     if (ended || begins) {
       // All have multiplied what was in this half, though not in the other.
       if (thread == 0u) { atomicStore(&largest, 0u); }

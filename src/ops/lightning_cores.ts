@@ -12,6 +12,7 @@
  * @module
  */
 import { type Dispatch, floatBits, type GpuContext, type View } from "../backend/contract.ts";
+import asksText from "../../shaders/lightning_asks_cores.wgsl" with { type: "text" };
 import coresText from "../../shaders/lightning_cores.wgsl" with { type: "text" };
 import decays from "../../shaders/decays.wgsl" with { type: "text" };
 import placesText from "../../shaders/lightning_places.wgsl" with { type: "text" };
@@ -29,6 +30,7 @@ import { placesOf, sizes } from "./tiles.ts";
 const statesShader = withCores(statesText, coresText, decays, placesText);
 const outputsShader = withCoresAndResults(
   outputsText,
+  asksText,
   weightsText,
   coresText,
   decays,
@@ -47,7 +49,7 @@ const WALKERS = 2048;
 const WALKS = 2048;
 const LONGEST_WALK = 8;
 /** With so many chunks the first one is given a state of zeros: work for one, and for all of them a branch less. */
-const MANY_CHUNKS = 32;
+const MANY_CHUNKS = 8;
 /** The fewest chunks of a segment, so that what each segment costs is shared. */
 const LEAST_SEGMENT = 4;
 
@@ -72,9 +74,8 @@ type Layout = ReturnType<typeof layoutOf>;
 
 /** Constants of lightning_cores.wgsl and what goes with it, for both kernels. */
 function chunkConstants(
-  { chunk, chunks }: Layout,
+  { chunk }: Layout,
   n: number,
-  initial: View | undefined,
   places: Places,
   { matrixUnits }: GpuContext,
 ) {
@@ -84,7 +85,6 @@ function chunkConstants(
     LANES: lanes,
     CHUNK: chunk,
     WHOLE_N: n % chunk === 0,
-    EVERY_STATE: initial !== undefined || chunks >= MANY_CHUNKS,
     ...places.constants,
   };
 }
@@ -143,12 +143,19 @@ export function planForMatrixUnits(
   const forPositions = () => context.scratch(remainsOf(heads, n, chunks));
   const { decayAfter } = options;
   const places = placesIn(g, forPositions, { chunk, decayAfter }, context);
-  const constants = chunkConstants(layout, n, initial, places, context);
+  const constants = chunkConstants(layout, n, places, context);
+  const everyState = initial !== undefined || chunks >= MANY_CHUNKS;
   const readers = [{ q, k, v, out, turned: false }];
   if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
   return [
     ...places.dispatches,
-    ...walks({ k, v, places, initial }, [states, scales, last], layout, options, context),
+    ...walks(
+      { k, v, places, initial, everyState },
+      [states, scales, last],
+      layout,
+      options,
+      context,
+    ),
     ...readers.map(({ q, k, v, out, turned }) => {
       const [d, e] = [k.shape[4], v.shape[4]];
       const across = Math.ceil(e / columns);
@@ -163,6 +170,7 @@ export function planForMatrixUnits(
           SUBGROUPS: 4,
           ...(places.constants.STEADY ? { PLACES: 0 } : {}),
           STATE_TURNED: turned,
+          EVERY_STATE: everyState,
           ...whole,
           ...sizes(d, e, whole),
           ...eights({ q, k, v }),
@@ -184,14 +192,21 @@ export function planForMatrixUnits(
 
 /** Writes the states before all chunks, their scales, and the last state: in one walk, or by segments in two. */
 function walks(
-  { k, v, places, initial }: { k: View; v: View; places: Places; initial?: View },
+  { k, v, places, initial, everyState }: {
+    k: View;
+    v: View;
+    places: Places;
+    initial?: View;
+    /** Whether the state before the first chunk is written too. */
+    everyState: boolean;
+  },
   [states, scales, last]: View[],
   layout: Layout,
   { beta }: LightningOptions,
   context: GpuContext,
 ): Dispatch[] {
   const { side } = context.matrixUnits!;
-  const { rows, columns, chunks, heads, tilesE } = layout;
+  const { rows, columns, chunk, chunks, heads, tilesE } = layout;
   const [, groups, members, n, d] = k.shape;
   const e = v.shape[4];
   const subgroups = subgroupsFor(d, rows);
@@ -217,7 +232,7 @@ function walks(
     label,
     shader: statesShader,
     constants: {
-      ...chunkConstants(layout, n, initial, places, context),
+      ...chunkConstants(layout, n, places, context),
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
       ...eights({ k, v }),
@@ -232,7 +247,7 @@ function walks(
       ...places.strides,
       ...placesOf(k, v, initial ?? last, last),
       ...[groups, members, n, d, e, chunks, workgroups, floatBits(beta)],
-      ...[segment, segments, initialStep, lastStep, places.offset],
+      ...[segment, segments, initialStep, lastStep, places.offset, everyState ? 0 : chunk],
     ],
     workgroups: grid(workgroups, context),
   });
