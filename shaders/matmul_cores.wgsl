@@ -1,6 +1,6 @@
 // out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n] in float16, on matrix units. A workgroup of four subgroups
-// computes a tile of TILE × TILE; a subgroup, a quarter of it, as 4 × 4 fragments, so that little goes through workgroup
-// memory for what is multiplied. While it multiplies one slice of DEPTH terms, the next is on its way to registers; a
+// computes a tile of ROWS × COLUMNS; a subgroup, a quarter of it, as 4 × 4 fragments, so that little goes through workgroup
+// memory for what is multiplied, or, where that gives few tiles, as 2 × 4. While it multiplies one slice of DEPTH terms, the next is on its way to registers; a
 // slice takes less than 24 KB of workgroup memory, so that two workgroups fit a processor and hide each other's waits.
 // Goes on in matmul_params.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
@@ -18,16 +18,20 @@ const Y_ALONG_K: bool = false;
 // Whether m and n are whole numbers of tiles, and k of slices.
 const WHOLE: bool = false;
 const THREADS: u32 = 4 * LANES;
-const TILE: u32 = 8 * SIDE;
+// Rows of fragments that a subgroup has: 4, or 2.
+const HEIGHT: u32 = 4;
+const TALL: bool = HEIGHT == 4;
+const ROWS: u32 = 2 * HEIGHT * SIDE;
+const COLUMNS: u32 = 8 * SIDE;
 const DEPTH: u32 = 2 * SIDE;
 // Slices in workgroup memory, in eights: a line runs along k or across it, and has one eight more than it
 // holds, so that neighbouring lines start in different banks.
-const TILE_EIGHTS: u32 = TILE * (DEPTH / 8 + 1);
-const X_LINE: u32 = select(TILE, DEPTH, X_ALONG_K) / 8;
-const Y_LINE: u32 = select(TILE, DEPTH, Y_ALONG_K) / 8;
+const TILE_EIGHTS: u32 = COLUMNS * (DEPTH / 8 + 1);
+const X_LINE: u32 = select(ROWS, DEPTH, X_ALONG_K) / 8;
+const Y_LINE: u32 = select(COLUMNS, DEPTH, Y_ALONG_K) / 8;
 const X_PITCH: u32 = X_LINE + 1;
 const Y_PITCH: u32 = Y_LINE + 1;
-// A thread moves four eights of a slice: lines from one to the next.
+// A thread moves four eights of a slice, or two of a lower one: lines from one to the next.
 const X_STEP: u32 = THREADS / X_LINE;
 const Y_STEP: u32 = THREADS / Y_LINE;
 const SUM_PITCH: u32 = SIDE + 2;
@@ -92,6 +96,7 @@ fn line_of(thread: u32, length: u32) -> u32 {
 fn four_of_x(slice: Slice, thread: u32) -> Four {
   let line = line_of(thread, X_LINE);
   let item = thread % X_LINE * 8u;
+  if (!TALL) { return Four(load_x(slice, line, item), load_x(slice, line + X_STEP, item), vec4u(), vec4u()); }
   return Four(load_x(slice, line, item), load_x(slice, line + X_STEP, item), load_x(slice, line + 2u * X_STEP, item), load_x(slice, line + 3u * X_STEP, item));
 }
 fn four_of_y(slice: Slice, thread: u32) -> Four {
@@ -121,6 +126,12 @@ fn plus_products(sums: Products, x: Left, y0: Right, y1: Right, y2: Right, y3: R
   );
 }
 
+fn put_x(place: u32, values: Four) {
+  if (TALL) { put(place, X_STEP * X_PITCH, values); return; }
+  tiles[place] = values.a;
+  tiles[place + X_STEP * X_PITCH] = values.b;
+}
+
 // Adds SIDE terms of the slice, from `k` on.
 fn add_terms(sums: ptr<function, Sums>, row: u32, column: u32, k: u32) {
   let y0 = right(column, k);
@@ -129,6 +140,7 @@ fn add_terms(sums: ptr<function, Sums>, row: u32, column: u32, k: u32) {
   let y3 = right(column + 3u * SIDE, k);
   (*sums).a = plus_products((*sums).a, left(row, k), y0, y1, y2, y3);
   (*sums).b = plus_products((*sums).b, left(row + SIDE, k), y0, y1, y2, y3);
+  if (!TALL) { return; }
   (*sums).c = plus_products((*sums).c, left(row + 2u * SIDE, k), y0, y1, y2, y3);
   (*sums).d = plus_products((*sums).d, left(row + 3u * SIDE, k), y0, y1, y2, y3);
 }
@@ -158,14 +170,14 @@ fn store_products(sums: Products, base: u32, row: u32, column: u32, strip: u32, 
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-  let first_column = group.x * TILE;
-  let first_row = group.y * TILE;
+  let first_column = group.x * COLUMNS;
+  let first_row = group.y * ROWS;
   let batch = batch_of(group.z);
   let base_x = params.x_offset + dot(batch, params.batch_x);
   let base_y = params.y_offset + dot(batch, params.batch_y);
   let subgroup = thread / LANES;
-  let row = subgroup / 2u * 4u * SIDE;
-  let column = subgroup % 2u * 4u * SIDE;
+  let row = subgroup / 2u * ROWS / 2u;
+  let column = subgroup % 2u * COLUMNS / 2u;
   let place_x = line_of(thread, X_LINE) * X_PITCH + thread % X_LINE;
   let place_y = OF_Y + line_of(thread, Y_LINE) * Y_PITCH + thread % Y_LINE;
 
@@ -173,7 +185,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   var next_y = four_of_y(slice_of_y(base_y, first_column, 0u), thread);
   var sums = Sums();
   for (var k = 0u; k < params.k; k += DEPTH) {
-    put(place_x, X_STEP * X_PITCH, next_x);
+    put_x(place_x, next_x);
     put(place_y, Y_STEP * Y_PITCH, next_y);
     workgroupBarrier();
     if (k + DEPTH < params.k) {
@@ -192,6 +204,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
   let lane = thread % LANES;
   store_products(sums.a, base, to_row, to_column, strip, lane);
   store_products(sums.b, base, to_row + SIDE, to_column, strip, lane);
+  if (!TALL) { return; }
   store_products(sums.c, base, to_row + 2u * SIDE, to_column, strip, lane);
   store_products(sums.d, base, to_row + 3u * SIDE, to_column, strip, lane);
 }

@@ -51,18 +51,21 @@ function multiply(x: number[][], y: number[][]): number[] {
 }
 
 for (
-  const [m, k, n, turnX, turnY] of [
-    [8 * side, 4 * side, 16 * side, false, false],
-    [61, 77, 43, true, true],
-    [3 * side, 5 * side + 8, 8 * side + 8, true, false],
-    [1, 40, 9, false, true],
-  ] as const
+  // Few tiles are half as high as many.
+  const [b, m, k, n, turnX, turnY] of [2, 130].flatMap((b) =>
+    [
+      [b, 8 * side, 4 * side, 16 * side, false, false],
+      [b, 61, 77, 43, true, true],
+      [b, 3 * side, 5 * side + 8, 8 * side + 8, true, false],
+      [b, 1, 40, 9, false, true],
+    ] as const
+  )
 ) {
-  const name = `matmul on matrix units: [2, ${m}, ${k}]${turnX ? " turned" : ""} by ` +
-    `[2, ${k}, ${n}]${turnY ? " turned" : ""}`;
+  const name = `matmul on matrix units: [${b}, ${m}, ${k}]${turnX ? " turned" : ""} by ` +
+    `[${b}, ${k}, ${n}]${turnY ? " turned" : ""}`;
   testOnMatrixUnits(name, async (device) => {
-    const x0 = randn([1, 2, ...(turnX ? [k, m] : [m, k])], { seed: 1, dtype: "f16" });
-    const y0 = randn([1, 2, ...(turnY ? [n, k] : [k, n])], { seed: 2, dtype: "f16" });
+    const x0 = randn([1, b, ...(turnX ? [k, m] : [m, k])], { seed: 1, dtype: "f16" });
+    const y0 = randn([1, b, ...(turnY ? [n, k] : [k, n])], { seed: 2, dtype: "f16" });
     const [x, y] = [turnX ? x0.transpose() : x0, turnY ? y0.transpose() : y0];
     const [xs, ys] = [await matricesOf(x), await matricesOf(y)];
     await assertNear(x.matmul(y), xs.flatMap((one, i) => multiply(one, ys[i])), 1e-3);

@@ -52,6 +52,9 @@ export function slicesOf(side: number) {
   return { tile, depth, bytes: 2 * tile * (depth / 8 + 1) * 16 };
 }
 
+/** On matrix units, fewer tiles than this leave half of a large GPU idle, and are halved. */
+const ENOUGH_TALL_TILES = 72;
+
 /** x, y and, if there is one, a dense c → out. */
 const product: Op = defineOp({
   name: "matmul",
@@ -330,6 +333,8 @@ function plan(
   if (onUnits) {
     const { side, lanes } = matrixUnits;
     const { tile, depth } = slicesOf(side);
+    const height = sizeOf(tiles(tile, tile)) < ENOUGH_TALL_TILES ? 2 : 4;
+    const rows = 2 * height * side;
     if (c !== undefined) {
       const { shape } = out;
       const strides = contiguousStrides(shape);
@@ -349,11 +354,12 @@ function plan(
         ...eights({ x }, along.X_ALONG_K ? -1 : -2),
         ...eights({ y }, along.Y_ALONG_K ? -2 : -1),
         ...eightResults(out),
-        WHOLE: m % tile === 0 && n % tile === 0 && k % depth === 0,
+        HEIGHT: height,
+        WHOLE: m % rows === 0 && n % tile === 0 && k % depth === 0,
       },
       bindings: [x, y, out],
       params,
-      workgroups: tiles(tile, tile),
+      workgroups: tiles(rows, tile),
     };
   }
   return {
