@@ -2,7 +2,7 @@
 # What RESULTS.md has from a GPU that is lent for minutes and has no network, each part with a limit of time.
 #   bench/gpu.sh pack               here, after pack.sh has filled .gpu: leaves out what only other machines need
 #   bench/gpu.sh run OUT PART...    there, after `source .gpu/setup.sh`: a file in OUT for each part
-# The parts: quadratic forms tests accuracy kernels reductions flat step efficiency attention cores pytorch.
+# The parts: quadratic forms tests units accuracy kernels reductions flat step efficiency attention cores pytorch.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export DENO_NO_PACKAGE_JSON=1 LEVIN_REQUIRE_WEBGPU=1
@@ -14,8 +14,14 @@ pack() {
   local npm=.gpu/deno_dir/npm/registry.npmjs.org
   rm -rf "$npm"/{binaryen,assemblyscript,webgpu,@webgpu,@esbuild,esbuild,playwright-core,bun-types,@types} \
     "$npm"/{undici-types,axe-core,@fontsource-variable} "$npm"/echarts/*/{dist,types,build,i18n,asset,map,theme}
+  # Dawn's package is left out; what asks for it gets its binding, which setup.sh has put somewhere.
   grep -vE "\"[^\"]*($unused)[^\"]*\": \"npm:" deno.json |
-    node -e 'console.log(require("fs").readFileSync(0, "utf8").replace(/,(\s*\})/g, "$1"))' >.gpu/deno.json
+    node -e 'const text = require("fs").readFileSync(0, "utf8").replace(/,(\s*\})/g, "$1");
+      console.log(text.replace(/"imports": \{/, "$& \"npm:webgpu@0.6.2\": \"./.gpu/webgpu.mjs\","))' >.gpu/deno.json
+  cat >.gpu/webgpu.mjs <<'M'
+import { createRequire } from "node:module";
+export const { create, globals } = createRequire(import.meta.url)(process.env.DAWN_NODE);
+M
   du -sh .gpu
 }
 
@@ -27,6 +33,7 @@ part() {
     quadratic) limit 60 "${tests[@]}" tests/quadratic_attention.test.ts --filter webgpu ;;
     forms) limit 200 "${tests[@]}" tests/{lightning_forms,attention,lightning_attention1,flash_attention}.test.ts --filter webgpu ;;
     tests) limit 200 "${tests[@]}" tests/{webgpu,subgroups,budget,optim,host,operations,nn,memory}.test.ts --filter webgpu ;;
+    units) units "${tests[@]}" ;;
     accuracy) limit 120 "${run[@]}" bench/accuracy.ts --backend webgpu ;;
     kernels) limit 120 "${run[@]}" bench/profile.ts && limit 40 "${run[@]}" bench/main.ts --backend webgpu --only matmul ;;
     reductions) limit 120 "${run[@]}" bench/reductions.ts ;;
@@ -38,6 +45,15 @@ part() {
     cores) limit 200 "${run[@]}" bench/cores.ts --json ;;
     *) echo "no such part: $1" && return 2 ;;
   esac
+}
+
+# Tests through Dawn, which offers matrix units; each file by itself, so that what failed is told in time.
+units() {
+  local failed=0
+  for file in cores attention lightning_forms mixed_precision models; do
+    LEVIN_TEST_GPU=dawn limit 200 "$@" "tests/$file.test.ts" --filter webgpu || failed=1
+  done
+  return $failed
 }
 
 limit() {
