@@ -15,9 +15,12 @@ pack() {
   rm -rf "$npm"/{binaryen,assemblyscript,webgpu,@webgpu,@esbuild,esbuild,playwright-core,bun-types,@types} \
     "$npm"/{undici-types,axe-core,@fontsource-variable} "$npm"/echarts/*/{dist,types,build,i18n,asset,map,theme}
   # Dawn's package is left out; what asks for it gets its binding, which setup.sh has put somewhere.
+  local version
+  version=$(sed -n 's/^const VERSION = "\(.*\)";/\1/p' src/dawn.ts)
   grep -vE "\"[^\"]*($unused)[^\"]*\": \"npm:" deno.json |
     node -e 'const text = require("fs").readFileSync(0, "utf8").replace(/,(\s*\})/g, "$1");
-      console.log(text.replace(/"imports": \{/, "$& \"npm:webgpu@0.6.2\": \"./.gpu/webgpu.mjs\","))' >.gpu/deno.json
+      const dawn = `"npm:webgpu@${process.argv[1]}": "./.gpu/webgpu.mjs",`;
+      console.log(text.replace(/"imports": \{/, `$& ${dawn}`))' "$version" >.gpu/deno.json
   cat >.gpu/webgpu.mjs <<'M'
 import { createRequire } from "node:module";
 export const { create, globals } = createRequire(import.meta.url)(process.env.DAWN_NODE);

@@ -11,6 +11,13 @@ fn load_q(at: u32, column: u32) -> vec4u {
 // Where a thread reads: the walk's first row of q, of k and of v, and its column of v; the walk's last row; its first state.
 struct Places { q: u32, k: u32, v: u32, column_v: u32, last: u32, state: u32, pitch: u32, line: u32, lines: u32 }
 
+// Where four rows begin, so many apart, the first of which is `row`, in a matrix that begins at `base`; those past `last` are
+// that one.
+fn rows_from(base: u32, pitch: u32, row: u32, apart: u32, last: u32) -> vec4u {
+  if (WHOLE_N) { return base + row * pitch + apart * pitch * vec4u(0, 1, 2, 3); }
+  return base + min(row + apart * vec4u(0, 1, 2, 3), vec4u(last)) * pitch;
+}
+
 // What a thread has of ROWS rows of q or of k: lines SIDE apart.
 fn ask_q(at: Places, row: u32, column: u32) -> Four {
   let base = at.q + items(PER_q, params.q_column, column_of(WHOLE_D, column, params.d));
@@ -29,6 +36,10 @@ fn ask_k(at: Places, row: u32, column: u32) -> Four {
 fn source_of(place: u32, half: u32) -> u32 {
   let later = place % 8u / 4u;
   return place / 8u * 4u + place % 4u + SIDE * select(later, 3u - later, half == 1u);
+}
+
+fn four_of_v(at: vec4u, column: u32) -> Four {
+  return Four(load_v(at.x, column), load_v(at.y, column), load_v(at.z, column), load_v(at.w, column));
 }
 
 // What a thread has of one half of ROWS sources' v, `line` being its first line.

@@ -62,26 +62,6 @@ fn load_v(at: u32, column: u32) -> vec4u {
   return inside(values, column, params.e);
 }
 
-// Where four rows begin, so many apart, the first of which is `row`, in a matrix that begins at `base`; those past `last` are
-// that one.
-fn rows_from(base: u32, pitch: u32, row: u32, apart: u32, last: u32) -> vec4u {
-  if (WHOLE_N) { return base + row * pitch + apart * pitch * vec4u(0, 1, 2, 3); }
-  return base + min(row + apart * vec4u(0, 1, 2, 3), vec4u(last)) * pitch;
-}
-
-fn four_of_v(at: vec4u, column: u32) -> Four {
-  return Four(load_v(at.x, column), load_v(at.y, column), load_v(at.z, column), load_v(at.w, column));
-}
-
-// Eight neighbouring sums, the `eighth` ones of a line, rounded.
-fn eight_sums(place: u32, eighth: u32) -> vec4u {
-  // Half of the lanes that read at once begin with the higher four, so that all read different banks.
-  let turned = eighth % 8u >= 4u;
-  let one = halved(bitcast<vec4f>(tiles[place + select(0u, 1u, turned)]));
-  let other = halved(bitcast<vec4f>(tiles[place + select(1u, 0u, turned)]));
-  return select(vec4u(one, other), vec4u(other, one), turned);
-}
-
 // Batch, group, member of the group, and a row: what the strides of a view [b, groups, members, n] go with.
 fn entry_of(head: u32, groups: u32, members: u32, row: u32) -> vec4u {
   let in_batch = head % (groups * members);

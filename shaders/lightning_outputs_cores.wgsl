@@ -295,6 +295,15 @@ fn put_results(place: u32, left: Sum, right: Sum) {
   subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM, right, RESULT_PITCH);
 }
 
+// Eight neighbouring sums, the `eighth` ones of a line, rounded.
+fn eight_sums(place: u32, eighth: u32) -> vec4u {
+  // Half of the lanes that read at once begin with the higher four, so that all read different banks.
+  let turned = eighth % 8u >= 4u;
+  let one = halved(bitcast<vec4f>(tiles[place + select(0u, 1u, turned)]));
+  let other = halved(bitcast<vec4f>(tiles[place + select(1u, 0u, turned)]));
+  return select(vec4u(one, other), vec4u(other, one), turned);
+}
+
 // Stores what a thread has of SIDE rows of results, from `first` on.
 fn store_rows(walk: Walk, at: Places, share: Share, first: u32, place: u32) {
   for (var i = 0u; i < SIDE; i += WIDE_STEP) {

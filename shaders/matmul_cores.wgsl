@@ -1,7 +1,8 @@
 // out[b] = x[b] · y[b]:  [m, k] · [k, n] → [m, n] in float16, on matrix units. A workgroup of four subgroups
 // computes a tile of ROWS × COLUMNS; a subgroup, a quarter of it, as 4 × 4 fragments, so that little goes through workgroup
-// memory for what is multiplied, or, where that gives few tiles, as 2 × 4. While it multiplies one slice of DEPTH terms, the next is on its way to registers; a
-// slice takes less than 24 KB of workgroup memory, so that two workgroups fit a processor and hide each other's waits.
+// memory for what is multiplied, or, where that gives few tiles, as 2 × 4. While it multiplies one slice of DEPTH terms,
+// the next is on its way to registers; a slice takes less than 24 KB of workgroup memory, so that two workgroups fit a
+// processor and hide each other's waits.
 // Goes on in matmul_params.wgsl, cores.wgsl and cores_results.wgsl.
 enable f16;
 enable subgroups;
@@ -105,6 +106,12 @@ fn four_of_y(slice: Slice, thread: u32) -> Four {
   return Four(load_y(slice, line, item), load_y(slice, line + Y_STEP, item), load_y(slice, line + 2u * Y_STEP, item), load_y(slice, line + 3u * Y_STEP, item));
 }
 
+fn put_x(place: u32, values: Four) {
+  if (TALL) { put(place, X_STEP * X_PITCH, values); return; }
+  tiles[place] = values.a;
+  tiles[place + X_STEP * X_PITCH] = values.b;
+}
+
 fn left(row: u32, k: u32) -> Left {
   if (X_ALONG_K) { return subgroupMatrixLoad<Left, row_major>(&tiles, row * X_PITCH + k / 8u, X_PITCH); }
   return subgroupMatrixLoad<Left, col_major>(&tiles, k * X_PITCH + row / 8u, X_PITCH);
@@ -124,12 +131,6 @@ fn plus_products(sums: Products, x: Left, y0: Right, y1: Right, y2: Right, y3: R
     subgroupMatrixMultiplyAccumulate(x, y0, sums.p0), subgroupMatrixMultiplyAccumulate(x, y1, sums.p1),
     subgroupMatrixMultiplyAccumulate(x, y2, sums.p2), subgroupMatrixMultiplyAccumulate(x, y3, sums.p3),
   );
-}
-
-fn put_x(place: u32, values: Four) {
-  if (TALL) { put(place, X_STEP * X_PITCH, values); return; }
-  tiles[place] = values.a;
-  tiles[place + X_STEP * X_PITCH] = values.b;
 }
 
 // Adds SIDE terms of the slice, from `k` on.

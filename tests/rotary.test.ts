@@ -144,8 +144,8 @@ for (const [name, Norm] of [["RMSNorm", nn.RMSNorm], ["LayerNorm", nn.LayerNorm]
           const row = Array.from(xs.slice(r * size, (r + 1) * size));
           const mean = bs === undefined ? 0 : row.reduce((a, v) => a + v, 0) / size;
           const square = row.reduce((a, v) => a + (v - mean) ** 2, 0) / size;
+          const deviation = Math.sqrt(square + 1e-3);
           row.forEach((v, i) => {
-            const deviation = Math.sqrt(square + 1e-3);
             const unit = (v - mean) / deviation;
             expected.y.push(unit * ws[i] + (bs?.[i] ?? 0));
             expected.w[i] += unit * gs[r * size + i];

@@ -72,23 +72,6 @@ function layoutOf(
 
 type Layout = ReturnType<typeof layoutOf>;
 
-/** Constants of lightning_cores.wgsl and what goes with it, for both kernels. */
-function chunkConstants(
-  { chunk }: Layout,
-  n: number,
-  places: Places,
-  { matrixUnits }: GpuContext,
-) {
-  const { side, lanes } = matrixUnits!;
-  return {
-    SIDE: side,
-    LANES: lanes,
-    CHUNK: chunk,
-    WHOLE_N: n % chunk === 0,
-    ...places.constants,
-  };
-}
-
 /** Bytes of workgroup memory that the larger of the kernels takes for chunks of so many rows, at most. */
 function workgroupBytes(side: number, chunk: number): number {
   const [rows, columns] = [4 * side, 8 * side];
@@ -135,22 +118,29 @@ export function planForMatrixUnits(
   context: GpuContext,
   second?: { readonly q: View; readonly out: View },
 ): Dispatch[] {
+  const { side, lanes } = context.matrixUnits!;
   const [, groups, members, n] = k.shape;
-  const layout = layoutOf(k, v.shape[4], options, context.matrixUnits!.side);
+  const layout = layoutOf(k, v.shape[4], options, side);
   const { columns, chunk, chunks, heads } = layout;
   const states = context.scratch(layout.stateElements, "f16");
   const scales = context.scratch(heads * chunks * layout.tilesE);
   const forPositions = () => context.scratch(remainsOf(heads, n, chunks));
   const { decayAfter } = options;
   const places = placesIn(g, forPositions, { chunk, decayAfter }, context);
-  const constants = chunkConstants(layout, n, places, context);
+  const constants = {
+    SIDE: side,
+    LANES: lanes,
+    CHUNK: chunk,
+    WHOLE_N: n % chunk === 0,
+    ...places.constants,
+  };
   const everyState = initial !== undefined || chunks >= MANY_CHUNKS;
   const readers = [{ q, k, v, out, turned: false }];
   if (second !== undefined) readers.push({ ...second, k: v, v: k, turned: true });
   return [
     ...places.dispatches,
     ...walks(
-      { k, v, places, initial, everyState },
+      { k, v, places, initial, everyState, constants },
       [states, scales, last],
       layout,
       options,
@@ -192,13 +182,15 @@ export function planForMatrixUnits(
 
 /** Writes the states before all chunks, their scales, and the last state: in one walk, or by segments in two. */
 function walks(
-  { k, v, places, initial, everyState }: {
+  { k, v, places, initial, everyState, constants }: {
     k: View;
     v: View;
     places: Places;
     initial?: View;
     /** Whether the state before the first chunk is written too. */
     everyState: boolean;
+    /** Of both kernels. */
+    constants: Dispatch["constants"];
   },
   [states, scales, last]: View[],
   layout: Layout,
@@ -232,7 +224,7 @@ function walks(
     label,
     shader: statesShader,
     constants: {
-      ...chunkConstants(layout, n, places, context),
+      ...constants,
       HAS_INITIAL: initial !== undefined,
       SUBGROUPS: subgroups,
       ...eights({ k, v }),
