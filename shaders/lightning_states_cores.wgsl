@@ -279,8 +279,9 @@ fn main(
       }
       // Not negative, so that their bits are in the order of the values.
       let most = bitcast<u32>(max(max(highest(s0), highest(s1)), max(highest(s2), highest(s3))));
-      let most_of_subgroup = subgroupMax(most);
-      if (thread % LANES == 0u) { atomicMax(&largest, most_of_subgroup); }
+      // Compilers make one of a subgroup's. Not subgroupMax: of unsigned integers, driver 580.159 of NVIDIA's ran its
+      // REDUX.MAX in the first thread only, where d was in two tiles, and all states became zeros.
+      atomicMax(&largest, most);
       workgroupBarrier();
       // Scaled so that the largest entry lies in [2¹⁴, 2¹⁵): a power of two, made from its exponent.
       let exponent = clamp(atomicLoad(&largest) >> 23u, 15u, 253u);
