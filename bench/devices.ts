@@ -1,5 +1,5 @@
 /** What benchmarks run on. */
-import { type Device, DeviceError, init, type InitOptions } from "../mod.ts";
+import { type Device, DeviceError, init } from "../mod.ts";
 
 /** The CPU, in TypeScript and by WebAssembly, and, if there is an adapter, WebGPU; if there is none, says so. */
 export async function allDevices(): Promise<Device[]> {
@@ -11,11 +11,4 @@ export async function allDevices(): Promise<Device[]> {
     console.log(error.message);
   }
   return found;
-}
-
-/** The device of a backend, which is then the default. */
-export function openDevice(backend: string): Promise<Device> {
-  // Vulkan's loader complains on stderr if this is unset, and needs nothing of it.
-  if (!Deno.env.get("XDG_RUNTIME_DIR")) Deno.env.set("XDG_RUNTIME_DIR", "/tmp");
-  return init({ backend: backend as InitOptions["backend"] });
 }

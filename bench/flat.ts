@@ -12,7 +12,7 @@ import {
   uniform,
 } from "../mod.ts";
 import { parseFlags, runCommand } from "../examples/demo/flags.ts";
-import { openDevice } from "./devices.ts";
+import { chooseDevice } from "../examples/demo/device.ts";
 import { deviceMs, peakBytes } from "./measure.ts";
 
 interface Shape {
@@ -50,11 +50,11 @@ function* shapes({ backend, software }: Device): Generator<Omit<Shape, "dtype">>
 
 runCommand(async () => {
   const { values: flags } = parseFlags(
-    { backend: { kind: "text", help: "of init()", fallback: "auto" } },
+    { backend: { kind: "text", help: "auto, webgpu, dawn, wasm or cpu", fallback: "auto" } },
     Deno.args,
     "deno run -A bench/flat.ts",
   );
-  const device = await openDevice(flags.backend);
+  const device = await chooseDevice(flags.backend);
   console.log(device.describe());
   console.log("\n| batch | heads | n | dtype | ms | head-tokens/s | memory |");
   console.log("| ---: | ---: | ---: | --- | ---: | ---: | ---: |");

@@ -3,18 +3,9 @@
 // to the pool, with its share of the submits. The clock is the main thread's own CPU time where the system
 // tells it (Linux): other processes do not disturb it.
 import { parseArgs } from "@std/cli/parse-args";
-import {
-  type Device,
-  init,
-  loss,
-  noGrad,
-  optim,
-  randn,
-  type Tensor,
-  tensor,
-  tidy,
-} from "../mod.ts";
+import { type Device, loss, noGrad, optim, randn, type Tensor, tensor, tidy } from "../mod.ts";
 import { TransNormerLLM } from "../src/models/mod.ts";
+import { chooseDevice } from "../examples/demo/device.ts";
 
 const CLOCK_THREAD_CPUTIME_ID = 3;
 const libc = Deno.build.os === "linux"
@@ -52,7 +43,7 @@ function chain(step: Step, from: Tensor): Tensor {
 }
 
 const { json, backend } = parseArgs(Deno.args, { boolean: ["json"], string: ["backend"] });
-const device = await init({ backend: (backend ?? "webgpu") as "webgpu" });
+const device = await chooseDevice(backend ?? "webgpu");
 if (!json) console.log(device.describe());
 if (!json) console.log(`clock: ${libc ? "CPU time of the main thread" : "wall time"}\n`);
 

@@ -3,7 +3,7 @@
  * sequence, and the host's time for each recorded operation.
  */
 import { parseFlags, runCommand, UsageError } from "../examples/demo/flags.ts";
-import { openDevice } from "./devices.ts";
+import { chooseDevice } from "../examples/demo/device.ts";
 import { reportMatmul } from "./matmul.ts";
 import { reportSweep, SWEEP_FLAGS } from "./sweep.ts";
 import { reportTraining } from "./training.ts";
@@ -38,13 +38,13 @@ await runCommand(async () => {
   if (unknown !== undefined) {
     throw new UsageError(`--only expects some of ${PARTS}, found "${unknown}"`);
   }
-  const device = await openDevice(flags.backend);
+  const device = await chooseDevice(flags.backend);
   console.log(`${device.describe()}\n`);
   const found: Record<string, unknown> = { device: device.name, deno: Deno.version.deno };
   for (const part of only) {
     if (part === "attention") found[part] = await reportSweep(device, flags);
     if (part === "matmul") found[part] = await reportMatmul(device);
-    if (part === "host") found[part] = await reportHost(device.backend);
+    if (part === "host") found[part] = await reportHost(flags.backend);
     if (part === "training") found[part] = await reportTraining(device);
     console.log();
   }

@@ -16,7 +16,7 @@ import {
   uniform,
 } from "../mod.ts";
 import { parseFlags, runCommand, UsageError, type Values } from "../examples/demo/flags.ts";
-import { openDevice } from "./devices.ts";
+import { chooseDevice } from "../examples/demo/device.ts";
 import { plotSvg } from "./plot.ts";
 import { deviceMs, peakBytes } from "./measure.ts";
 
@@ -162,7 +162,11 @@ export function sweepSvg(title: string, rows: readonly SweepRow[]): string {
 
 /** The flags of a sweep. */
 export const SWEEP_FLAGS = {
-  backend: { kind: "text", help: "of init(); LEVIN_BACKEND overrides it", fallback: "auto" },
+  backend: {
+    kind: "text",
+    help: "auto, webgpu, dawn, wasm or cpu; LEVIN_BACKEND overrides it",
+    fallback: "auto",
+  },
   kernels: { kind: "text", help: "which attentions", fallback: Object.keys(KERNELS).join() },
   lengths: { kind: "text", help: "tokens, with commas between" },
   batch: { kind: "count", help: "sequences", fallback: 1 },
@@ -236,7 +240,7 @@ function cells({ kernel, n, ...row }: SweepRow, batch: number): (string | number
 if (import.meta.main) {
   await runCommand(async () => {
     const { values: flags } = parseFlags(SWEEP_FLAGS, Deno.args, "deno run -A bench/sweep.ts");
-    const device = await openDevice(flags.backend);
+    const device = await chooseDevice(flags.backend);
     const rows = await reportSweep(device, flags);
     if (flags.json !== undefined) {
       await Deno.writeTextFile(flags.json, JSON.stringify({ device: device.name, rows }));

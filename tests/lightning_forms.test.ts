@@ -105,6 +105,31 @@ testOnBackends("a decay of every token's own, and its gradient, equal the naive 
   );
 });
 
+testOnBackends(
+  "a decay's gradient is the same learnt alone, or with all that it decays",
+  async () => {
+    const [h, n, d, e] = [2, 41, 5, 7];
+    for (const reverse of [false, true]) {
+      const gradientOf = async (requiresGrad: boolean) => {
+        const [q, k] = [1, 2].map((seed) => randn([1, h, n, d], { seed, requiresGrad }));
+        const v = randn([1, h, n, e], { seed: 3, requiresGrad });
+        const initialState = randn([1, h, d, e], { seed: 4, requiresGrad });
+        const logDecay = uniform([1, h, n], { seed: 5, low: -0.5, high: 0, requiresGrad: true });
+        const options = { logDecay, initialState, reverse, blockSize: 16 };
+        const { output, state } = lightningAttentionWithState(q, k, v, options);
+        const weights = randn(state.shape, { seed: 6 });
+        output.square().sum().add(state.mul(weights).sum()).backward();
+        const found = await logDecay.grad!.data();
+        for (const t of [q, k, v, initialState, logDecay]) t.grad?.dispose();
+        return found;
+      };
+      const together = await gradientOf(true);
+      assert(together.every((x) => x !== 0));
+      await assertNear(tensor(await gradientOf(false)), together, 1e-5, `reverse ${reverse}`);
+    }
+  },
+);
+
 testOnBackends("slopes can be learnt: their gradient equals the naive form's", async () => {
   await fc.assert(
     fc.asyncProperty(sizes, async ({ b, h, n, d, e, blockSize, seed }) => {

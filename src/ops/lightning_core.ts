@@ -15,7 +15,7 @@
  * [b, groups, members, d, e] in float32. Heads that share keys are the members of a group, over which k
  * and v are repeated by a stride of 0. Outputs have their axes in the order in memory that those of q have, so that
  * what was projected as [b, n, heads, d] comes out, and its gradients too, as the next product reads it.
- * Saved: q, k, v, g and the first and last state; in WebAssembly also the scores within blocks. No [n, n] matrix and no
+ * Saved: q, k, v, g and the first state; in WebAssembly also the scores within blocks. No [n, n] matrix and no
  * block state outlives the call.
  *
  * The operator is closed under differentiation. Let R be its twin that runs backwards in time and decays
@@ -30,7 +30,12 @@
  *
  *     dP_r = q_r · dq_r − k_r · dk_r,   dP_n = ⟨S_n, U⟩,   dg_t = Σ_{r ≥ t} dP_r + dP_n
  *
- * (exact relative to the terms of the sum, not to a dg that is much smaller than they are), and a running
+ * As outputs are linear in q, and with S_n in k and S_0 together, Σ_r dP_r + dP_n = ⟨S_0, dS_0⟩. So dg comes of what backward
+ * makes unrounded, and S_n, which matrix units make of rounded products, has no say:
+ *
+ *     dg_t = ⟨S_0, dS_0⟩ − Σ_{r < t} dP_r
+ *
+ * (exact relative to the terms of the sum, not to a dg that is much smaller than they are). A running
  * sum is this operator too, with q = k = 1 and g = 0. So gradients of any order are calls
  * of this one operation.
  *
@@ -106,10 +111,10 @@ export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
     return [0, 1, 2].map((axis) => Array<number>(inputs.length + 2).fill(axis));
   },
   scratchBytes: ([, k, v], _, options) => leastScratch(k, v, options),
-  saves: { inputs: [0, 1, 2, 3, 4], outputs: [1, 2] },
+  saves: { inputs: [0, 1, 2, 3, 4], outputs: [2] },
   backward: (context) => {
-    const { grads: [outputG, lastG], inputs, outputs, needs, options, specs } = context;
-    const [, last, scoresOfQ] = outputs;
+    const { grads: [outputG], inputs, outputs, needs, options, specs } = context;
+    const scoresOfQ = outputs[2];
     const [q, k, v, g, initial] = inputs;
     const { dtype, device } = q;
     const u = outputG?.to(dtype) ??
@@ -128,9 +133,9 @@ export const lightning: Op<LightningOptions, ResultSpec[]> = defineOp<
     let dg: Tensor | null = null;
     if (needs[3]) {
       const dP = q.to("f32").mul(dq!).sub(k.to("f32").mul(dk!)).sum(-1);
-      const later = sumToEnd(dP, options);
-      dg = decayAfter ? later.sub(dP) : later;
-      if (lastG !== undefined) dg = dg.add(last.mul(lastG).sum([3, 4]).unsqueeze(-1));
+      const sums = runningSum(dP, options);
+      dg = decayAfter ? sums.neg() : dP.sub(sums);
+      if (initial !== undefined) dg = dg.add(initial.mul(dInitial!).sum([3, 4]).unsqueeze(-1));
     }
     return [dq?.to(dtype), dk?.to(dtype), dv, dg, dInitial];
   },
@@ -155,7 +160,10 @@ function ofKeysAndValues(
     const [dv, dk, dInitial] = lightningPair(k, v, q, u, g, ...scores, ...maybe(lastG), options);
     return { dk, dv, dInitial };
   }
-  if (ofKeys) return { dk: lightning(v, u, q, g, ...maybe(lastG?.transpose()), back)[0] };
+  if (ofKeys) {
+    const [dk, turned] = lightning(v, u, q, g, ...maybe(lastG?.transpose()), back);
+    return { dk, dInitial: turned.transpose() };
+  }
   if (!ofValues) return {};
   const [dv, dInitial] = lightning(k, q, u, g, ...maybe(lastG), { ...back, wide: false });
   return { dv, dInitial };
@@ -276,15 +284,15 @@ function transposedView<V extends View | CpuView | WasmView>(view: V): V {
   return { ...view, shape: transposedShape(view.shape), strides: transposedShape(view.strides) };
 }
 
-/** For each row of x [.., n] the sum of it and the rows processed after it. */
-function sumToEnd(x: Tensor, { reverse, blockSize }: LightningOptions): Tensor {
+/** For each row of x [.., n] the sum of it and the rows processed before it. */
+function runningSum(x: Tensor, { reverse, blockSize }: LightningOptions): Tensor {
   const { shape, device } = x;
   const one = full([1], 1, { device }).expand([...shape, 1]);
   const undecayed = full([1], 0, { device }).expand(shape);
   const [sums] = lightning(one, one, x.unsqueeze(-1), undecayed, {
     alpha: 1,
     beta: 1,
-    reverse: !reverse,
+    reverse,
     decayAfter: false,
     blockSize,
     wide: false,
