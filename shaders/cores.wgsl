@@ -46,11 +46,3 @@ fn rounded(low: vec4f, high: vec4f) -> vec4u { return vec4u(halved(low), halved(
 fn times(values: vec4u, weight: f32) -> vec4u {
   return rounded(weight * vec4f(bitcast<vec4<f16>>(values.xy)), weight * vec4f(bitcast<vec4<f16>>(values.zw)));
 }
-
-// Puts what a thread has of a tile in its places in workgroup memory, `step` apart.
-fn put(place: u32, step: u32, values: Four) {
-  tiles[place] = values.a;
-  tiles[place + step] = values.b;
-  tiles[place + 2u * step] = values.c;
-  tiles[place + 3u * step] = values.d;
-}

@@ -68,3 +68,17 @@ fn ask_state(at: Places, state: u32, term: u32) -> Four {
   let step = WIDE_STEP * at.pitch;
   return Four(states[row], states[row + step], states[row + 2u * step], states[row + 3u * step]);
 }
+
+// Puts what a thread has of a tile in its places: `step` apart, of both halves the same.
+fn put_left(place: u32, values: Four) {
+  left[0][place] = values.a;
+  left[0][place + NARROW] = values.b;
+  left[1][place] = values.c;
+  left[1][place + NARROW] = values.d;
+}
+fn put_right(place: u32, step: u32, values: Four) {
+  right[0][place] = values.a;
+  right[0][place + step] = values.b;
+  right[1][place] = values.c;
+  right[1][place + step] = values.d;
+}

@@ -56,14 +56,15 @@ const PER_q: u32 = 1;
 @group(0) @binding(7) var<uniform> params: Params;
 
 // On the left ROWS of q or of decayed scores by ROWS terms; on the right ROWS of k by the same terms, or DEPTH terms by
-// COLUMNS of v or of the state, or, turned over, COLUMNS by DEPTH terms. Or in float32 ROWS × ROWS scores, or two times
-// SIDE × COLUMNS results.
+// COLUMNS of v or of the state, or, turned over, COLUMNS by DEPTH terms. Or in float32, on the left and then on the right,
+// ROWS × ROWS scores, or on either side SIDE × COLUMNS results, half of the columns in each half.
+// Each half of a tile is an array of its own: what a subgroup loads lies in one of them, at places that are constants but for
+// a few bits, and compilers see that none is outside. If they do not, bounds checks make the strides vary, and a fragment is
+// read by twos of bytes.
 const DEPTH: u32 = 2 * SIDE;
 const TURNED_PITCH: u32 = DEPTH / 8 + 1;
-const RIGHT_TILE: u32 = COLUMNS * TURNED_PITCH;
-const RIGHT: u32 = NARROW_TILE;
-var<workgroup> tiles: array<vec4u, NARROW_TILE + RIGHT_TILE>;
-const RESULT_PITCH: u32 = 2 * SIDE + 2;
+var<workgroup> left: array<array<vec4u, SIDE * SUM_PITCH>, 2>;
+var<workgroup> right: array<array<vec4u, COLUMNS / 2 * TURNED_PITCH>, 2>;
 
 // What a thread has of a narrow and of a wide tile, and where it puts it; where it puts its part of a state.
 struct Share { line: u32, eighth: u32, wide_line: u32, wide_eighth: u32, narrow: u32, wide: u32, state: u32 }
@@ -75,20 +76,19 @@ struct Held { left: Four, later: Four, even: Four, odd: Four }
 // the first row of o goes.
 struct Walk { rows: u32, first_chunk: u32, scale: u32, scales: u32, state_size: u32, out: u32 }
 
-// A subgroup has 2 × 2 fragments of scores, from row `band` and column `side` on, and of results 4 × 2 from `column` on.
-struct Part { band: u32, side: u32, column: u32 }
+// Which subgroup, and its number's two bits. It has 2 × 2 fragments of scores, in the half `high` of the rows and the half
+// `low` of the columns, and 4 × 2 of the results, in one quarter of the columns: in the half `low` of the half `high`.
+struct Part { number: u32, high: u32, low: u32 }
 struct Scores { a0: Sum, a1: Sum, b0: Sum, b1: Sum }
 struct Results { a0: Sum, a1: Sum, b0: Sum, b1: Sum, c0: Sum, c1: Sum, d0: Sum, d1: Sum }
 
 // Adds q kᵀ over the terms in the tiles.
 fn add_scores(scores: ptr<function, Scores>, part: Part, terms: u32) {
   for (var depth = 0u; depth < terms; depth += SIDE) {
-    let here = part.band * NARROW_PITCH + depth / 8u;
-    let there = RIGHT + part.side * NARROW_PITCH + depth / 8u;
-    let a = subgroupMatrixLoad<Left, row_major>(&tiles, here, NARROW_PITCH);
-    let b = subgroupMatrixLoad<Left, row_major>(&tiles, here + SIDE * NARROW_PITCH, NARROW_PITCH);
-    let k0 = subgroupMatrixLoad<Right, col_major>(&tiles, there, NARROW_PITCH);
-    let k1 = subgroupMatrixLoad<Right, col_major>(&tiles, there + SIDE * NARROW_PITCH, NARROW_PITCH);
+    let a = subgroupMatrixLoad<Left, row_major>(&left[part.high], depth / 8u, NARROW_PITCH);
+    let b = subgroupMatrixLoad<Left, row_major>(&left[part.high], NARROW + depth / 8u, NARROW_PITCH);
+    let k0 = subgroupMatrixLoad<Right, col_major>(&right[part.low], depth / 8u, NARROW_PITCH);
+    let k1 = subgroupMatrixLoad<Right, col_major>(&right[part.low], NARROW + depth / 8u, NARROW_PITCH);
     (*scores).a0 = subgroupMatrixMultiplyAccumulate(a, k0, (*scores).a0);
     (*scores).a1 = subgroupMatrixMultiplyAccumulate(a, k1, (*scores).a1);
     (*scores).b0 = subgroupMatrixMultiplyAccumulate(b, k0, (*scores).b0);
@@ -98,22 +98,24 @@ fn add_scores(scores: ptr<function, Scores>, part: Part, terms: u32) {
 
 // A fragment of the left tile: rows from `row` on, terms from `term` on.
 fn left_at(row: u32, term: u32) -> Left {
-  return subgroupMatrixLoad<Left, row_major>(&tiles, row * NARROW_PITCH + term / 8u, NARROW_PITCH);
+  const HALF = 2 * SIDE;
+  return subgroupMatrixLoad<Left, row_major>(&left[row / HALF], row % HALF * NARROW_PITCH + term / 8u, NARROW_PITCH);
 }
 
-// A fragment of the right tile: terms from `depth` on, columns from `column` on.
-fn right_at(depth: u32, column: u32, turned: bool) -> Right {
+// A fragment of the right tile: terms from `depth` on, of what a subgroup has the columns from `column` on.
+fn right_at(depth: u32, part: Part, column: u32, turned: bool) -> Right {
   if (STATE_TURNED && turned) {
-    return subgroupMatrixLoad<Right, col_major>(&tiles, RIGHT + column * TURNED_PITCH + depth / 8u, TURNED_PITCH);
+    let line = part.low * 2u * SIDE + column;
+    return subgroupMatrixLoad<Right, col_major>(&right[part.high], line * TURNED_PITCH + depth / 8u, TURNED_PITCH);
   }
-  return subgroupMatrixLoad<Right, row_major>(&tiles, RIGHT + depth * WIDE_PITCH + column / 8u, WIDE_PITCH);
+  return subgroupMatrixLoad<Right, row_major>(&right[depth / SIDE], (part.number * 2u * SIDE + column) / 8u, WIDE_PITCH);
 }
 
 // Adds DEPTH terms of the left tile, from `first` on, times the right tile; to the upper half of the rows, if they have any.
-fn add_results(results: ptr<function, Results>, column: u32, first: u32, turned: bool, upper: bool) {
+fn add_results(results: ptr<function, Results>, part: Part, first: u32, turned: bool, upper: bool) {
   for (var depth = 0u; depth < DEPTH; depth += SIDE) {
-    let r0 = right_at(depth, column, turned);
-    let r1 = right_at(depth, column + SIDE, turned);
+    let r0 = right_at(depth, part, 0u, turned);
+    let r1 = right_at(depth, part, SIDE, turned);
     if (upper) {
       let a = left_at(0u, first + depth);
       let b = left_at(SIDE, first + depth);
@@ -161,30 +163,30 @@ fn add_state(
   let always = first_row < walk.rows;
   // What the state is a multiple of.
   let unit = scales[walk.scale + chunk * walk.scales];
-  put(share.narrow, NARROW, weighted((*held).left, row));
-  put(share.state, STATE, (*held).even);
+  put_left(share.narrow, weighted((*held).left, row));
+  put_right(share.state, STATE, (*held).even);
   workgroupBarrier();
   if (always) {
     if (two_steps()) { (*held).even = ask_state(at, state, 2u * DEPTH); } else { (*held).even = ask_k(at, source, column); }
   }
-  add_results(results, part.column, 0u, true, true);
+  add_results(results, part, 0u, true, true);
   workgroupBarrier();
-  put(share.state, STATE, (*held).odd);
+  put_right(share.state, STATE, (*held).odd);
   workgroupBarrier();
   if (always && two_steps()) { (*held).odd = ask_state(at, state, 3u * DEPTH); }
-  add_results(results, part.column, DEPTH, true, true);
+  add_results(results, part, DEPTH, true, true);
   workgroupBarrier();
   if (two_steps()) {
-    put(share.narrow, NARROW, weighted((*held).later, row));
-    put(share.state, STATE, (*held).even);
+    put_left(share.narrow, weighted((*held).later, row));
+    put_right(share.state, STATE, (*held).even);
     workgroupBarrier();
     if (always) { (*held).even = ask_k(at, source, column); }
-    add_results(results, part.column, 0u, true, true);
+    add_results(results, part, 0u, true, true);
     workgroupBarrier();
-    put(share.state, STATE, (*held).odd);
+    put_right(share.state, STATE, (*held).odd);
     workgroupBarrier();
     if (always) { (*held).odd = ask_k(at, source, ROWS + column); }
-    add_results(results, part.column, DEPTH, true, true);
+    add_results(results, part, DEPTH, true, true);
     workgroupBarrier();
   }
   scale_results(results, unit);
@@ -207,17 +209,17 @@ fn add_sources(
   let terms = select(min(params.d, ROWS), ROWS, WHOLE_D);
   let later_terms = select(params.d - min(params.d, ROWS), ROWS, WHOLE_D);
   // Of the last sources, scores above the diagonal count for nothing.
-  let counts = !is_last || part.side <= part.band;
+  let counts = !is_last || part.low <= part.high;
   var scores = Scores();
-  put(share.narrow, NARROW, (*held).left);
-  put(RIGHT + share.narrow, NARROW, (*held).even);
+  put_left(share.narrow, (*held).left);
+  put_right(share.narrow, NARROW, (*held).even);
   workgroupBarrier();
   if (always) { (*held).even = ask_v(at, source, share.wide_line, 0u); }
   if (counts) { add_scores(&scores, part, terms); }
   workgroupBarrier();
   if (two_steps()) {
-    put(share.narrow, NARROW, (*held).later);
-    put(RIGHT + share.narrow, NARROW, (*held).odd);
+    put_left(share.narrow, (*held).later);
+    put_right(share.narrow, NARROW, (*held).odd);
     workgroupBarrier();
     if (always) { (*held).odd = ask_v(at, source, share.wide_line, 1u); }
     if (counts) { add_scores(&scores, part, later_terms); }
@@ -225,31 +227,38 @@ fn add_sources(
   } else if (always) {
     (*held).odd = ask_v(at, source, share.wide_line, 1u);
   }
-  let to = part.band * SUM_PITCH + part.side / 4u;
-  subgroupMatrixStore<row_major>(&tiles, to, scores.a0, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, to + NEXT_SUM, scores.a1, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, to + SIDE * SUM_PITCH, scores.b0, SUM_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, to + SIDE * SUM_PITCH + NEXT_SUM, scores.b1, SUM_PITCH);
+  let to = part.low * 2u * NEXT_SUM;
+  if (part.high == 0u) {
+    subgroupMatrixStore<row_major>(&left[0], to, scores.a0, SUM_PITCH);
+    subgroupMatrixStore<row_major>(&left[0], to + NEXT_SUM, scores.a1, SUM_PITCH);
+    subgroupMatrixStore<row_major>(&left[1], to, scores.b0, SUM_PITCH);
+    subgroupMatrixStore<row_major>(&left[1], to + NEXT_SUM, scores.b1, SUM_PITCH);
+  } else {
+    subgroupMatrixStore<row_major>(&right[0], to, scores.a0, SUM_PITCH);
+    subgroupMatrixStore<row_major>(&right[0], to + NEXT_SUM, scores.a1, SUM_PITCH);
+    subgroupMatrixStore<row_major>(&right[1], to, scores.b0, SUM_PITCH);
+    subgroupMatrixStore<row_major>(&right[1], to + NEXT_SUM, scores.b1, SUM_PITCH);
+  }
   workgroupBarrier();
   let of_sources = decayed_lines(share.line, share.eighth, first_row % CHUNK, first_row % CHUNK - before);
   workgroupBarrier();
-  put(share.narrow, NARROW, of_sources);
-  put(share.wide, WIDE, (*held).even);
+  put_left(share.narrow, of_sources);
+  put_right(share.wide, WIDE, (*held).even);
   workgroupBarrier();
   if (always) {
     if (state_is_next) { (*held).even = ask_state(at, next_state, 0u); } else { (*held).even = ask_k(at, next_source, column); }
     if (is_last) { (*held).left = ask_q(at, next_row + share.line, column); }
   }
-  add_results(results, part.column, 0u, false, true);
+  add_results(results, part, 0u, false, true);
   workgroupBarrier();
-  put(share.wide, WIDE, (*held).odd);
+  put_right(share.wide, WIDE, (*held).odd);
   workgroupBarrier();
   if (always) {
     if (state_is_next) { (*held).odd = ask_state(at, next_state, DEPTH); } else { (*held).odd = ask_k(at, next_source, ROWS + column); }
     if (is_last) { (*held).later = ask_q(at, next_row + share.line, ROWS + column); }
   }
   // The upper rows come before the second half of the last sources.
-  add_results(results, part.column, DEPTH, false, !is_last);
+  add_results(results, part, DEPTH, false, !is_last);
   workgroupBarrier();
 }
 
@@ -272,43 +281,50 @@ fn make_rows(
   }
   add_sources(&results, held, at, share, part, walk, first_row, 0u, true);
 
-  // SIDE rows after the other, in one half of the tiles and in the other by turns.
-  const OTHER = SIDE * RESULT_PITCH;
-  let to = part.column / 4u;
-  put_results(to, results.a0, results.a1);
+  // SIDE rows after the other, on the left and on the right by turns.
+  let to = part.low * 2u * NEXT_SUM;
+  subgroupMatrixStore<row_major>(&left[part.high], to, results.a0, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&left[part.high], to + NEXT_SUM, results.a1, SUM_PITCH);
   workgroupBarrier();
-  store_rows(walk, at, share, first_row, 0u);
-  put_results(to + OTHER, results.b0, results.b1);
+  store_rows(walk, at, share, first_row, false);
+  subgroupMatrixStore<row_major>(&right[part.high], to, results.b0, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&right[part.high], to + NEXT_SUM, results.b1, SUM_PITCH);
   workgroupBarrier();
-  store_rows(walk, at, share, first_row + SIDE, OTHER);
-  put_results(to, results.c0, results.c1);
+  store_rows(walk, at, share, first_row + SIDE, true);
+  subgroupMatrixStore<row_major>(&left[part.high], to, results.c0, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&left[part.high], to + NEXT_SUM, results.c1, SUM_PITCH);
   workgroupBarrier();
-  store_rows(walk, at, share, first_row + 2u * SIDE, 0u);
-  put_results(to + OTHER, results.d0, results.d1);
+  store_rows(walk, at, share, first_row + 2u * SIDE, false);
+  subgroupMatrixStore<row_major>(&right[part.high], to, results.d0, SUM_PITCH);
+  subgroupMatrixStore<row_major>(&right[part.high], to + NEXT_SUM, results.d1, SUM_PITCH);
   workgroupBarrier();
-  store_rows(walk, at, share, first_row + 3u * SIDE, OTHER);
+  store_rows(walk, at, share, first_row + 3u * SIDE, true);
   workgroupBarrier();
 }
 
-fn put_results(place: u32, left: Sum, right: Sum) {
-  subgroupMatrixStore<row_major>(&tiles, place, left, RESULT_PITCH);
-  subgroupMatrixStore<row_major>(&tiles, place + NEXT_SUM, right, RESULT_PITCH);
+// Four results of those on the left or on the right.
+fn four_results(on_right: bool, half: u32, place: u32) -> vec4f {
+  if (on_right) { return bitcast<vec4f>(right[half][place]); }
+  return bitcast<vec4f>(left[half][place]);
 }
 
-// Eight neighbouring sums, the `eighth` ones of a line, rounded.
-fn eight_sums(place: u32, eighth: u32) -> vec4u {
+// The `eighth` eight neighbouring results of a line, rounded.
+fn eight_of_line(on_right: bool, line: u32, eighth: u32) -> vec4u {
+  const OF_HALF = COLUMNS / 16;
+  let half = eighth / OF_HALF;
+  let place = line * SUM_PITCH + (eighth & (OF_HALF - 1u)) * 2u;
   // Half of the lanes that read at once begin with the higher four, so that all read different banks.
-  let turned = eighth % 8u >= 4u;
-  let one = halved(bitcast<vec4f>(tiles[place + select(0u, 1u, turned)]));
-  let other = halved(bitcast<vec4f>(tiles[place + select(1u, 0u, turned)]));
+  let turned = (eighth & 7u) >= 4u;
+  let one = halved(four_results(on_right, half, place + select(0u, 1u, turned)));
+  let other = halved(four_results(on_right, half, place + select(1u, 0u, turned)));
   return select(vec4u(one, other), vec4u(other, one), turned);
 }
 
 // Stores what a thread has of SIDE rows of results, from `first` on.
-fn store_rows(walk: Walk, at: Places, share: Share, first: u32, place: u32) {
+fn store_rows(walk: Walk, at: Places, share: Share, first: u32, on_right: bool) {
   for (var i = 0u; i < SIDE; i += WIDE_STEP) {
     let row = first + share.wide_line + i;
-    let values = eight_sums(place + (share.wide_line + i) * RESULT_PITCH + 2u * share.wide_eighth, share.wide_eighth);
+    let values = eight_of_line(on_right, share.wide_line + i, share.wide_eighth);
     if ((WHOLE_N || row < walk.rows) && (WHOLE_E || at.column_v < params.e)) {
       let to = walk.out + row * params.out_strides.w + at.column_v * params.out_column;
       store(to, params.out_column, params.e - at.column_v, values);
@@ -320,8 +336,10 @@ fn store_rows(walk: Walk, at: Places, share: Share, first: u32, place: u32) {
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) thread: u32,
+  @builtin(local_invocation_index) index: u32,
 ) {
+  // Masks, not remainders: of those compilers do not see how large they can be.
+  let thread = index & (THREADS - 1u);
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
   let tiles_e = (width_e() + COLUMNS - 1u) / COLUMNS;
@@ -335,17 +353,17 @@ fn main(
   let chunks = min(params.walk, params.chunks - first_chunk);
   let rows = select(min(chunks * CHUNK, params.n - start), chunks * CHUNK, WHOLE_N);
   let subgroup = thread / LANES;
-  let part = Part(subgroup / 2u * 2u * SIDE, subgroup % 2u * 2u * SIDE, subgroup * 2u * SIDE);
+  let part = Part(subgroup, subgroup / 2u, subgroup & 1u);
   var share = Share();
   share.line = thread / (ROWS / 8u);
-  share.eighth = thread % (ROWS / 8u);
+  share.eighth = thread & (ROWS / 8u - 1u);
   share.narrow = share.line * NARROW_PITCH + share.eighth;
   share.wide_line = thread / (COLUMNS / 8u);
-  share.wide_eighth = thread % (COLUMNS / 8u);
-  share.wide = RIGHT + share.wide_line * WIDE_PITCH + share.wide_eighth;
+  share.wide_eighth = thread & (COLUMNS / 8u - 1u);
+  share.wide = share.wide_line * WIDE_PITCH + share.wide_eighth;
   let turned_line = thread / (DEPTH / 8u);
-  let turned_eighth = thread % (DEPTH / 8u);
-  share.state = select(share.wide, RIGHT + turned_line * TURNED_PITCH + turned_eighth, STATE_TURNED);
+  let turned_eighth = thread & (DEPTH / 8u - 1u);
+  share.state = select(share.wide, turned_line * TURNED_PITCH + turned_eighth, STATE_TURNED);
 
   var at = Places();
   at.q = (params.q_offset + dot(entry_at, params.q_strides) + start * params.q_strides.w) / PER_q;

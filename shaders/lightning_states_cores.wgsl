@@ -163,8 +163,10 @@ fn highest(share: Share) -> f32 {
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) thread: u32,
+  @builtin(local_invocation_index) index: u32,
 ) {
+  // Masks, not remainders: of those compilers do not see how large they can be, and check bounds.
+  let thread = index & (THREADS - 1u);
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }
   let down = (width_d() + TILE_D - 1u) / TILE_D;
@@ -180,13 +182,13 @@ fn main(
   let base_position = positions_from(instance, at, 0u);
   let subgroup = thread / LANES;
   let band = subgroup / 4u * 2u * SIDE;
-  let quarter = subgroup % 4u;
+  let quarter = subgroup & 3u;
   // What this thread has of tiles of k and of v.
   let line = thread / K_LINE;
-  let eighth = thread % K_LINE;
+  let eighth = thread & (K_LINE - 1u);
   let of_k = line * K_PITCH + eighth;
   let wide_line = thread / (COLUMNS / 8u);
-  let wide_eighth = thread % (COLUMNS / 8u);
+  let wide_eighth = thread & (COLUMNS / 8u - 1u);
   let of_v = OF_V + wide_line * WIDE_PITCH + wide_eighth;
   let column_k = first_d + 8u * eighth;
   let column_v = first_e + 8u * wide_eighth;
@@ -198,7 +200,7 @@ fn main(
   // finds its share, four columns of two rows. Quarters lie in one half of the tiles and in the other by turns.
   let own_sums = band / 2u * SUM_PITCH + quarter * NEXT_SUM;
   let share_line = thread / (ROWS / 4u);
-  let share_four = thread % (ROWS / 4u);
+  let share_four = thread & (ROWS / 4u - 1u);
   let share = share_line * SUM_PITCH + share_four;
   // Of two neighbouring fragments' lines a quarter has those of one.
   const LATER = 2 * SHARE_STEP;

@@ -48,11 +48,16 @@ fn decay(row: u32, source: u32) -> vec4f {
 // Their weights where tokens decay alike, of a row that comes so many tokens, less ROWS, after the first.
 fn weights_at(distance: u32, line: u32) -> vec4f { return decays[line % 4u * DISTANCES + distance / 4u]; }
 
-// Four sums in float32.
-fn four_at(line: u32, four: u32) -> vec4f { return bitcast<vec4f>(tiles[line * SUM_PITCH + four]); }
+// Four scores of a line of a quarter of the rows.
+fn four_scores(quarter: u32, line: u32, four: u32) -> vec4f {
+  let place = line * SUM_PITCH + four;
+  if (quarter < 2u) { return bitcast<vec4f>(left[quarter][place]); }
+  return bitcast<vec4f>(right[quarter - 2u][place]);
+}
 
-// A thread's decayed scores of a line: an eight of sources in their order.
-fn decayed(line: u32, eighth: u32, first_row: u32, first_source: u32) -> vec4u {
+// A thread's decayed scores of such a line: an eight of sources in their order.
+fn decayed(quarter: u32, line_of_quarter: u32, eighth: u32, first_row: u32, first_source: u32) -> vec4u {
+  let line = quarter * SIDE + line_of_quarter;
   // Its first four and its other four.
   let half = eighth / (SIDE / 4u);
   let first = eighth % (SIDE / 4u) * 4u + 3u * SIDE * half;
@@ -71,14 +76,17 @@ fn decayed(line: u32, eighth: u32, first_row: u32, first_source: u32) -> vec4u {
     low = decay(first_row + line, first_source + first);
     high = decay(first_row + line, first_source + other);
   }
-  return rounded(low * four_at(line, first / 4u), high * four_at(line, other / 4u));
+  return rounded(
+    low * four_scores(quarter, line_of_quarter, first / 4u),
+    high * four_scores(quarter, line_of_quarter, other / 4u),
+  );
 }
 
 // Those of four lines, SIDE apart.
 fn decayed_lines(line: u32, eighth: u32, first_row: u32, first_source: u32) -> Four {
   return Four(
-    decayed(line, eighth, first_row, first_source), decayed(line + SIDE, eighth, first_row, first_source),
-    decayed(line + 2u * SIDE, eighth, first_row, first_source), decayed(line + 3u * SIDE, eighth, first_row, first_source),
+    decayed(0u, line, eighth, first_row, first_source), decayed(1u, line, eighth, first_row, first_source),
+    decayed(2u, line, eighth, first_row, first_source), decayed(3u, line, eighth, first_row, first_source),
   );
 }
 
