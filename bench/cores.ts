@@ -1,7 +1,5 @@
-// Matrix units through Dawn: `deno run -A bench/cores.ts [--small] [--json]`, with DAWN_NODE the path of the binding
-// in npm "webgpu". Checks small sizes against the CPU, then times kernels by timestamp queries: the median of several
-// calls, for each set of Dawn's toggles and each block size.
-import { createRequire } from "node:module";
+// Matrix units through Dawn: `deno run -A bench/cores.ts [--small] [--json]`. Checks small sizes against the CPU, then
+// times kernels by timestamp queries: the median of several calls, for each set of Dawn's toggles and each block size.
 import {
   type Device,
   init,
@@ -12,31 +10,13 @@ import {
   tidy,
   uniform,
 } from "../mod.ts";
+import { dawn } from "../src/dawn.ts";
 import { relativeError } from "../tests/relative_error.ts";
 
-const path = Deno.env.get("DAWN_NODE");
-if (path === undefined) throw new Error("set DAWN_NODE to the path of dawn.node (npm webgpu)");
-const { create, globals } = createRequire(import.meta.url)(path);
-Object.assign(globalThis, globals);
-
-const SAFE = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"];
 const TOGGLES: Record<string, string[]> = {
   "disable_robustness": ["disable_robustness"],
   "as Dawn comes": [],
 };
-// Held for the life of the process: collected, it would take the process with it.
-const implementations: unknown[] = [];
-
-function dawn(toggles: string[]): GPU {
-  const gpu = create([
-    "backend=vulkan",
-    `enable-dawn-features=${[...SAFE, ...toggles].join(",")}`,
-    "disable-dawn-features=timestamp_quantization",
-  ]);
-  implementations.push(gpu);
-  return gpu;
-}
-
 /** Values in [-1, 1) that float16 holds exactly. */
 async function values(device: Device, shape: number[], seed: number): Promise<Float32Array> {
   setDefaultDevice(device);
@@ -168,7 +148,7 @@ const small = Deno.args.includes("--small");
 const rows: Record<string, unknown>[] = [];
 const cpu = await init({ backend: "cpu" });
 for (const [name, toggles] of Object.entries(TOGGLES)) {
-  const device = await init({ backend: "webgpu", gpu: dawn(toggles) });
+  const device = await init({ backend: "webgpu", gpu: await dawn({ toggles }) });
   if (rows.length === 0) console.log(device.describe());
   rows.push({ toggles: name });
   console.log(`\n## ${name}\n`);

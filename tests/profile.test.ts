@@ -57,6 +57,17 @@ testOnBackends(
   },
 );
 
+testOnWebgpu("outside pages times are as fine as the GPU's clock", async (device) => {
+  // Dawn rounds to multiples of 2¹⁶ ns unless it is told not to, and in a browser it is not.
+  if (!("process" in globalThis)) return;
+  const x = randn([1000], { seed: 1 });
+  const { spans } = await device.profile(() => {
+    for (let i = 0; i < 50; i++) x.add(i).dispose();
+  });
+  const isFine = (ms: number) => Math.abs(ms / 0.065536 - Math.round(ms / 0.065536)) > 1e-3;
+  assert(spans.some(({ ms }) => isFine(ms)), `${spans.slice(0, 5).map(({ ms }) => ms)} ms`);
+});
+
 testOnWebgpu("a device without timestamps says so", async () => {
   const { adapter } = await findAdapter(gpu);
   const backend = new WebgpuBackend(await adapter!.requestDevice(), { owned: true });
