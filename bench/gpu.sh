@@ -53,7 +53,7 @@ part() {
 # Tests through Dawn, which offers matrix units; each file by itself, so that what failed is told in time.
 units() {
   local failed=0
-  for file in cores attention lightning_forms mixed_precision models; do
+  for file in cores attention lightning_forms mixed_precision models accuracy; do
     LEVIN_TEST_GPU=dawn limit 200 "$@" "tests/$file.test.ts" --filter webgpu || failed=1
   done
   return $failed
