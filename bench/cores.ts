@@ -10,13 +10,14 @@ import {
   tidy,
   uniform,
 } from "../mod.ts";
-import { dawn } from "../src/dawn.ts";
+import { chooseDevice } from "../examples/demo/device.ts";
 import { relativeError } from "../tests/relative_error.ts";
 
-const TOGGLES: Record<string, string[]> = {
-  "disable_robustness": ["disable_robustness"],
-  "as Dawn comes": [],
+const TOGGLES: Record<string, string | undefined> = {
+  "disable_robustness": "disable_robustness",
+  "as Dawn comes": undefined,
 };
+
 /** Values in [-1, 1) that float16 holds exactly. */
 async function values(device: Device, shape: number[], seed: number): Promise<Float32Array> {
   setDefaultDevice(device);
@@ -147,7 +148,7 @@ const small = Deno.args.includes("--small");
 const rows: Record<string, unknown>[] = [];
 const cpu = await init({ backend: "cpu" });
 for (const [name, toggles] of Object.entries(TOGGLES)) {
-  const device = await init({ backend: "webgpu", gpu: await dawn({ toggles }) });
+  const device = await chooseDevice("dawn", toggles);
   if (rows.length === 0) console.log(device.describe());
   rows.push({ toggles: name });
   console.log(`\n## ${name}\n`);

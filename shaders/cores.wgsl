@@ -1,6 +1,9 @@
-// What kernels on matrix units share; this text comes after theirs, which have `tiles` in workgroup memory. A matrix
-// unit multiplies fragments of SIDE × SIDE float16, spread over a subgroup of LANES threads, and adds to a fragment of
-// float32. Float16 travels in eights: 16 bytes, a vec4u, so that side² = 8 · lanes and a lane moves one eight a fragment.
+// What kernels on matrix units share; this text comes after theirs. A matrix unit multiplies fragments of SIDE × SIDE
+// float16, spread over a subgroup of LANES threads, and adds to a fragment of float32. Float16 travels in eights: 16 bytes, a
+// vec4u, so that side² = 8 · lanes and a lane moves one eight a fragment.
+// Where compilers do not see that a fragment lies inside an array, bounds checks make its stride vary, and it is read by
+// twos of bytes. They see which bits of a place may be set. So kernels take thread indices apart by masks, not remainders,
+// whose size is lost, and halves of tiles are arrays of their own, with places that are constants but for a few bits.
 
 const SIDE: u32 = 16;
 const LANES: u32 = 32;

@@ -1,4 +1,5 @@
-// What a thread of lightning_outputs_cores.wgsl asks memory for: its share of rows of q, of k and of v, and of a state.
+// What a thread of lightning_outputs_cores.wgsl asks memory for, its share of rows of q, of k and of v, and of a state, and
+// how it puts that in workgroup memory.
 
 fn eight_q(at: Eight) -> vec4u { return together(vec4<f16>(q[at.low.x], q[at.low.y], q[at.low.z], q[at.low.w]), vec4<f16>(q[at.high.x], q[at.high.y], q[at.high.z], q[at.high.w])); }
 

@@ -25,7 +25,6 @@ const COLUMNS: u32 = 8 * SIDE;
 // has one more than it holds, so that neighbouring lines start in different banks.
 const NARROW_PITCH: u32 = SIDE / 2 + 1;
 const WIDE_PITCH: u32 = SIDE + 1;
-const NARROW_TILE: u32 = ROWS * NARROW_PITCH;
 // Lines of float32 start eight banks apart instead of four: a lane stores two neighbours of them at once.
 const SUM_PITCH: u32 = SIDE + 2;
 const SUM_TILE: u32 = ROWS * SUM_PITCH;

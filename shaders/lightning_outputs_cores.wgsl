@@ -58,9 +58,7 @@ const PER_q: u32 = 1;
 // On the left ROWS of q or of decayed scores by ROWS terms; on the right ROWS of k by the same terms, or DEPTH terms by
 // COLUMNS of v or of the state, or, turned over, COLUMNS by DEPTH terms. Or in float32, on the left and then on the right,
 // ROWS × ROWS scores, or on either side SIDE × COLUMNS results, half of the columns in each half.
-// Each half of a tile is an array of its own: what a subgroup loads lies in one of them, at places that are constants but for
-// a few bits, and compilers see that none is outside. If they do not, bounds checks make the strides vary, and a fragment is
-// read by twos of bytes.
+// Each half of a tile is an array of its own: see cores.wgsl on bounds.
 const DEPTH: u32 = 2 * SIDE;
 const TURNED_PITCH: u32 = DEPTH / 8 + 1;
 var<workgroup> left: array<array<vec4u, SIDE * SUM_PITCH>, 2>;
@@ -338,7 +336,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
-  // Masks, not remainders: of those compilers do not see how large they can be.
+  // Masks, not remainders, here and below: see cores.wgsl on bounds.
   let thread = index & (THREADS - 1u);
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }

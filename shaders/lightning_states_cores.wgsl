@@ -165,7 +165,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
-  // Masks, not remainders: of those compilers do not see how large they can be, and check bounds.
+  // Masks, not remainders, here and below: see cores.wgsl on bounds.
   let thread = index & (THREADS - 1u);
   let number = group.y * groups.x + group.x;
   if (number >= params.workgroups) { return; }

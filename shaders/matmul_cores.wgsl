@@ -27,9 +27,7 @@ const COLUMNS: u32 = 8 * SIDE;
 const DEPTH: u32 = 2 * SIDE;
 // Slices in workgroup memory, in eights: a line runs along k or across it, and has one eight more than it
 // holds, so that neighbouring lines start in different banks. Half of a slice's lines is an array of its own:
-// what a subgroup loads lies in one of them, at places that are constants but for a few bits, and compilers
-// see that none is outside. If they do not, bounds checks make the strides vary, and a fragment is read by
-// twos of bytes.
+// see cores.wgsl on bounds.
 const HALF_EIGHTS: u32 = COLUMNS / 2 * (DEPTH / 8 + 1);
 const X_LINE: u32 = select(ROWS, DEPTH, X_ALONG_K) / 8;
 const Y_LINE: u32 = select(COLUMNS, DEPTH, Y_ALONG_K) / 8;
@@ -190,7 +188,7 @@ fn store_products(sums: Products, base: u32, row: u32, column: u32, subgroup: u3
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
-  // Masks, not remainders: of those compilers do not see how large they can be.
+  // Masks, not remainders, here and below: see cores.wgsl on bounds.
   let thread = index & (THREADS - 1u);
   let first_column = group.x * COLUMNS;
   let first_row = group.y * ROWS;
